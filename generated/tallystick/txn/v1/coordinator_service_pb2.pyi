@@ -369,7 +369,7 @@ class Transaction(_message.Message):
     reason: _builtins.str
     """Why it was aborted; else empty."""
     @_builtins.property
-    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Branch]: ...
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionBranch]: ...
     @_builtins.property
     def decision_time(self) -> _timestamp_pb2.Timestamp:
         """When the outcome was logged; absent while there is none."""
@@ -382,7 +382,7 @@ class Transaction(_message.Message):
         state: Global___TransactionState.ValueType = ...,
         outcome: Global___Outcome.ValueType = ...,
         reason: _builtins.str = ...,
-        branches: _abc.Iterable[Global___Branch] | None = ...,
+        branches: _abc.Iterable[Global___TransactionBranch] | None = ...,
         decision_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decision_time", b"decision_time"]  # noqa: Y015
@@ -392,3 +392,27 @@ class Transaction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Transaction: _TypeAlias = Transaction  # noqa: Y015
+
+@_typing.final
+class TransactionBranch(_message.Message):
+    """A branch as the coordinator's log keeps it, without its operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    branch_id: _builtins.str
+    participant: _builtins.str
+    def __init__(
+        self,
+        *,
+        branch_id: _builtins.str = ...,
+        participant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "participant", b"participant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactionBranch: _TypeAlias = TransactionBranch  # noqa: Y015

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tallystick.type.v1 import money_pb2 as tallystick_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tallystick/wallet/v1/wallet_service.proto\x12\x14tallystick.wallet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\x95\x01\n\x11\x43reateUserRequest\x12-\n\x07user_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x30\x32\x11^[A-Za-z0-9._-]+$\x12\'\n\x10payment_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x06(\x80\x01\x12(\n\rcurrency_code\x18\x03 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\">\n\x12\x43reateUserResponse\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.tallystick.wallet.v1.User\"\xce\x01\n\x15\x43onfirmPaymentRequest\x12,\n\x0fidempotency_key\x18\x01 \x01(\tB\x13\xbaH\x10r\x0e\x10\x01\x18@2\x08^[!-~]+$\x12-\n\x07user_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x30\x32\x11^[A-Za-z0-9._-]+$\x12/\n\x08trade_no\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\'\n\x10payment_password\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x01\"\x98\x01\n\x16\x43onfirmPaymentResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x10\n\x08trade_no\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.Money\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tallystick.wallet.v1.PaymentState\"s\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*e\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x01\x12\x19\n\x15PAYMENT_STATE_PENDING\x10\x02\x32\xdd\x01\n\rWalletService\x12_\n\nCreateUser\x12\'.tallystick.wallet.v1.CreateUserRequest\x1a(.tallystick.wallet.v1.CreateUserResponse\x12k\n\x0e\x43onfirmPayment\x12+.tallystick.wallet.v1.ConfirmPaymentRequest\x1a,.tallystick.wallet.v1.ConfirmPaymentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tallystick/wallet/v1/wallet_service.proto\x12\x14tallystick.wallet.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\xc3\x01\n\x11\x43reateUserRequest\x12-\n\x07user_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x30\x32\x11^[A-Za-z0-9._-]+$\x12\'\n\x10payment_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x06(\x80\x01\x12(\n\rcurrency_code\x18\x03 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12,\n\x0fidempotency_key\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x10\x01\x18@2\x08^[!-~]+$\">\n\x12\x43reateUserResponse\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x1a.tallystick.wallet.v1.User\"\xce\x01\n\x15\x43onfirmPaymentRequest\x12,\n\x0fidempotency_key\x18\x01 \x01(\tB\x13\xbaH\x10r\x0e\x10\x01\x18@2\x08^[!-~]+$\x12-\n\x07user_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x10\x01\x18\x30\x32\x11^[A-Za-z0-9._-]+$\x12/\n\x08trade_no\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\'\n\x10payment_password\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01(\x80\x01\"\x98\x01\n\x16\x43onfirmPaymentResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x10\n\x08trade_no\x18\x02 \x01(\t\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.Money\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\".tallystick.wallet.v1.PaymentState\"s\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*e\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x01\x12\x19\n\x15PAYMENT_STATE_PENDING\x10\x02\x32\xdd\x01\n\rWalletService\x12_\n\nCreateUser\x12\'.tallystick.wallet.v1.CreateUserRequest\x1a(.tallystick.wallet.v1.CreateUserResponse\x12k\n\x0e\x43onfirmPayment\x12+.tallystick.wallet.v1.ConfirmPaymentRequest\x1a,.tallystick.wallet.v1.ConfirmPaymentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEUSERREQUEST'].fields_by_name['payment_password']._serialized_options = b'\200\001\001\272H\007r\005\020\006(\200\001'
   _globals['_CREATEUSERREQUEST'].fields_by_name['currency_code']._loaded_options = None
   _globals['_CREATEUSERREQUEST'].fields_by_name['currency_code']._serialized_options = b'\272H\016r\0142\n^[A-Z]{3}$'
+  _globals['_CREATEUSERREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_CREATEUSERREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\020r\016\020\001\030@2\010^[!-~]+$'
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\020r\016\020\001\030@2\010^[!-~]+$'
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['user_id']._loaded_options = None
@@ -48,18 +50,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['trade_no']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['payment_password']._loaded_options = None
   _globals['_CONFIRMPAYMENTREQUEST'].fields_by_name['payment_password']._serialized_options = b'\200\001\001\272H\007r\005\020\001(\200\001'
-  _globals['_PAYMENTSTATE']._serialized_start=858
-  _globals['_PAYMENTSTATE']._serialized_end=959
+  _globals['_PAYMENTSTATE']._serialized_start=904
+  _globals['_PAYMENTSTATE']._serialized_end=1005
   _globals['_CREATEUSERREQUEST']._serialized_start=162
-  _globals['_CREATEUSERREQUEST']._serialized_end=311
-  _globals['_CREATEUSERRESPONSE']._serialized_start=313
-  _globals['_CREATEUSERRESPONSE']._serialized_end=375
-  _globals['_CONFIRMPAYMENTREQUEST']._serialized_start=378
-  _globals['_CONFIRMPAYMENTREQUEST']._serialized_end=584
-  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_start=587
-  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_end=739
-  _globals['_USER']._serialized_start=741
-  _globals['_USER']._serialized_end=856
-  _globals['_WALLETSERVICE']._serialized_start=962
-  _globals['_WALLETSERVICE']._serialized_end=1183
+  _globals['_CREATEUSERREQUEST']._serialized_end=357
+  _globals['_CREATEUSERRESPONSE']._serialized_start=359
+  _globals['_CREATEUSERRESPONSE']._serialized_end=421
+  _globals['_CONFIRMPAYMENTREQUEST']._serialized_start=424
+  _globals['_CONFIRMPAYMENTREQUEST']._serialized_end=630
+  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_start=633
+  _globals['_CONFIRMPAYMENTRESPONSE']._serialized_end=785
+  _globals['_USER']._serialized_start=787
+  _globals['_USER']._serialized_end=902
+  _globals['_WALLETSERVICE']._serialized_start=1008
+  _globals['_WALLETSERVICE']._serialized_end=1229
 # @@protoc_insertion_point(module_scope)

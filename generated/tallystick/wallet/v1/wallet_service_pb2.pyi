@@ -51,6 +51,7 @@ class CreateUserRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     PAYMENT_PASSWORD_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Chosen by the caller; also the name of the user's ledger account, behind
     "user:".
@@ -59,16 +60,19 @@ class CreateUserRequest(_message.Message):
     """Confirms payments. Never stored as it is, logged or returned."""
     currency_code: _builtins.str
     """ISO 4217 code of the user's account."""
+    idempotency_key: _builtins.str
+    """Names this attempt to create the user."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         payment_password: _builtins.str = ...,
         currency_code: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "payment_password", b"payment_password", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "idempotency_key", b"idempotency_key", "payment_password", b"payment_password", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,13 +52,13 @@ class WalletServiceServicer:
     """
 
     def CreateUser(self, request, context):
-        """Creates a user and opens a ledger account of the same name. Idempotent by
-        user_id: a repeated request with the same currency and password returns the
-        user.
+        """Creates a user and opens the user's ledger account. Idempotent by
+        (user_id, idempotency_key): a repeated request returns the user and does not
+        look at the password again.
 
         Errors: INVALID_ARGUMENT with BadRequest.field_violations; ALREADY_EXISTS
-        when the user exists with another currency or password; UNAVAILABLE when the
-        ledger cannot be reached: try again.
+        when the user_id is taken, or the key was used with another currency;
+        UNAVAILABLE when the ledger cannot be reached: send the same request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +77,7 @@ class WalletServiceServicer:
         wrong; NOT_FOUND for an unknown trade; ALREADY_EXISTS when the key was used
         for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
         payment was refused and both books are as before: INSUFFICIENT_FUNDS,
-        CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
+        ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
         PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
         DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
         """

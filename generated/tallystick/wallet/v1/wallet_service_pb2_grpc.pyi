@@ -34,13 +34,13 @@ class WalletServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WalletServiceAsyncStub: ...
     CreateUser: _grpc.UnaryUnaryMultiCallable[_wallet_service_pb2.CreateUserRequest, _wallet_service_pb2.CreateUserResponse]
-    """Creates a user and opens a ledger account of the same name. Idempotent by
-    user_id: a repeated request with the same currency and password returns the
-    user.
+    """Creates a user and opens the user's ledger account. Idempotent by
+    (user_id, idempotency_key): a repeated request returns the user and does not
+    look at the password again.
 
     Errors: INVALID_ARGUMENT with BadRequest.field_violations; ALREADY_EXISTS
-    when the user exists with another currency or password; UNAVAILABLE when the
-    ledger cannot be reached: try again.
+    when the user_id is taken, or the key was used with another currency;
+    UNAVAILABLE when the ledger cannot be reached: send the same request again.
     """
     ConfirmPayment: _grpc.UnaryUnaryMultiCallable[_wallet_service_pb2.ConfirmPaymentRequest, _wallet_service_pb2.ConfirmPaymentResponse]
     """Pays a trade from the user's account: checks the password, then runs one
@@ -55,7 +55,7 @@ class WalletServiceStub:
     wrong; NOT_FOUND for an unknown trade; ALREADY_EXISTS when the key was used
     for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
     payment was refused and both books are as before: INSUFFICIENT_FUNDS,
-    CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
+    ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
     PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
     DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
     """
@@ -66,13 +66,13 @@ class WalletServiceAsyncStub(WalletServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUser: _aio.UnaryUnaryMultiCallable[_wallet_service_pb2.CreateUserRequest, _wallet_service_pb2.CreateUserResponse]  # type: ignore[assignment]
-    """Creates a user and opens a ledger account of the same name. Idempotent by
-    user_id: a repeated request with the same currency and password returns the
-    user.
+    """Creates a user and opens the user's ledger account. Idempotent by
+    (user_id, idempotency_key): a repeated request returns the user and does not
+    look at the password again.
 
     Errors: INVALID_ARGUMENT with BadRequest.field_violations; ALREADY_EXISTS
-    when the user exists with another currency or password; UNAVAILABLE when the
-    ledger cannot be reached: try again.
+    when the user_id is taken, or the key was used with another currency;
+    UNAVAILABLE when the ledger cannot be reached: send the same request again.
     """
     ConfirmPayment: _aio.UnaryUnaryMultiCallable[_wallet_service_pb2.ConfirmPaymentRequest, _wallet_service_pb2.ConfirmPaymentResponse]  # type: ignore[assignment]
     """Pays a trade from the user's account: checks the password, then runs one
@@ -87,7 +87,7 @@ class WalletServiceAsyncStub(WalletServiceStub):
     wrong; NOT_FOUND for an unknown trade; ALREADY_EXISTS when the key was used
     for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
     payment was refused and both books are as before: INSUFFICIENT_FUNDS,
-    CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
+    ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
     PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
     DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
     """
@@ -101,13 +101,13 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wallet_service_pb2.CreateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wallet_service_pb2.CreateUserResponse, _abc.Awaitable[_wallet_service_pb2.CreateUserResponse]]:
-        """Creates a user and opens a ledger account of the same name. Idempotent by
-        user_id: a repeated request with the same currency and password returns the
-        user.
+        """Creates a user and opens the user's ledger account. Idempotent by
+        (user_id, idempotency_key): a repeated request returns the user and does not
+        look at the password again.
 
         Errors: INVALID_ARGUMENT with BadRequest.field_violations; ALREADY_EXISTS
-        when the user exists with another currency or password; UNAVAILABLE when the
-        ledger cannot be reached: try again.
+        when the user_id is taken, or the key was used with another currency;
+        UNAVAILABLE when the ledger cannot be reached: send the same request again.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +128,7 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         wrong; NOT_FOUND for an unknown trade; ALREADY_EXISTS when the key was used
         for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
         payment was refused and both books are as before: INSUFFICIENT_FUNDS,
-        CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
+        ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
         PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
         DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
         """
