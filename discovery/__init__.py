@@ -1,0 +1,1 @@
+"""Who serves what, and where: endpoints in etcd, registered, watched and resolved."""

@@ -1,0 +1,220 @@
+r"""What the registry stores: one endpoint, and how its key and value are written.
+
+The format is etcd's own gRPC naming format (etcd `client/v3/naming/endpoints`), so
+that a Go client dialling `etcd:///tallystick/ledger` with etcd's official resolver
+finds our services, and we find its:
+
+    key    tallystick/ledger/10.0.0.7:50051
+    value  {"Op":0,"Addr":"10.0.0.7:50051","Metadata":"{\"zone\":\"a\"}"}
+
+Go's resolver reads the address from the value and takes the key as a mere name, and
+so do we: key and value need not agree (`etcdctl put .../e1 '{"Addr":...}'` is legal).
+Metadata is written as a string because an object there panics some Go clients
+(grpc-go#8225). Readers accept a string, an object, null and nothing; what is not a
+JSON object is somebody else's metadata and leaves every field at its default.
+
+Errors:
+
+    NamingError (a ValueError)
+      InvalidServiceNameError     a service name that cannot be part of a key
+      MalformedEndpointError      an endpoint, key or value that breaks the format
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+MAX_VALUE_BYTES: Final = 16 * 1024
+MAX_SERVICE_NAME_CHARS: Final = 256
+MAX_ADDRESS_CHARS: Final = 300
+MAX_FIELD_CHARS: Final = 256
+MAX_SERVICES: Final = 128
+MAX_WEIGHT: Final = 1_000_000
+
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_SERVICE_NAME = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
+_ADDRESS = re.compile(
+    r"(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
+)
+_MAX_PORT = 65535
+# Go's endpoints manager: Add is 0, Delete is 1. Only Add is ever stored.
+_OP_ADD = 0
+
+
+class NamingError(ValueError):
+    """A name, key or value of the registry is not well formed."""
+
+
+class InvalidServiceNameError(NamingError):
+    """The service name cannot be part of a key."""
+
+
+class MalformedEndpointError(NamingError):
+    """An endpoint, or the key or value that should hold one, breaks the format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address that serves one service.
+
+    `address` is `host:port`, an IPv6 host in brackets; other forms (`unix:`, `dns:`)
+    are refused, since what is in the registry decides where payments are sent.
+    `services` lists full gRPC service names (`tallystick.ledger.v1.LedgerService`).
+    `weight` is relative, 1 to MAX_WEIGHT. `started_at` is RFC 3339 UTC, for people
+    and for telling two incarnations apart, never for arithmetic. A draining endpoint
+    finishes what it has and wants nothing new.
+
+    Raises MalformedEndpointError when a field breaks its limit.
+    """
+
+    address: str
+    id: str = ""
+    zone: str = ""
+    weight: int = 1
+    version: str = ""
+    services: tuple[str, ...] = ()
+    started_at: str = ""
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        _check_address(self.address)
+        for name in ("id", "zone", "version", "started_at"):
+            _check_text(name, getattr(self, name))
+        _check_weight(self.weight)
+        _check_services(self.services)
+        if not isinstance(self.draining, bool):
+            raise MalformedEndpointError("draining is not a boolean")
+
+
+def service_prefix(service: str) -> bytes:
+    """The prefix under which every key of `service` stands: `tallystick/ledger/`.
+
+    Raises InvalidServiceNameError.
+    """
+    return f"{_checked_service(service)}/".encode()
+
+
+def encode_key(service: str, endpoint: Endpoint) -> bytes:
+    """The key of `endpoint`: no leading slash, nothing nested below it.
+
+    Raises InvalidServiceNameError.
+    """
+    return service_prefix(service) + endpoint.address.encode()
+
+
+def decode_key(key: bytes) -> tuple[str, str]:
+    """Splits a key into service and entry name.
+
+    The name is usually the address, but Go users name entries freely. Everything up
+    to the last slash is the service: an entry of `a/b` is never one of `a`.
+
+    Raises MalformedEndpointError.
+    """
+    try:
+        service, slash, name = key.decode().rpartition("/")
+    except UnicodeDecodeError:
+        raise MalformedEndpointError("key is not UTF-8") from None
+    if not slash or not name or not _SERVICE_NAME.fullmatch(service):
+        raise MalformedEndpointError("key is not <service>/<name>")
+    return service, name
+
+
+def encode_value(endpoint: Endpoint) -> bytes:
+    """The value of `endpoint`, as etcd's endpoints manager writes it.
+
+    Raises MalformedEndpointError when it would exceed MAX_VALUE_BYTES.
+    """
+    fields = asdict(endpoint)
+    address = fields.pop("address")
+    value = _compact({"Op": _OP_ADD, "Addr": address, "Metadata": _compact(fields)}).encode()
+    if len(value) > MAX_VALUE_BYTES:
+        raise MalformedEndpointError(f"value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+    return value
+
+
+def decode_value(value: bytes) -> Endpoint:
+    """Reads what `encode_value` or etcd's Go endpoints manager wrote.
+
+    Unknown fields are ignored: a newer writer may add some.
+
+    Raises MalformedEndpointError.
+    """
+    if len(value) > MAX_VALUE_BYTES:
+        raise MalformedEndpointError(f"value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+    update = _parse_json(value)
+    if not isinstance(update, dict):
+        raise MalformedEndpointError("value is not a JSON object")
+    # `type` and not `isinstance`: JSON's true is no operation.
+    operation = update.get("Op", _OP_ADD)
+    if type(operation) is not int or operation != _OP_ADD:
+        raise MalformedEndpointError("Op is not 0 (add)")
+    return Endpoint(address=update.get("Addr", ""), **_fields(update.get("Metadata")))
+
+
+def _fields(metadata: Any) -> dict[str, Any]:
+    """Our fields among `metadata`, in whichever form it came."""
+    if isinstance(metadata, str):
+        try:
+            metadata = _parse_json(metadata)
+        except MalformedEndpointError:
+            return {}
+    if not isinstance(metadata, dict):
+        return {}
+    known = {name: metadata[name] for name in _METADATA_FIELDS if metadata.get(name) is not None}
+    if isinstance(known.get("services"), list):
+        known["services"] = tuple(known["services"])
+    return known
+
+
+_METADATA_FIELDS = ("id", "zone", "weight", "version", "services", "started_at", "draining")
+
+
+def _parse_json(text: bytes | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedEndpointError("not JSON") from None
+
+
+def _compact(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _checked_service(service: str) -> str:
+    if len(service) > MAX_SERVICE_NAME_CHARS or not _SERVICE_NAME.fullmatch(service):
+        raise InvalidServiceNameError(f"not a service name: {service[:MAX_FIELD_CHARS]!r}")
+    return service
+
+
+def _check_address(address: object) -> None:
+    if not isinstance(address, str) or len(address) > MAX_ADDRESS_CHARS:
+        raise MalformedEndpointError("address is not a short string")
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 1 <= int(match["port"]) <= _MAX_PORT:
+        raise MalformedEndpointError(f"address is not host:port: {address!r}")
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str) or len(text) > MAX_FIELD_CHARS or not _is_clean(text):
+        raise MalformedEndpointError(f"{name} is not a short printable string")
+
+
+def _is_clean(text: str) -> bool:
+    # Also refuses lone surrogates, which could not be written as UTF-8 again.
+    return text.isprintable()
+
+
+def _check_weight(weight: object) -> None:
+    # A bool is an int to Python, and no weight.
+    if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+        raise MalformedEndpointError(f"weight is not an integer from 1 to {MAX_WEIGHT}")
+
+
+def _check_services(services: object) -> None:
+    if not isinstance(services, tuple) or len(services) > MAX_SERVICES:
+        raise MalformedEndpointError(f"services is not a list of at most {MAX_SERVICES}")
+    for service in services:
+        _check_text("services", service)
