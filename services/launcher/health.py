@@ -1,0 +1,42 @@
+"""Asks a process over grpc.health.v1 whether it serves (etcd answers this too)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+CHECK_TIMEOUT_S = 1.0
+STARTING_INTERVAL_S = 0.1
+SERVING_INTERVAL_S = 2.0
+# Loopback: asking again soon costs nothing, and a start is seen at once.
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+async def watch(address: str, report: Callable[[bool], None]) -> None:
+    """Reports for ever whether the process at `address` serves; ends when cancelled."""
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while True:
+            serves = await check(stub)
+            report(serves)
+            await asyncio.sleep(SERVING_INTERVAL_S if serves else STARTING_INTERVAL_S)
+
+
+async def check(stub: health_pb2_grpc.HealthStub) -> bool:
+    """Whether the server as a whole says SERVING within CHECK_TIMEOUT_S."""
+    try:
+        answer = await stub.Check(
+            health_pb2.HealthCheckRequest(), timeout=CHECK_TIMEOUT_S, wait_for_ready=True
+        )
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
