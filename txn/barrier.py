@@ -1,0 +1,78 @@
+"""What a participant does with a message, given what it remembers of the branch.
+
+The barrier makes messages safe to lose, repeat and reorder (the problem and the names
+are those of Seata's TCC fence and DTM's branch barrier):
+
+    duplicate      the same message again       -> the same answer, no second effect
+    empty abort    abort before any prepare     -> remembered, succeeds
+    late prepare   prepare after that abort     -> votes ABORT, reserves nothing
+
+Rules only: the caller reads the row and acts within one local transaction.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from txn.model import BranchRow, Operation
+from txn.state import BranchState
+
+
+class OnPrepare(Enum):
+    """What to do with a prepare."""
+
+    RUN = "reserve and vote"
+    REPEAT = "voted COMMIT before: say so again"
+    LATE = "aborted before: vote ABORT"
+    CONFLICT = "another operation under the same name"
+
+
+class OnCommit(Enum):
+    """What to do with a commit."""
+
+    APPLY = "make it final"
+    DONE = "was committed before"
+    UNKNOWN = "never prepared here: alarm"
+    WAS_ABORTED = "was aborted here: alarm"
+
+
+class OnAbort(Enum):
+    """What to do with an abort."""
+
+    UNDO = "void the reservation"
+    REMEMBER = "nothing to undo: leave an empty abort behind"
+    DONE = "was aborted before"
+    WAS_COMMITTED = "was committed here: alarm"
+
+
+def on_prepare(row: BranchRow | None, operation: Operation) -> OnPrepare:
+    """The rule for a prepare that carries `operation`."""
+    if row is None:
+        return OnPrepare.RUN
+    if row.state is BranchState.ABORTED:
+        return OnPrepare.LATE
+    if row.operation != operation:
+        return OnPrepare.CONFLICT
+    return OnPrepare.REPEAT
+
+
+def on_commit(row: BranchRow | None) -> OnCommit:
+    """The rule for a commit. A branch never heard of is an alarm, never success."""
+    if row is None:
+        return OnCommit.UNKNOWN
+    return {
+        BranchState.PREPARED: OnCommit.APPLY,
+        BranchState.COMMITTED: OnCommit.DONE,
+        BranchState.ABORTED: OnCommit.WAS_ABORTED,
+    }[row.state]
+
+
+def on_abort(row: BranchRow | None) -> OnAbort:
+    """The rule for an abort."""
+    if row is None:
+        return OnAbort.REMEMBER
+    return {
+        BranchState.PREPARED: OnAbort.UNDO,
+        BranchState.COMMITTED: OnAbort.WAS_COMMITTED,
+        BranchState.ABORTED: OnAbort.DONE,
+    }[row.state]

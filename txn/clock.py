@@ -1,0 +1,51 @@
+"""Time and randomness as things that are handed in, so that a simulator can own both."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Intervals are monotonic; UTC is only written down for people."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never goes back."""
+
+    def utc_us(self) -> int:
+        """Microseconds since 1970-01-01 UTC, as the machine believes."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def monotonic(self) -> float:
+        """Seconds of the machine's monotonic clock."""
+        return time.monotonic()
+
+    def utc_us(self) -> int:
+        """Microseconds of the machine's wall clock."""
+        return time.time_ns() // 1_000
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits on the running event loop."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
+
+    initial_s: float
+    max_s: float
+
+    def wait_s(self, attempt: int, rng: random.Random) -> float:
+        """Seconds to wait before retry number `attempt`, counted from 0."""
+        exponent = min(attempt, 30)
+        return rng.uniform(0, min(self.max_s, self.initial_s * 2**exponent))

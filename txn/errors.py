@@ -1,0 +1,119 @@
+"""What can go wrong in a transaction, one class per meaning.
+
+TxnError
+|-- Refused               a participant's resource says no: the vote is ABORT
+|-- InvalidOperation      an operation that cannot be read or breaks a rule
+|-- IdempotencyConflict   one key, two different requests
+|-- UnknownParticipant    not on the coordinator's list
+|-- NotFound              no such transaction or branch
+|-- Overloaded            a named limit is reached; nothing was done, try later
+|-- ShuttingDown          starting or draining; nothing was done, try elsewhere
+|-- Alarm                 a promise was broken somewhere; people must look
+|   |-- UnknownBranch     commit of a branch that was never prepared here
+|   |-- BranchAborted     commit of a branch that was aborted here
+|   `-- BranchCommitted   abort of a branch that was committed here
+|-- Unreachable           no answer from the other side: it may or may not have acted
+`-- StoreError
+    |-- StoreFull         too little free space: refused before anything was begun
+    |-- StoreClosed       the store was closed before the work ran
+    |-- GroupLost         the storage undid the whole group, this work with it
+    `-- AlreadyOwned      another process owns this decision log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TxnError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class Refused(TxnError):
+    """Raised by a resource's prepare: the branch votes ABORT for this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One broken rule: the path of the field, the rule's name, and the rule in words."""
+
+    field: str
+    rule: str
+    description: str
+
+
+class InvalidOperation(TxnError):
+    """The operation is of an unknown type, unreadable, or breaks a rule."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class IdempotencyConflict(TxnError):
+    """The idempotency key, or the branch, stands for another request already."""
+
+
+class UnknownParticipant(TxnError):
+    """The participant is not one that this coordinator may speak to."""
+
+    def __init__(self, index: int, participant: str) -> None:
+        super().__init__(f"{participant!r} is not a participant of this coordinator")
+        self.index = index
+
+
+class NotFound(TxnError):
+    """There is no record of it."""
+
+
+class Overloaded(TxnError):
+    """A named limit is reached; nothing was done."""
+
+
+class ShuttingDown(TxnError):
+    """Not serving now; nothing was done."""
+
+
+class Alarm(TxnError):
+    """Two sides disagree about an outcome: never success, never retried into silence."""
+
+
+class UnknownBranch(Alarm):
+    """Commit of a branch that this participant never prepared."""
+
+
+class BranchAborted(Alarm):
+    """Commit of a branch that was aborted here."""
+
+
+class BranchCommitted(Alarm):
+    """Abort of a branch that was committed here."""
+
+
+class Unreachable(TxnError):
+    """No answer in time: the other side may or may not have acted. Retry what is idempotent."""
+
+
+class StoreError(TxnError):
+    """The store cannot take the work."""
+
+
+class StoreFull(StoreError):
+    """Free space is below the reserve; nothing was begun."""
+
+
+class StoreClosed(StoreError):
+    """The store was closed before the work ran."""
+
+
+class GroupLost(StoreError):
+    """The storage undid the whole group by itself (out of space, I/O error); nothing was done."""
+
+
+class AlreadyOwned(StoreError):
+    """Another process owns this decision log."""

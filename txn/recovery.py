@@ -1,0 +1,28 @@
+"""What a coordinator does before it serves: take up every commit that has no end.
+
+Transactions without a row need nothing: they were never decided, so they are aborts,
+and their participants ask. Re-entrant: a crash in here only means doing it again,
+because commit messages are idempotent and the end is written after the last
+acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from txn.decision_log import DecisionLog
+from txn.model import Decision
+
+RECOVERY_PAGE = 500
+
+
+async def recover(log: DecisionLog, resume: Callable[[Decision], None]) -> int:
+    """Hands every unfinished commit to `resume`; returns how many there were."""
+    count = 0
+    after = ""
+    while page := await log.list_decisions(after=after, limit=RECOVERY_PAGE, unfinished_only=True):
+        for decision in page:
+            resume(decision)
+        count += len(page)
+        after = page[-1].txn_id
+    return count

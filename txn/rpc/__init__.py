@@ -1,0 +1,24 @@
+"""The edge to gRPC: servicers over the engine, transports over channels, Any as operation.
+
+The only part of this package that knows gRPC and protobuf. It receives channels and
+opens none.
+"""
+
+from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
+from txn.rpc.operation import OPERATION_SIZE_MAX_BYTES, OperationCodec
+from txn.rpc.participant import GrpcParticipantTransport, ParticipantServicer
+from txn.rpc.status import abort_with, reason_of, rich_status, status_of, violations_of
+
+__all__ = [
+    "OPERATION_SIZE_MAX_BYTES",
+    "CoordinatorServicer",
+    "GrpcCoordinatorTransport",
+    "GrpcParticipantTransport",
+    "OperationCodec",
+    "ParticipantServicer",
+    "abort_with",
+    "reason_of",
+    "rich_status",
+    "status_of",
+    "violations_of",
+]

@@ -1,0 +1,49 @@
+"""Operations as google.protobuf.Any."""
+
+from __future__ import annotations
+
+from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError, Message
+
+from txn.errors import FieldViolation, InvalidOperation
+from txn.model import Operation
+from txn.rpc.status import violations_of
+
+OPERATION_SIZE_MAX_BYTES = 64 * 1024
+
+
+def operation_from(any_: any_pb2.Any) -> Operation:
+    """The engine's view of an Any."""
+    return Operation(any_.type_url, any_.value)
+
+
+def any_from(operation: Operation) -> any_pb2.Any:
+    """The wire's view of an operation."""
+    return any_pb2.Any(type_url=operation.type_url, value=operation.value)
+
+
+class OperationCodec:
+    """Reads operations: which message types a participant takes, with their rules checked."""
+
+    def __init__(self, *types: type[Message]) -> None:
+        self._types = {message.DESCRIPTOR.full_name: message for message in types}
+
+    def decode(self, operation: Operation) -> Message:
+        """The operation as a message. Raises InvalidOperation."""
+        if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
+            raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
+        kind = self._types.get(operation.type_url.rpartition("/")[2])
+        if kind is None:
+            known = ", ".join(sorted(self._types))
+            raise _invalid("operation.type", f"must be one of: {known}")
+        try:
+            message = kind.FromString(operation.value)
+        except DecodeError:
+            raise _invalid("operation.value", "is not a readable message of its type") from None
+        if violations := violations_of(message, "operation"):
+            raise InvalidOperation(violations)
+        return message
+
+
+def _invalid(rule: str, description: str) -> InvalidOperation:
+    return InvalidOperation([FieldViolation("operation", rule, description)])

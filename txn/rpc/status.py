@@ -1,0 +1,135 @@
+"""Errors as statuses, in one place.
+
+Details follow AIP-193: ErrorInfo for machines, BadRequest for fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import protovalidate
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from txn.errors import (
+    BranchAborted,
+    BranchCommitted,
+    FieldViolation,
+    IdempotencyConflict,
+    InvalidOperation,
+    NotFound,
+    Overloaded,
+    ShuttingDown,
+    StoreFull,
+    TxnError,
+    UnknownBranch,
+    UnknownParticipant,
+)
+
+ERROR_DOMAIN = "tallystick"
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_STATUS: tuple[tuple[type[TxnError], grpc.StatusCode, str], ...] = (
+    (InvalidOperation, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_OPERATION"),
+    (UnknownParticipant, grpc.StatusCode.INVALID_ARGUMENT, "UNKNOWN_PARTICIPANT"),
+    (IdempotencyConflict, grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_CONFLICT"),
+    (NotFound, grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
+    (UnknownBranch, grpc.StatusCode.FAILED_PRECONDITION, "UNKNOWN_BRANCH"),
+    (BranchAborted, grpc.StatusCode.FAILED_PRECONDITION, "BRANCH_ABORTED"),
+    (BranchCommitted, grpc.StatusCode.FAILED_PRECONDITION, "BRANCH_COMMITTED"),
+    (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (StoreFull, grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL"),
+    (ShuttingDown, grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
+    (TxnError, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+)
+
+
+def rich_status(
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    violations: Sequence[FieldViolation] = (),
+) -> status_pb2.Status:
+    """A google.rpc.Status with ErrorInfo and, where fields are to blame, BadRequest."""
+    status = status_pb2.Status(code=code.value[0], message=message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN))
+    if violations:
+        bad = error_details_pb2.BadRequest()
+        for violation in violations:
+            bad.field_violations.add(
+                field=violation.field, reason=violation.rule, description=violation.description
+            )
+        status.details.add().Pack(bad)
+    return status
+
+
+def status_of(error: TxnError) -> status_pb2.Status:
+    """The status for an error of this package."""
+    for kind, code, reason in _STATUS:
+        if isinstance(error, kind):
+            return rich_status(code, reason, str(error), _violations_of(error))
+    raise AssertionError("TxnError is in the table")
+
+
+def _violations_of(error: TxnError) -> Sequence[FieldViolation]:
+    if isinstance(error, InvalidOperation):
+        return error.violations
+    if isinstance(error, UnknownParticipant):
+        field = f"branches[{error.index}].participant"
+        return [FieldViolation(field, "participant.allowed", "not a participant of this service")]
+    return ()
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """ErrorInfo.reason of a failed call; empty when it has none."""
+    # grpc_status is typed for sync calls; aio errors carry the same three accessors.
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""
+
+
+def violations_of(message: Message, prefix: str = "") -> list[FieldViolation]:
+    """The rules of its proto that a message breaks."""
+    found = []
+    for violation in protovalidate.collect_violations(message):
+        path = _path(violation.proto.field)
+        found.append(
+            FieldViolation(
+                ".".join(part for part in (prefix, path) if part),
+                violation.proto.rule_id,
+                violation.proto.message,
+            )
+        )
+    return found
+
+
+def _path(field: protovalidate.FieldPathPb | None) -> str:
+    path = ""
+    for element in field.elements if field is not None else ():
+        path += f".{element.field_name}" if path else element.field_name
+        subscript = element.subscript
+        if subscript is not None and subscript.field == "index":
+            path += f"[{subscript.value}]"
+    return path
+
+
+async def abort_with(context: Context, status: status_pb2.Status) -> NoReturn:
+    """Ends the call with a status and its details."""
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status raises")
+
+
+async def or_abort(context: Context, work: Awaitable[T]) -> T:
+    """The result of `work`; ends the call when it raises an error of this package."""
+    try:
+        return await work
+    except TxnError as error:
+        await abort_with(context, status_of(error))

@@ -1,0 +1,1 @@
+"""One way to write, for every store: work is queued, grouped, and forced together."""

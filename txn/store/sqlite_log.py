@@ -1,0 +1,164 @@
+"""The decision log on SQLite."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.resources
+import json
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from txn.errors import AlreadyOwned
+from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
+from txn.state import Outcome, Vote
+from txn.store.group_commit import Done, Failed, Store
+from txn.store.migrate import Migration, load
+
+_COLUMNS = (
+    "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
+    "refused_branch_id, decided_at_us, ended"
+)
+
+
+def schema() -> Mapping[str, tuple[Migration, ...]]:
+    """The migrations that a store of decisions needs."""
+    return {
+        "coordinator": load(
+            importlib.resources.files(__package__) / "migrations/sqlite/coordinator"
+        )
+    }
+
+
+def take_ownership(path: Path) -> int:
+    """Makes this process the only coordinator over the log at `path`, until it ends.
+
+    Returns the descriptor that holds the lock; the kernel lets go of it when the process
+    dies, however that comes. Raises AlreadyOwned.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise AlreadyOwned(f"another coordinator runs on {path}") from error
+    return descriptor
+
+
+class SqliteDecisionLog:
+    """DecisionLog over a store whose transactions are sqlite3 connections."""
+
+    def __init__(self, store: Store[sqlite3.Connection]) -> None:
+        self._store = store
+        # Ends that wait for the next force: readers should see them already.
+        self._ending: set[TxnId] = set()
+
+    async def decide(self, decision: Decision) -> Decision:
+        """See DecisionLog.decide."""
+        return await self._store.write(lambda tx: _insert_and_read_back(tx, decision))
+
+    async def end(self, txn_id: TxnId) -> None:
+        """See DecisionLog.end."""
+        self._ending.add(txn_id)
+
+        def report(_result: Done[Any] | Failed) -> None:
+            # When it failed, the transaction counts as unfinished, which is always safe.
+            self._ending.discard(txn_id)
+
+        self._store.write_lazily(
+            lambda tx: tx.execute("UPDATE decision SET ended = 1 WHERE txn_id = ?", (txn_id,)),
+            report,
+        )
+
+    async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
+        """See DecisionLog.by_txn_id."""
+        return await self._store.read(lambda tx: self._decision(_by_txn_id(tx, txn_id)))
+
+    async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
+        """See DecisionLog.by_key."""
+        return await self._store.read(
+            lambda tx: self._decision(_by_key(tx, caller, idempotency_key))
+        )
+
+    async def list_decisions(
+        self, *, after: str, limit: int, unfinished_only: bool = False
+    ) -> Sequence[Decision]:
+        """See DecisionLog.list_decisions."""
+        condition = "AND ended = 0" if unfinished_only else ""
+        ending = frozenset(self._ending)
+        rows = await self._store.read(
+            lambda tx: tx.execute(
+                f"SELECT {_COLUMNS} FROM decision WHERE txn_id > ? {condition} "
+                "ORDER BY txn_id LIMIT ?",
+                (after, limit + len(ending)),
+            ).fetchall()
+        )
+        decisions = [_decoded(row, ending) for row in rows]
+        return [d for d in decisions if not (unfinished_only and d.ended)][:limit]
+
+    def _decision(self, row: tuple[Any, ...] | None) -> Decision | None:
+        return None if row is None else _decoded(row, self._ending)
+
+
+def _insert_and_read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
+    request = decision.request
+    tx.execute(
+        f"INSERT INTO decision ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        (
+            decision.txn_id,
+            decision.outcome.value,
+            None if request is None else request.caller,
+            None if request is None else request.idempotency_key,
+            None if request is None else request.body_hash,
+            json.dumps(
+                [
+                    (branch.branch_id, branch.participant, branch.vote and branch.vote.value)
+                    for branch in decision.branches
+                ],
+                separators=(",", ":"),
+            ),
+            decision.reason,
+            decision.refused_branch_id,
+            decision.decided_at_us,
+            decision.ended,
+        ),
+    )
+    row = _by_txn_id(tx, decision.txn_id)
+    if row is None and request is not None:
+        row = _by_key(tx, request.caller, request.idempotency_key)
+    if row is None:
+        raise RuntimeError("an outcome row was neither inserted nor in the way")
+    return _decoded(row, frozenset())
+
+
+def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> tuple[Any, ...] | None:
+    query = f"SELECT {_COLUMNS} FROM decision WHERE txn_id = ?"
+    row: tuple[Any, ...] | None = tx.execute(query, (txn_id,)).fetchone()
+    return row
+
+
+def _by_key(tx: sqlite3.Connection, caller: str, key: str) -> tuple[Any, ...] | None:
+    query = f"SELECT {_COLUMNS} FROM decision WHERE caller = ? AND idempotency_key = ?"
+    row: tuple[Any, ...] | None = tx.execute(query, (caller, key)).fetchone()
+    return row
+
+
+def _decoded(row: tuple[Any, ...], ending: frozenset[TxnId] | set[TxnId]) -> Decision:
+    txn_id, outcome, caller, key, digest, branches, reason, refused, decided_at_us, ended = row
+    return Decision(
+        txn_id=TxnId(txn_id),
+        outcome=Outcome(outcome),
+        request=None if key is None else RequestKey(caller, key, digest),
+        branches=tuple(
+            LoggedBranch(BranchId(branch_id), participant, None if vote is None else Vote(vote))
+            for branch_id, participant, vote in json.loads(branches)
+        ),
+        decided_at_us=decided_at_us,
+        reason=reason,
+        refused_branch_id=refused,
+        ended=bool(ended) or txn_id in ending,
+    )

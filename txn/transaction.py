@@ -1,0 +1,118 @@
+"""One active transaction, and what callers are told of transactions, active or logged."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from txn.model import BranchId, Decision, LoggedBranch, Prepare, RequestKey, TxnId
+from txn.protocol import Progress
+from txn.state import Outcome, TransactionState
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a caller is told. `applied` is True once every participant has acknowledged."""
+
+    txn_id: TxnId
+    outcome: Outcome
+    reason: str = ""
+    refused_branch_id: str = ""
+    applied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A transaction as GetTransaction and ListTransactions show it."""
+
+    txn_id: TxnId
+    idempotency_key: str
+    state: TransactionState
+    outcome: Outcome
+    reason: str
+    branches: tuple[LoggedBranch, ...]
+    decided_at_us: int | None
+
+
+class Transaction:
+    """One active transaction: its progress, and two events that callers wait for."""
+
+    def __init__(
+        self,
+        txn_id: TxnId,
+        request: RequestKey | None,
+        participants: dict[BranchId, str],
+        operations: dict[BranchId, Prepare],
+        progress: Progress,
+    ) -> None:
+        self.txn_id = txn_id
+        self.request = request
+        self.participants = participants
+        self.operations = operations
+        self.progress = progress
+        self.stands: Decision | None = None
+        self.decided = asyncio.Event()
+        self.applied = asyncio.Event()
+
+    def logged_branches(self) -> tuple[LoggedBranch, ...]:
+        """The branches with the votes known now."""
+        return tuple(
+            LoggedBranch(branch_id, self.participants[branch_id], branch.vote)
+            for branch_id, branch in self.progress.branches.items()
+        )
+
+
+def result_of(decision: Decision) -> Result:
+    """What a caller is told of a logged transaction."""
+    return Result(
+        decision.txn_id,
+        decision.outcome,
+        decision.reason,
+        decision.refused_branch_id,
+        applied=decision.ended,
+    )
+
+
+def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
+    """Final when an outcome stands, and for a commit when it is applied if that was asked."""
+    stands = transaction.stands
+    if stands is None:
+        return Result(transaction.txn_id, Outcome.PENDING)
+    result = replace(result_of(stands), applied=transaction.applied.is_set())
+    if result.outcome is Outcome.COMMITTED and wait_for_applied and not result.applied:
+        return replace(result, outcome=Outcome.PENDING)
+    return result
+
+
+def view_of_active(transaction: Transaction) -> View:
+    """An active transaction, as people see it."""
+    progress = transaction.progress
+    request, stands = transaction.request, transaction.stands
+    return View(
+        transaction.txn_id,
+        "" if request is None else request.idempotency_key,
+        progress.state,
+        progress.durable or Outcome.PENDING,
+        progress.reason,
+        transaction.logged_branches(),
+        None if stands is None else stands.decided_at_us,
+    )
+
+
+def view_of_decision(decision: Decision) -> View:
+    """A logged transaction, as people see it."""
+    if decision.outcome is Outcome.ABORTED:
+        state = TransactionState.ABORTED
+    elif decision.ended:
+        state = TransactionState.COMMITTED
+    else:
+        state = TransactionState.COMMITTING
+    return View(
+        decision.txn_id,
+        "" if decision.request is None else decision.request.idempotency_key,
+        state,
+        decision.outcome,
+        decision.reason,
+        decision.branches,
+        decision.decided_at_us,
+    )
