@@ -1,1 +1,74 @@
-"""Who serves what, and where: endpoints in etcd, registered, watched and resolved."""
+"""Who serves what, and where: endpoints in etcd, registered, watched and resolved.
+
+client = EtcdClient(["127.0.0.1:2379"])
+registrar = Registrar(client)
+await registrar.register("tallystick/ledger", Endpoint("10.0.0.7:50051", zone="a"))
+
+resolver = EtcdResolver(client)
+resolver.subscribe("tallystick/ledger", lambda state: print(state.endpoints))
+"""
+
+from discovery.endpoint import (
+    Endpoint,
+    InvalidServiceNameError,
+    MalformedEndpointError,
+    NamingError,
+    decode_key,
+    decode_value,
+    encode_key,
+    encode_value,
+    service_prefix,
+)
+from discovery.etcd_channel import EtcdClientConfig
+from discovery.etcd_client import EtcdClient
+from discovery.etcd_resolver import EtcdResolver
+from discovery.etcd_types import (
+    CompactedError,
+    EtcdError,
+    LeaseNotFoundError,
+    RejectedError,
+    ResourceExhaustedError,
+    StoreRolledBackError,
+    UnavailableError,
+)
+from discovery.registrar import Registrar, Registration
+from discovery.resolver import Listener, Resolver, ResolverState, Subscription
+from discovery.service_watch import EtcdResolverConfig
+from discovery.session import Session
+from discovery.static_resolver import StaticResolver
+from discovery.target import NAMESPACE, InvalidTargetError, Target, parse_target
+
+__all__ = [
+    "NAMESPACE",
+    "CompactedError",
+    "Endpoint",
+    "EtcdClient",
+    "EtcdClientConfig",
+    "EtcdError",
+    "EtcdResolver",
+    "EtcdResolverConfig",
+    "InvalidServiceNameError",
+    "InvalidTargetError",
+    "LeaseNotFoundError",
+    "Listener",
+    "MalformedEndpointError",
+    "NamingError",
+    "Registrar",
+    "Registration",
+    "RejectedError",
+    "Resolver",
+    "ResolverState",
+    "ResourceExhaustedError",
+    "Session",
+    "StaticResolver",
+    "StoreRolledBackError",
+    "Subscription",
+    "Target",
+    "UnavailableError",
+    "decode_key",
+    "decode_value",
+    "encode_key",
+    "encode_value",
+    "parse_target",
+    "service_prefix",
+]

@@ -83,6 +83,10 @@ class EtcdClientConfig:
         ]
 
 
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
 _INTERVALS = (
     "request_timeout_s",
     "connect_timeout_s",
@@ -151,7 +155,7 @@ class EtcdChannel:
                 request_serializer=method.encode,
                 response_deserializer=method.decode,
             )
-            return cast(_Reply, await invoke(request, timeout=timeout_s, metadata=_HAS_LEADER))
+            return await invoke(request, timeout=timeout_s, metadata=_HAS_LEADER)
         except _FAILURES as failure:
             raise self._meaning(channel, failure) from None
 
@@ -159,7 +163,10 @@ class EtcdChannel:
     async def stream(
         self, method: Method[_Request, _Reply]
     ) -> AsyncIterator[Stream[_Request, _Reply]]:
-        """One bidirectional call, ended on leaving. Raises EtcdError."""
+        """One bidirectional call, ended on leaving. Raises EtcdError.
+
+        It has no deadline, being meant to last: who uses it bounds each exchange.
+        """
         channel = self._current()
         try:
             invoke = channel.stream_stream(
@@ -243,7 +250,7 @@ class Stream(Generic[_Request, _Reply]):
             raise self._meaning(failure) from None
         if reply is grpc.aio.EOF:
             raise UnavailableError("etcd ended the stream")
-        return cast(_Reply, reply)
+        return cast("_Reply", reply)
 
     async def close(self) -> None:
         """Ends the call."""
@@ -264,7 +271,7 @@ _FAILURES = (
 
 
 def _meaning(failure: BaseException) -> EtcdError:
-    """gRPC's failure as ours; raises it again when it is our own task's cancellation."""
+    """What a failed call means to us; raises it again when it is our own task's cancellation."""
     if isinstance(failure, grpc.aio.AioRpcError):
         return error_of(failure.code(), failure.details() or "")
     task = asyncio.current_task()

@@ -81,6 +81,5 @@ class _Subscription:
             return
         try:
             self._listener(state)
-        except Exception:
-            # One listener's fault must not cost the others their news.
+        except Exception:  # noqa: BLE001 - one listener's fault must not cost the others
             _log.exception("a resolver listener raised")

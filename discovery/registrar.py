@@ -1,0 +1,264 @@
+"""Puts endpoints into the registry and keeps them there.
+
+A registrar is a reconciler: callers say what should be there, and one task, the only
+writer, makes it so again and again, whatever happens to etcd in between. Every lost
+session is followed by a new one under which everything is put again. Since etcd may
+lose data without losing the lease, each key is also looked at every few TTLs.
+
+A lost lease is not revoked but left to expire: by the time etcd can be reached again
+its keys may be all that the readers have, and putting them again moves them to the new
+lease without their ever being away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from dataclasses import replace
+from typing import Final
+
+from discovery.backoff import retrying
+from discovery.endpoint import Endpoint, encode_key, encode_value
+from discovery.etcd_client import EtcdClient
+from discovery.etcd_types import EtcdError, LeaseNotFoundError, RejectedError
+from discovery.session import DEFAULT_TTL_S, Session, checked_ttl
+
+MAX_REGISTRATIONS: Final = 1000
+DEREGISTER_TIMEOUT_S: Final = 3.0
+_CHECK_EVERY_TTLS = 3
+
+_log = logging.getLogger(__name__)
+
+
+class Registration:
+    """One endpoint's place in the registry.
+
+    `registered` is set while etcd is known to hold the endpoint as it now is.
+    """
+
+    def __init__(self, service: str, endpoint: Endpoint, wake: asyncio.Event) -> None:
+        self.registered = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.key = encode_key(service, endpoint)
+        self.leaving = False
+        # The leases the key may stand under: after a put without an answer, two.
+        self.leases: set[int] = set()
+        self._value = encode_value(endpoint)
+        self._endpoint = endpoint
+        self._wake = wake
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint as it should be in the registry."""
+        return self._endpoint
+
+    @property
+    def value(self) -> bytes:
+        """The value that should be in the registry."""
+        return self._value
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to do."""
+        return self.gone.is_set() if self.leaving else self.registered.is_set()
+
+    async def update(self, endpoint: Endpoint) -> None:
+        """Replaces the endpoint at the same address. Returns at once.
+
+        Raises ValueError when the address differs, MalformedEndpointError.
+        """
+        if endpoint.address != self._endpoint.address:
+            raise ValueError("another address is another registration")
+        self._value, self._endpoint = encode_value(endpoint), endpoint
+        self._unsettle()
+
+    async def drain(self) -> None:
+        """Marks the endpoint as draining: no new work, please. Returns at once."""
+        await self.update(replace(self._endpoint, draining=True))
+
+    async def deregister(self) -> None:
+        """Takes the endpoint out of the registry.
+
+        Waits until it is gone, at most DEREGISTER_TIMEOUT_S; while etcd is away the
+        registrar goes on trying, and in the end the lease expires.
+        """
+        self.leaving = True
+        self._unsettle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
+                await self.gone.wait()
+
+    def succeed(self, former: Registration) -> None:
+        """Takes the key over from one that was leaving."""
+        self.leases = former.leases
+        former.gone.set()
+
+    def _unsettle(self) -> None:
+        self.registered.clear()
+        self._wake.set()
+
+
+class Registrar:
+    """Keeps the endpoints of one process in the registry, under one lease.
+
+    `ttl_s`, at least 2, is how long they outlive a process that dies; `check_every_s`
+    (three TTLs by default) how often each key is looked at. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        ttl_s: float = DEFAULT_TTL_S,
+        *,
+        check_every_s: float | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._ttl_s = checked_ttl(ttl_s)
+        self._check_every_s = check_every_s or _CHECK_EVERY_TTLS * ttl_s
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
+        self._registrations: dict[bytes, Registration] = {}
+        self._wake = asyncio.Event()
+        self._session: Session | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._closed = False
+        self._away = False
+
+    async def register(self, service: str, endpoint: Endpoint) -> Registration:
+        """Keeps `endpoint` registered under `service` from now on.
+
+        Returns at once, whether etcd is there or not: await `registered` of the result
+        to know. Raises NamingError for what cannot be written, ValueError for an
+        endpoint that is registered already, RuntimeError after `close`.
+        """
+        if self._closed:
+            raise RuntimeError("the registrar is closed")
+        registration = Registration(service, endpoint, self._wake)
+        former = self._registrations.get(registration.key)
+        if former is not None and not former.leaving:
+            raise ValueError(f"{registration.key.decode()} is registered already")
+        if len(self._registrations) >= MAX_REGISTRATIONS:
+            raise ValueError(f"more than {MAX_REGISTRATIONS} registrations")
+        if former is not None:
+            registration.succeed(former)
+        self._registrations[registration.key] = registration
+        self._wake.set()
+        if self._running is None:
+            self._running = asyncio.ensure_future(self._run())
+        return registration
+
+    async def drain(self) -> None:
+        """Marks every endpoint as draining. Returns at once."""
+        for registration in self._registrations.values():
+            await registration.drain()
+
+    async def close(self) -> None:
+        """Takes everything out of the registry at once, by revoking the lease.
+
+        While etcd is away the lease is left to expire.
+        """
+        self._closed = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+        if self._session is not None:
+            await self._session.close()
+        for registration in self._registrations.values():
+            registration.registered.clear()
+            registration.gone.set()
+
+    async def _run(self) -> None:
+        while True:
+            session = Session(self._client, self._ttl_s, rng=self._rng)
+            await retrying(self._is_passing, rng=self._rng)(session.open)
+            self._session = session
+            await self._keep_all(session)
+            await session.abandon()
+
+    async def _keep_all(self, session: Session) -> None:
+        """Keeps everything under `session` until that is lost."""
+        for registration in self._registrations.values():
+            registration.registered.clear()
+        retry = retrying(self._is_passing, until=session.lost.is_set, rng=self._rng)
+        while not session.lost.is_set():
+            try:
+                await retry(self._settle, session)
+                if not await self._woken(session):
+                    await self._check(session)
+            except LeaseNotFoundError:
+                return
+            except EtcdError as error:
+                self._is_passing(error)
+
+    async def _settle(self, session: Session) -> None:
+        """Writes whatever is not yet as it should be."""
+        self._wake.clear()
+        rejected: RejectedError | None = None
+        for registration in tuple(self._registrations.values()):
+            try:
+                await self._settle_one(registration, session.lease_id)
+            except RejectedError as error:
+                # What is refused for one key may be allowed for the next.
+                rejected = error
+        if rejected is not None:
+            raise rejected
+        if self._away:
+            self._away = False
+            _log.warning("the registry is back")
+
+    async def _settle_one(self, registration: Registration, lease_id: int) -> None:
+        if registration.settled:
+            return
+        if registration.leaving:
+            await self._remove(registration)
+        else:
+            await self._put(registration, lease_id)
+
+    async def _put(self, registration: Registration, lease_id: int) -> None:
+        value = registration.value
+        registration.leases.add(lease_id)
+        await self._client.put(registration.key, value, lease_id=lease_id)
+        registration.leases = {lease_id}
+        # It may have been updated, or told to leave, while we waited.
+        if registration.value == value and not registration.leaving:
+            registration.registered.set()
+
+    async def _remove(self, registration: Registration) -> None:
+        entry = await self._client.get(registration.key)
+        # A key under a lease that is not ours belongs to our successor at this address.
+        if entry is not None and entry.lease_id in registration.leases:
+            await self._client.delete(registration.key)
+        registration.gone.set()
+        if self._registrations.get(registration.key) is registration:
+            del self._registrations[registration.key]
+
+    async def _check(self, session: Session) -> None:
+        """Notices keys that etcd has lost or that stand under another lease."""
+        for registration in tuple(self._registrations.values()):
+            entry = await self._client.get(registration.key)
+            if entry is None or entry.lease_id != session.lease_id:
+                _log.warning("%s was not ours in the registry", registration.key.decode())
+                registration.registered.clear()
+
+    async def _woken(self, session: Session) -> bool:
+        """Waits for something to do; False when it is time to check."""
+        waits = {asyncio.ensure_future(each.wait()) for each in (self._wake, session.lost)}
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=self._check_every_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return bool(done)
+
+    def _is_passing(self, error: BaseException) -> bool:
+        """Whether trying again under the same lease may help; says so once."""
+        if not isinstance(error, EtcdError) or isinstance(error, LeaseNotFoundError):
+            return False
+        if not self._away:
+            self._away = True
+            _log.warning("cannot write to the registry, will keep trying: %s", error)
+        return True
