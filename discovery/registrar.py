@@ -16,18 +16,23 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from discovery.backoff import retrying
+import tenacity
+
+from discovery.backoff import MAX_BACKOFF_S, retrying
 from discovery.endpoint import Endpoint, encode_key, encode_value
 from discovery.etcd_client import EtcdClient
 from discovery.etcd_types import EtcdError, LeaseNotFoundError, RejectedError
 from discovery.session import DEFAULT_TTL_S, Session, checked_ttl
+from discovery.tasks import spawn
 
 MAX_REGISTRATIONS: Final = 1000
 DEREGISTER_TIMEOUT_S: Final = 3.0
 _CHECK_EVERY_TTLS = 3
+_TRIES_PER_TTL = 4
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +151,7 @@ class Registrar:
         self._registrations[registration.key] = registration
         self._wake.set()
         if self._running is None:
-            self._running = asyncio.ensure_future(self._run())
+            self._running = spawn(self._run(), "registrar")
         return registration
 
     async def drain(self) -> None:
@@ -172,7 +177,7 @@ class Registrar:
     async def _run(self) -> None:
         while True:
             session = Session(self._client, self._ttl_s, rng=self._rng)
-            await retrying(self._is_passing, rng=self._rng)(session.open)
+            await self._retrying(lambda: False)(session.open)
             self._session = session
             await self._keep_all(session)
             await session.abandon()
@@ -181,7 +186,7 @@ class Registrar:
         """Keeps everything under `session` until that is lost."""
         for registration in self._registrations.values():
             registration.registered.clear()
-        retry = retrying(self._is_passing, until=session.lost.is_set, rng=self._rng)
+        retry = self._retrying(session.lost.is_set)
         while not session.lost.is_set():
             try:
                 await retry(self._settle, session)
@@ -253,6 +258,12 @@ class Registrar:
             for wait in waits:
                 wait.cancel()
         return bool(done)
+
+    def _retrying(self, until: Callable[[], bool]) -> tenacity.AsyncRetrying:
+        # After an outage the readers' last hold is the old lease, which etcd prolongs by
+        # one TTL when it comes back: the keys must stand under the new one before that.
+        cap_s = min(MAX_BACKOFF_S, self._ttl_s / _TRIES_PER_TTL)
+        return retrying(self._is_passing, until=until, max_backoff_s=cap_s, rng=self._rng)
 
     def _is_passing(self, error: BaseException) -> bool:
         """Whether trying again under the same lease may help; says so once."""

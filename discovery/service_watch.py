@@ -26,6 +26,7 @@ from discovery.etcd_client import EtcdClient, Watch
 from discovery.etcd_types import EtcdError, UnavailableError, WatchBatch
 from discovery.listeners import ListenerSet
 from discovery.resolver import ResolverState
+from discovery.tasks import spawn
 
 _MAX_LOGGED_CHARS = 200
 _RELIST_JITTER = 0.1
@@ -82,7 +83,7 @@ class ServiceWatch:
         self._error: str | None = None
         self._reported_at = -math.inf
         self._report: asyncio.TimerHandle | None = None
-        self._following = asyncio.ensure_future(self._run())
+        self._following = spawn(self._run(), f"watch of {service}")
 
     def end(self) -> asyncio.Task[None]:
         """Stops following; the returned task is done when all is released."""

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from discovery.backoff import MAX_BACKOFF_S, Clock, Sleep, retrying
 from discovery.etcd_types import EtcdError, Lease, LeaseNotFoundError
+from discovery.tasks import spawn
 
 # etcd raises smaller ones: its floor is 1.5 election timeouts, 1.5 s by default.
 MIN_TTL_S: Final = 2.0
@@ -87,7 +88,7 @@ class Session:
         lease = await self._client.lease_grant(self._ttl_s)
         self._lease_id = lease.lease_id
         self._extend(asked_at, lease.ttl_s)
-        self._keeping = asyncio.ensure_future(self._keep())
+        self._keeping = spawn(self._keep(), f"keepalive of lease {self._lease_id:x}")
 
     async def close(self) -> None:
         """Stops renewing and revokes the lease, which deletes what stands under it.
