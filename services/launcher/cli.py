@@ -68,9 +68,9 @@ def logs(options: argparse.Namespace, known: Settings) -> int:
 def demo(options: argparse.Namespace, known: Settings) -> int:
     """Brings the mesh up and pays over it."""
     check_store(options.store)
-    from services.launcher import demo as steps
+    from services.launcher.demo import run
 
-    return steps.run(known, options.replicas)
+    return run(known, options.replicas)
 
 
 def main(arguments: Sequence[str] | None = None, known: Settings | None = None) -> int:

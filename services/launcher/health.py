@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2
 
 CHECK_TIMEOUT_S = 1.0
 STARTING_INTERVAL_S = 0.1
 SERVING_INTERVAL_S = 2.0
+METHOD = "/grpc.health.v1.Health/Check"
 # Loopback: asking again soon costs nothing, and a start is seen at once.
 CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -24,19 +25,23 @@ CHANNEL_OPTIONS = (
 async def watch(address: str, report: Callable[[bool], None]) -> None:
     """Reports for ever whether the process at `address` serves; ends when cancelled."""
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
         while True:
-            serves = await check(stub)
+            serves = await check(channel)
             report(serves)
             await asyncio.sleep(SERVING_INTERVAL_S if serves else STARTING_INTERVAL_S)
 
 
-async def check(stub: health_pb2_grpc.HealthStub) -> bool:
+async def check(channel: grpc.aio.Channel) -> bool:
     """Whether the server as a whole says SERVING within CHECK_TIMEOUT_S."""
+    call = channel.unary_unary(
+        METHOD,
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
     try:
-        answer = await stub.Check(
+        answer = await call(
             health_pb2.HealthCheckRequest(), timeout=CHECK_TIMEOUT_S, wait_for_ready=True
         )
     except grpc.RpcError:
         return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return answer.status == health_pb2.HealthCheckResponse.SERVING
