@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
 
@@ -10,6 +12,8 @@ from txn.model import Operation
 from txn.rpc.status import violations_of
 
 OPERATION_SIZE_MAX_BYTES = 64 * 1024
+
+M = TypeVar("M", bound=Message)
 
 
 def operation_from(any_: any_pb2.Any) -> Operation:
@@ -22,22 +26,21 @@ def any_from(operation: Operation) -> any_pb2.Any:
     return any_pb2.Any(type_url=operation.type_url, value=operation.value)
 
 
-class OperationCodec:
-    """Reads operations: which message types a participant takes, with their rules checked."""
+class OperationCodec(Generic[M]):
+    """Reads the operations of a participant: one message type, with its rules checked."""
 
-    def __init__(self, *types: type[Message]) -> None:
-        self._types = {message.DESCRIPTOR.full_name: message for message in types}
+    def __init__(self, message_type: type[M]) -> None:
+        self._type = message_type
 
-    def decode(self, operation: Operation) -> Message:
+    def decode(self, operation: Operation) -> M:
         """The operation as a message. Raises InvalidOperation."""
+        name = self._type.DESCRIPTOR.full_name
         if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
             raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
-        kind = self._types.get(operation.type_url.rpartition("/")[2])
-        if kind is None:
-            known = ", ".join(sorted(self._types))
-            raise _invalid("operation.type", f"must be one of: {known}")
+        if operation.type_url.rpartition("/")[2] != name:
+            raise _invalid("operation.type", f"must be a {name}")
         try:
-            message = kind.FromString(operation.value)
+            message = self._type.FromString(operation.value)
         except DecodeError:
             raise _invalid("operation.value", "is not a readable message of its type") from None
         if violations := violations_of(message, "operation"):

@@ -155,7 +155,7 @@ class ExecuteResponse(_message.Message):
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Why the outcome is OUTCOME_ABORTED, in UPPER_SNAKE_CASE: the reason of the
-    vote that refused, or PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT.
+    vote that refused, or PARTICIPANT_UNAVAILABLE when no vote came in time.
     """
     refused_branch_id: _builtins.str
     """branch_id of the branch that refused, when one did."""

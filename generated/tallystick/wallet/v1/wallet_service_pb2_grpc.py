@@ -78,7 +78,7 @@ class WalletServiceServicer:
         for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
         payment was refused and both books are as before: INSUFFICIENT_FUNDS,
         ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
-        PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
+        PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE. UNAVAILABLE or
         DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,7 +56,7 @@ class WalletServiceStub:
     for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
     payment was refused and both books are as before: INSUFFICIENT_FUNDS,
     ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
-    PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
+    PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE. UNAVAILABLE or
     DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
     """
 
@@ -88,7 +88,7 @@ class WalletServiceAsyncStub(WalletServiceStub):
     for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
     payment was refused and both books are as before: INSUFFICIENT_FUNDS,
     ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
-    PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
+    PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE. UNAVAILABLE or
     DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
     """
 
@@ -129,7 +129,7 @@ class WalletServiceServicer(metaclass=_abc_1.ABCMeta):
         for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
         payment was refused and both books are as before: INSUFFICIENT_FUNDS,
         ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
-        PARTICIPANT_UNAVAILABLE, PREPARE_TIMEOUT, PAYER_IS_PAYEE. UNAVAILABLE or
+        PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE. UNAVAILABLE or
         DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
         """
 

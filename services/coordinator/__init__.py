@@ -1,0 +1,1 @@
+"""The process around the transaction engine in txn/coordinator.py."""

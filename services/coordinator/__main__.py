@@ -1,0 +1,50 @@
+"""`python -m services.coordinator`: the coordinator of two-phase commit."""
+
+from __future__ import annotations
+
+import os
+
+from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
+
+from services.ids import new_id
+from services.runtime import DRAIN_GRACE_S, Runtime, main
+from services.store import open_store
+from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.model import TxnId
+from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
+from txn.store import sqlite_log
+
+# Who may be named in a branch. A coordinator does not call whatever a caller names.
+PARTICIPANTS = frozenset({"order", "ledger"})
+
+
+async def setup(runtime: Runtime) -> tuple[str, ...]:
+    """CoordinatorService; refuses to start when another coordinator owns the log."""
+    service = runtime.config.service
+    owner = sqlite_log.take_ownership(runtime.config.data / f"{service}.db")
+    store = open_store(runtime, sqlite_log.schema())
+    coordinator = Coordinator(
+        config=CoordinatorConfig(name=service, participants=PARTICIPANTS),
+        log=sqlite_log.SqliteDecisionLog(store),
+        transport=GrpcParticipantTransport(runtime.channel),
+        clock=runtime.clock,
+        rng=runtime.rng,
+        new_txn_id=lambda: TxnId(new_id()),
+    )
+    coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+        CoordinatorServicer(coordinator), runtime.server
+    )
+
+    async def drain() -> None:
+        await coordinator.close(DRAIN_GRACE_S)
+
+    async def disown() -> None:
+        os.close(owner)
+
+    await coordinator.start()
+    runtime.on_drain(drain)
+    return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)
+
+
+if __name__ == "__main__":
+    main("coordinator", setup)

@@ -1,0 +1,1 @@
+"""The ledger: accounts, holds and a double-entry journal."""

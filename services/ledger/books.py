@@ -1,0 +1,208 @@
+"""The books as SQL: every statement that reads or changes an account, a hold or the journal.
+
+Each function runs inside the caller's local transaction. A credit raises a balance, a
+debit lowers it; an entry's postings sum to zero. The table's own CHECK says once more
+that available = posted - held never goes below the limit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.money import CurrencyCode, Money
+from txn.model import BranchKey
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account; amounts in minor units of its currency."""
+
+    account_id: str
+    currency_code: CurrencyCode
+    limit_minor: int
+    posted_minor: int
+    held_minor: int
+    created_at_us: int
+
+    @property
+    def available_minor(self) -> int:
+        """What may still be spent, the limit aside."""
+        return self.posted_minor - self.held_minor
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One line of an entry; credits are positive, debits negative."""
+
+    account_id: str
+    currency_code: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One journal entry."""
+
+    entry_id: int
+    txn_id: str
+    reference: str
+    posted_at_us: int
+    postings: tuple[Posting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBalanceLine:
+    """One currency's sums; see the proto."""
+
+    currency_code: str
+    debit_minor: int
+    credit_minor: int
+    posted_minor: int
+    held_minor: int
+    mismatched_accounts: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the journal and the accounts agree with each other and with zero."""
+        return (
+            self.credit_minor == self.debit_minor
+            and self.posted_minor == 0
+            and self.mismatched_accounts == 0
+        )
+
+
+def open_account(tx: sqlite3.Connection, account: Account) -> Account:
+    """Opens the account unless it is open; returns the one that stands."""
+    tx.execute(
+        "INSERT INTO account (account_id, currency_code, limit_minor, created_at_us) "
+        "VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (account.account_id, account.currency_code, account.limit_minor, account.created_at_us),
+    )
+    opened = find_account(tx, account.account_id)
+    assert opened is not None
+    return opened
+
+
+def find_account(tx: sqlite3.Connection, account_id: str) -> Account | None:
+    """The account of that name."""
+    row = tx.execute(
+        "SELECT account_id, currency_code, limit_minor, posted_minor, held_minor, created_at_us "
+        "FROM account WHERE account_id = ?",
+        (account_id,),
+    ).fetchone()
+    return None if row is None else Account(*row)
+
+
+def place_hold(
+    tx: sqlite3.Connection, key: BranchKey, debit: str, credit: str, amount_minor: int
+) -> None:
+    """Reserves the amount on the debited account; the caller has checked that it is there."""
+    tx.execute(
+        "INSERT INTO hold VALUES (?, ?, ?, ?, ?)",
+        (key.txn_id, key.branch_id, debit, credit, amount_minor),
+    )
+    tx.execute(
+        "UPDATE account SET held_minor = held_minor + ? WHERE account_id = ?",
+        (amount_minor, debit),
+    )
+
+
+def post_hold(
+    tx: sqlite3.Connection, key: BranchKey, money: Money, reference: str, posted_at_us: int
+) -> None:
+    """Turns the branch's hold into a journal entry with two postings."""
+    debit, credit, amount_minor = _remove_hold(tx, key)
+    assert amount_minor == money.amount_minor
+    tx.execute(
+        "UPDATE account SET held_minor = held_minor - ?1, posted_minor = posted_minor - ?1 "
+        "WHERE account_id = ?2",
+        (amount_minor, debit),
+    )
+    tx.execute(
+        "UPDATE account SET posted_minor = posted_minor + ? WHERE account_id = ?",
+        (amount_minor, credit),
+    )
+    entry_id = tx.execute(
+        "INSERT INTO journal_entry (txn_id, branch_id, reference, posted_at_us) "
+        "VALUES (?, ?, ?, ?)",
+        (key.txn_id, key.branch_id, reference, posted_at_us),
+    ).lastrowid
+    tx.executemany(
+        "INSERT INTO posting VALUES (?, ?, ?, ?, ?)",
+        [
+            (entry_id, 1, debit, money.currency_code, -amount_minor),
+            (entry_id, 2, credit, money.currency_code, amount_minor),
+        ],
+    )
+
+
+def void_hold(tx: sqlite3.Connection, key: BranchKey) -> None:
+    """Gives the branch's hold back."""
+    debit, _, amount_minor = _remove_hold(tx, key)
+    tx.execute(
+        "UPDATE account SET held_minor = held_minor - ? WHERE account_id = ?",
+        (amount_minor, debit),
+    )
+
+
+def _remove_hold(tx: sqlite3.Connection, key: BranchKey) -> tuple[str, str, int]:
+    name = (key.txn_id, key.branch_id)
+    hold: tuple[str, str, int] = tx.execute(
+        "SELECT debit_account_id, credit_account_id, amount_minor FROM hold "
+        "WHERE txn_id = ? AND branch_id = ?",
+        name,
+    ).fetchone()
+    tx.execute("DELETE FROM hold WHERE txn_id = ? AND branch_id = ?", name)
+    return hold
+
+
+def list_entries(
+    tx: sqlite3.Connection, *, account_id: str, txn_id: str, after: int, limit: int
+) -> Sequence[Entry]:
+    """Entries above `after`, ascending; of one account or one transaction only, if named."""
+    rows = tx.execute(
+        "SELECT entry_id, txn_id, reference, posted_at_us FROM journal_entry e "
+        "WHERE entry_id > :after "
+        "AND (:txn_id = '' OR txn_id = :txn_id) "
+        "AND (:account_id = '' OR EXISTS (SELECT 1 FROM posting p "
+        "     WHERE p.entry_id = e.entry_id AND p.account_id = :account_id)) "
+        "ORDER BY entry_id LIMIT :limit",
+        {"after": after, "txn_id": txn_id, "account_id": account_id, "limit": limit},
+    ).fetchall()
+    return [
+        Entry(entry_id, txn_id, reference, posted_at_us, _postings(tx, entry_id))
+        for entry_id, txn_id, reference, posted_at_us in rows
+    ]
+
+
+def _postings(tx: sqlite3.Connection, entry_id: int) -> tuple[Posting, ...]:
+    rows = tx.execute(
+        "SELECT account_id, currency_code, amount_minor FROM posting "
+        "WHERE entry_id = ? ORDER BY line",
+        (entry_id,),
+    )
+    return tuple(Posting(*row) for row in rows)
+
+
+def trial_balance(tx: sqlite3.Connection) -> Sequence[TrialBalanceLine]:
+    """Sums over the whole journal, compared with every account."""
+    rows = tx.execute(
+        """
+        WITH journal AS (
+            SELECT account_id, SUM(amount_minor) AS posted, SUM(MAX(-amount_minor, 0)) AS debit,
+                   SUM(MAX(amount_minor, 0)) AS credit
+            FROM posting GROUP BY account_id
+        ), held AS (
+            SELECT debit_account_id AS account_id, SUM(amount_minor) AS held
+            FROM hold GROUP BY debit_account_id
+        )
+        SELECT a.currency_code, COALESCE(SUM(j.debit), 0), COALESCE(SUM(j.credit), 0),
+               SUM(a.posted_minor), SUM(a.held_minor),
+               SUM(a.posted_minor <> COALESCE(j.posted, 0) OR a.held_minor <> COALESCE(h.held, 0))
+        FROM account a LEFT JOIN journal j USING (account_id) LEFT JOIN held h USING (account_id)
+        GROUP BY a.currency_code ORDER BY a.currency_code
+        """
+    )
+    return [TrialBalanceLine(*row) for row in rows]

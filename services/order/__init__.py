@@ -1,0 +1,1 @@
+"""Orders: trades and how far they have come."""

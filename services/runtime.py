@@ -1,0 +1,308 @@
+"""One way to start a service: configuration, server, health, reflection, registration, drain.
+
+A service is a function that adds itself to a server (`Setup`); everything around that is
+here, once. The order of a start: open stores, serve, say SERVING, register. The order of
+a stop: say draining, wait a moment for clients to notice, deregister, say NOT_SERVING,
+finish what is in flight, close stores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+import structlog
+from grpc_channelz.v1 import channelz, channelz_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+import balancer
+from discovery import NAMESPACE, Endpoint, EtcdClient, EtcdResolver, Registrar
+from services.edge import Edge
+from txn.clock import SystemClock
+from txn.errors import AlreadyOwned
+from txn.store.migrate import MigrationError
+
+LEASE_TTL_S = 5
+DRAIN_SETTLE_S = 0.3
+DRAIN_GRACE_S = 8.0
+MESSAGE_SIZE_MAX_BYTES = 4 * 1024 * 1024
+METADATA_SIZE_MAX_BYTES = 16 * 1024
+CONCURRENT_STREAMS_MAX = 1_000
+CONCURRENT_RPCS_MAX = 2_000
+EXIT_CANNOT_START = 3
+EXIT_STORE_IN_DOUBT = 4
+
+_SERVER_OPTIONS: list[tuple[str, int]] = [
+    # Two servers on one port would share it silently; a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_SIZE_MAX_BYTES),
+    ("grpc.max_metadata_size", METADATA_SIZE_MAX_BYTES),
+    ("grpc.max_concurrent_streams", CONCURRENT_STREAMS_MAX),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_connection_idle_ms", 3_600_000),
+    ("grpc.enable_channelz", 1),
+]
+
+_log = structlog.get_logger(__name__)
+
+
+class CannotStart(Exception):
+    """Said in one line to whoever started the process; there is nothing to trace."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeConfig:
+    """What a process is told: which service and replica it is, where it listens, its registry."""
+
+    service: str
+    replica: int
+    address: str
+    etcd: tuple[str, ...]
+    home: Path
+    version: str = "0.1.0"
+
+    def __post_init__(self) -> None:
+        host, _, port = self.address.rpartition(":")
+        try:
+            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            loopback = host == "localhost"
+        if not loopback:
+            raise CannotStart(
+                f"{self.address} is not a loopback address: callers are not authenticated yet, "
+                "so this service listens on 127.0.0.1 only"
+            )
+        if not port.isdigit() or not 0 < int(port) < 65_536:
+            raise CannotStart(f"{self.address} has no port from 1 to 65535")
+        if not self.etcd:
+            raise CannotStart("no etcd endpoint is given: use --etcd or TALLYSTICK_ETCD")
+
+    @property
+    def id(self) -> str:
+        """The name of this process, for example ledger-0."""
+        return f"{self.service}-{self.replica}"
+
+    @property
+    def data(self) -> Path:
+        """Where this service keeps its store; its replicas on this host share it."""
+        return self.home / "data"
+
+
+class Runtime:
+    """What a service may use while it sets itself up."""
+
+    def __init__(
+        self, config: RuntimeConfig, server: grpc.aio.Server, resolver: EtcdResolver
+    ) -> None:
+        self.config = config
+        self.server = server
+        self.clock = SystemClock()
+        self.rng = random.Random()  # noqa: S311 - jitter, not secrets
+        self._resolver = resolver
+        self._channels: dict[str, balancer.BalancedChannel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._on_drain: list[Callable[[], Awaitable[None]]] = []
+        self._on_stop: list[Callable[[], Awaitable[None]]] = []
+
+    def channel(self, service: str) -> balancer.BalancedChannel:
+        """The one balanced channel to a service of the registry."""
+        if service not in self._channels:
+            self._channels[service] = balancer.channel(service, resolver=self._resolver)
+        return self._channels[service]
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Runs work in the background until the service stops; it must not end by itself."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(_die_if_failed)
+
+    def on_drain(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Called when draining begins, before calls in flight are waited for."""
+        self._on_drain.append(work)
+
+    def on_stop(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Called after the last call has ended, in reverse order."""
+        self._on_stop.append(work)
+
+    async def drain(self) -> None:
+        """Tells the service that it is about to stop."""
+        for work in self._on_drain:
+            await work()
+
+    async def stop(self) -> None:
+        """Lets calls in flight end, then takes everything down again."""
+        await self.server.stop(DRAIN_GRACE_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for work in reversed(self._on_stop):
+            await work()
+        for channel in self._channels.values():
+            await channel.close()
+
+
+Setup = Callable[[Runtime], Awaitable[tuple[str, ...]]]
+"""Adds servicers to the runtime's server; returns their full proto service names."""
+
+
+def main(service: str, setup: Setup) -> NoReturn:
+    """The main function of every service process; never returns."""
+    _configure_logs()
+    try:
+        config = _parse(service)
+        structlog.contextvars.bind_contextvars(process=config.id)
+        _run(_serve(config, setup))
+    except (CannotStart, AlreadyOwned, MigrationError) as error:
+        sys.stderr.write(f"{service}: {error}\n")
+        sys.exit(EXIT_CANNOT_START)
+    sys.exit(0)
+
+
+def die_in_doubt(error: BaseException) -> NoReturn:
+    """Ends the process at once after a failed COMMIT.
+
+    Whether the group is in the file is not known, so nothing may be answered any more:
+    the next start reads what is there.
+    """
+    _log.critical("a commit failed: in doubt, restarting", error=repr(error))
+    sys.stderr.flush()
+    os._exit(EXIT_STORE_IN_DOUBT)
+
+
+def _run(work: Coroutine[object, object, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+def _parse(service: str) -> RuntimeConfig:
+    parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
+    parser.add_argument("--replica", type=int, default=0, help="number of this replica, from 0")
+    parser.add_argument("--address", required=True, help="127.0.0.1:PORT to listen on")
+    parser.add_argument(
+        "--etcd", default=os.environ.get("TALLYSTICK_ETCD", ""), help="HOST:PORT[,HOST:PORT...]"
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=Path(os.environ.get("TALLYSTICK_HOME", ".tallystick")),
+        help="where the books are kept",
+    )
+    arguments = parser.parse_args()
+    return RuntimeConfig(
+        service=service,
+        replica=arguments.replica,
+        address=arguments.address,
+        etcd=tuple(part for part in arguments.etcd.split(",") if part),
+        home=arguments.home,
+    )
+
+
+def _configure_logs() -> None:
+    level = logging.getLevelNamesMapping().get(os.environ.get("TALLYSTICK_LOG", "INFO").upper())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level or logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processor=structlog.processors.JSONRenderer(), foreign_pre_chain=shared
+        )
+    )
+    logging.basicConfig(level=level or logging.INFO, handlers=[handler], force=True)
+
+
+async def _serve(config: RuntimeConfig, setup: Setup) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        client = EtcdClient(config.etcd)
+        stack.push_async_callback(client.close)
+        resolver = EtcdResolver(client)
+        stack.push_async_callback(resolver.close)
+        registrar = Registrar(client, ttl_s=LEASE_TTL_S)
+        stack.push_async_callback(registrar.close)
+        server = grpc.aio.server(
+            interceptors=[Edge()],
+            options=_SERVER_OPTIONS,
+            maximum_concurrent_rpcs=CONCURRENT_RPCS_MAX,
+        )
+        runtime = Runtime(config, server, resolver)
+        stack.push_async_callback(runtime.stop)
+        names = await setup(runtime)
+        health = await _start_server(runtime, names)
+        await registrar.register(f"{NAMESPACE}/{config.service}", _endpoint(config, names))
+        _log.info("serving", address=config.address, services=names)
+        await stop.wait()
+        _log.info("draining")
+        await _drain(runtime, registrar, health)
+    _log.info("stopped")
+
+
+async def _start_server(runtime: Runtime, names: tuple[str, ...]) -> health_aio.HealthServicer:
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, runtime.server)
+    channelz.add_channelz_servicer(runtime.server)
+    shown = (
+        *names,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name,
+        reflection.SERVICE_NAME,
+    )
+    reflection.enable_server_reflection(shown, runtime.server)
+    try:
+        runtime.server.add_insecure_port(runtime.config.address)
+    except RuntimeError:
+        raise CannotStart(f"{runtime.config.address} is taken by another process") from None
+    await runtime.server.start()
+    for name in ("", *names):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return health
+
+
+def _endpoint(config: RuntimeConfig, names: tuple[str, ...]) -> Endpoint:
+    return Endpoint(address=config.address, id=config.id, version=config.version, services=names)
+
+
+async def _drain(runtime: Runtime, registrar: Registrar, health: health_aio.HealthServicer) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SETTLE_S):
+            await registrar.drain()
+    await asyncio.sleep(DRAIN_SETTLE_S)
+    await health.enter_graceful_shutdown()
+    await runtime.drain()
+
+
+def _die_if_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("a background task failed: restarting", exc_info=error)
+        sys.stderr.flush()
+        os._exit(EXIT_CANNOT_START)

@@ -1,0 +1,72 @@
+"""Opens a service's store, and makes the service a participant where it is one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import sqlite3
+from collections.abc import Mapping
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
+
+from services.runtime import Runtime, die_in_doubt
+from txn.participant import Inquirer, Participant, Resource
+from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
+from txn.store import sqlite_branches
+from txn.store.migrate import Migration, load
+from txn.store.sqlite import SqliteReader, SqliteWriter
+from txn.store.threaded import ThreadedStore
+
+M = TypeVar("M", bound=Message)
+SqliteStore = ThreadedStore[sqlite3.Connection]
+
+
+def own_schema(service: str) -> Mapping[str, tuple[Migration, ...]]:
+    """The migrations in `services/<service>/migrations`."""
+    package = importlib.import_module(f"services.{service}")
+    return {service: load(importlib.resources.files(package) / "migrations" / "sqlite")}
+
+
+def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) -> SqliteStore:
+    """The store of this service, shared by its replicas; closed when the runtime stops."""
+    service = runtime.config.service
+    path = runtime.config.data / f"{service}.db"
+    store: SqliteStore = ThreadedStore(
+        service,
+        writer=lambda: SqliteWriter(path, schema),
+        reader=lambda: SqliteReader(path),
+        on_commit_failure=die_in_doubt,
+    )
+    runtime.on_stop(store.close)
+    return store
+
+
+def open_participant(
+    runtime: Runtime, resource: Resource[sqlite3.Connection, M], operation: type[M]
+) -> tuple[SqliteStore, str]:
+    """Opens the store with a barrier in it, and serves ParticipantService over `resource`.
+
+    Returns the store and the full name of the participant service.
+    """
+    store = open_store(runtime, {**own_schema(runtime.config.service), **sqlite_branches.schema()})
+    participant = Participant(
+        store=store,
+        branches=sqlite_branches.SqliteBranchTable(),
+        resource=resource,
+        decode=OperationCodec(operation).decode,
+        clock=runtime.clock,
+    )
+    participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(
+        ParticipantServicer(participant), runtime.server
+    )
+    inquirer = Inquirer(
+        participant,
+        GrpcCoordinatorTransport(runtime.channel),
+        clock=runtime.clock,
+        rng=runtime.rng,
+    )
+    runtime.spawn(inquirer.run())
+    service = participant_service_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
+    return store, service.full_name

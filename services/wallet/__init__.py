@@ -1,0 +1,1 @@
+"""The wallet: users, their payment passwords, and payments on their behalf."""

@@ -1,0 +1,59 @@
+"""Payment passwords: argon2id (RFC 9106), off the event loop, a bounded number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import argon2
+from argon2.exceptions import VerificationError
+
+from services.errors import Overloaded
+
+# One check takes a core and 64 MiB for a tenth of a second: that is its purpose, and
+# why only so many may run and wait.
+CHECKS_AT_ONCE_MAX = 2
+CHECKS_WAITING_MAX = 64
+
+T = TypeVar("T")
+
+
+class Passwords:
+    """Makes and checks hashes."""
+
+    def __init__(self) -> None:
+        self._hasher = argon2.PasswordHasher()
+        self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE_MAX, thread_name_prefix="password")
+        self._waiting = 0
+        # Checked when there is no such user, so that the answer takes as long as for one.
+        self._nobody = self._hasher.hash("there is no such user")
+
+    async def hash(self, password: str) -> str:
+        """The hash to keep. Raises Overloaded."""
+        return await self._run(lambda: self._hasher.hash(password))
+
+    async def matches(self, kept: str | None, password: str) -> bool:
+        """Whether the password belongs to the hash; never for None. Raises Overloaded."""
+        verified = await self._run(lambda: self._verify(kept or self._nobody, password))
+        return verified and kept is not None
+
+    def close(self) -> None:
+        """Lets the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _verify(self, kept: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(kept, password)
+        except VerificationError:
+            return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._waiting >= CHECKS_WAITING_MAX:
+            raise Overloaded("PASSWORD_CHECKS", "too many passwords are being checked: try later")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._waiting -= 1
