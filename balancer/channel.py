@@ -1,0 +1,225 @@
+"""A grpc.aio.Channel that spreads calls over the endpoints of a target.
+
+Unmodified stubs take it. A call with a READY endpoint costs one pick more than on a plain
+channel and is gRPC's own call object; only a call that has to wait is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+import grpc.aio
+from grpc import ChannelConnectivity
+
+from balancer.config import ChannelConfig
+from balancer.dispatch import Dispatcher, Waiting
+from balancer.errors import MissingResolverError
+from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from balancer.policy import Policy, policy_named
+from balancer.pool import Pool
+from balancer.subchannel import AioSubchannel, Method
+from discovery.resolver import Resolver
+from discovery.static_resolver import StaticResolver
+from discovery.target import Target, parse_target
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+_DEFAULT_CONFIG: Final = ChannelConfig()
+
+
+def channel(
+    target: str,
+    *,
+    resolver: Resolver | None = None,
+    policy: str | Policy = "round_robin",
+    config: ChannelConfig = _DEFAULT_CONFIG,
+    credentials: grpc.ChannelCredentials | None = None,
+    rng: random.Random | None = None,
+) -> BalancedChannel:
+    """A channel to everyone who serves `target`. Connects at once, in the background.
+
+    `target` is `etcd:///tallystick/ledger`, a bare `ledger`, or `static:///a:1,b:2`, which
+    needs no `resolver`. `policy` is a registered name or a Policy of your own. Without
+    `credentials` connections are not encrypted. `rng` makes the spread reproducible.
+
+    Call it inside a running event loop, and close the channel there. Raises
+    InvalidTargetError, MissingResolverError, UnknownPolicyError.
+    """
+    parsed = parse_target(target)
+    if isinstance(policy, str):
+        policy = policy_named(policy, rng or random.SystemRandom())
+    return BalancedChannel(
+        parsed,
+        resolver=_resolver_of(parsed, resolver),
+        policy=policy,
+        config=config,
+        credentials=credentials,
+    )
+
+
+def _resolver_of(target: Target, resolver: Resolver | None) -> Resolver:
+    if target.scheme == "static":
+        return StaticResolver(target.addresses)
+    if resolver is None:
+        raise MissingResolverError(f"{target} needs a resolver: channel(..., resolver=...)")
+    return resolver
+
+
+class BalancedChannel(grpc.aio.Channel):
+    """A channel over many endpoints. Made by `balancer.channel`."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        resolver: Resolver,
+        policy: Policy,
+        config: ChannelConfig,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        self._target = target
+        self._config = config
+        self._waiting = Waiting(config.max_queued_calls)
+        self._pool = Pool(
+            str(target),
+            policy,
+            config,
+            lambda endpoint, on_change: AioSubchannel(endpoint, config, credentials, on_change),
+        )
+        self._subscription = resolver.subscribe(target.service, self._pool.update)
+
+    def __repr__(self) -> str:
+        return f"<BalancedChannel {self._target} {self.get_state().name}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        await self.close()
+        return None
+
+    async def close(self, grace: float | None = None) -> None:
+        """Refuses new calls and closes once those under way have ended.
+
+        After `grace` seconds (None: at once) they are cancelled.
+        """
+        if grace is not None and grace < 0:
+            raise ValueError(f"grace must be non-negative, got {grace}.")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (grace or 0.0)
+        await self._waiting.close(grace or 0.0)
+        self._subscription.close()
+        await self._pool.close(max(0.0, deadline - loop.time()))
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
+        """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.
+
+        With `try_to_connect` or without it, every endpoint is kept connected.
+        """
+        return self._pool.state
+
+    async def wait_for_state_change(self, last_observed_state: ChannelConnectivity) -> None:
+        """Returns when `get_state` is not `last_observed_state`."""
+        while self._pool.state is last_observed_state:
+            await self._pool.changed()
+
+    async def channel_ready(self) -> None:
+        """Returns when a call would start at once. Raises UsageError once closed."""
+        while (state := self.get_state()) is not ChannelConnectivity.READY:
+            if state is ChannelConnectivity.SHUTDOWN:
+                raise grpc.aio.UsageError("Channel is closed.")
+            await self._pool.changed()
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary[Req, Res]:
+        """As grpc.aio.Channel."""
+        return UnaryUnary(
+            self._dispatcher(
+                Method(
+                    "unary_unary",
+                    method,
+                    request_serializer,
+                    response_deserializer,
+                    bool(_registered_method),
+                )
+            )
+        )
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream[Req, Res]:
+        """As grpc.aio.Channel."""
+        return UnaryStream(
+            self._dispatcher(
+                Method(
+                    "unary_stream",
+                    method,
+                    request_serializer,
+                    response_deserializer,
+                    bool(_registered_method),
+                )
+            )
+        )
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary[Req, Res]:
+        """As grpc.aio.Channel."""
+        return StreamUnary(
+            self._dispatcher(
+                Method(
+                    "stream_unary",
+                    method,
+                    request_serializer,
+                    response_deserializer,
+                    bool(_registered_method),
+                )
+            )
+        )
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream[Req, Res]:
+        """As grpc.aio.Channel."""
+        return StreamStream(
+            self._dispatcher(
+                Method(
+                    "stream_stream",
+                    method,
+                    request_serializer,
+                    response_deserializer,
+                    bool(_registered_method),
+                )
+            )
+        )
+
+    def _dispatcher(self, method: Method) -> Dispatcher:
+        return Dispatcher(method, self._pool, self._waiting, self._config)

@@ -1,0 +1,179 @@
+"""Starting calls: pick, and if nobody can be picked, decide whether to wait.
+
+A call with a READY subchannel is started at once and is gRPC's own call object. Any other
+waits as a deferred call (`balancer.call`) under the rules of gRPC (grpc/doc/wait-for-
+ready.md): while the target is unresolved or connecting it is queued until its deadline;
+when nothing can be reached it fails at once, unless it is willing to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+
+from balancer.config import ChannelConfig
+from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
+from balancer.pool import Pool
+from balancer.subchannel import AioSubchannel, Method
+
+_CLOSED = "Channel is closed."
+
+
+class Status(NamedTuple):
+    """How a call ended that never reached a server."""
+
+    code: grpc.StatusCode
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller says about one call besides the request. `timeout` is in seconds."""
+
+    timeout: float | None
+    metadata: MetadataType | None
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class Waiting:
+    """The calls of a channel that wait for a connection, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.closed = False
+        self._calls: dict[grpc.aio.Call, asyncio.Task[None]] = {}
+
+    def is_full(self) -> bool:
+        """Whether one more would be too many."""
+        return len(self._calls) >= self.limit
+
+    def add(self, call: grpc.aio.Call, task: asyncio.Task[None]) -> None:
+        """Holds `call` until `task`, which places it, is done."""
+        self._calls[call] = task
+        task.add_done_callback(lambda _: self._calls.pop(call, None))
+
+    async def close(self, grace_s: float) -> None:
+        """Refuses new calls, lets these find a connection for `grace_s`, cancels the rest."""
+        self.closed = True
+        calls = dict(self._calls)
+        if calls and grace_s:
+            await asyncio.wait(calls.values(), timeout=grace_s)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+
+
+class Dispatcher:
+    """Starts calls of one method on the subchannels that the policy picks."""
+
+    def __init__(self, method: Method, pool: Pool, waiting: Waiting, config: ChannelConfig) -> None:
+        self.waiting = waiting
+        self._method = method
+        self._pool = pool
+        self._config = config
+        self._request_is_unary = method.kind.startswith("unary")
+        # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
+        self._bound: weakref.WeakKeyDictionary[Subchannel, Callable[..., Any]]
+        self._bound = weakref.WeakKeyDictionary()
+
+    def check_open(self) -> None:
+        """Raises grpc.aio.UsageError once the channel is closed, as gRPC's does."""
+        if self.waiting.closed:
+            raise grpc.aio.UsageError(_CLOSED)
+
+    def with_deadline(self, options: CallOptions) -> CallOptions:
+        """`options`, bounded if it is a unary call that says nothing."""
+        if options.timeout is None and self._method.kind == "unary_unary":
+            return replace(options, timeout=self._config.default_timeout_s)
+        return options
+
+    def start(self, request: Any, options: CallOptions) -> Any:
+        """The real call, started on the picked subchannel; None if none is READY."""
+        info = PickInfo(
+            self._method.path, options.metadata or (), request if self._request_is_unary else None
+        )
+        while (picker := self._pool.picker) is not None:
+            subchannel, on_done = _pick(picker, info)
+            if subchannel.is_ready():
+                call = self._call(subchannel, request, options)
+                if on_done is not None:
+                    call.add_done_callback(partial(_complete, on_done))
+                return call
+            if on_done is not None:
+                on_done(None)
+            self._pool.refresh()
+        return None
+
+    async def start_when_ready(
+        self, request: Any, options: CallOptions, time_remaining: Callable[[], float | None]
+    ) -> Any:
+        """As `start`, waiting for a connection; a Status if the call is refused."""
+        while True:
+            call = self.start(request, replace(options, timeout=time_remaining()))
+            outcome = self.refusal(options) if call is None else call
+            if outcome is not None:
+                return outcome
+            await self._pool.changed()
+
+    def refusal(self, options: CallOptions) -> Status | None:
+        """Why a call with `options` must not wait any longer; None if it may."""
+        if self._pool.failure is None or options.wait_for_ready:
+            return None
+        return Status(grpc.StatusCode.UNAVAILABLE, self._pool.failure)
+
+    def queue_refusal(self) -> Status | None:
+        """Why a call must not begin to wait; None if there is room."""
+        if not self.waiting.is_full():
+            return None
+        details = f"{self.waiting.limit} calls wait for a connection already"
+        return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+
+    def _call(self, subchannel: AioSubchannel, request: Any, options: CallOptions) -> Any:
+        bound = self._bound.get(subchannel)
+        if bound is None:
+            bound = self._bound[subchannel] = subchannel.bind(self._method)
+        call = bound(
+            request,
+            timeout=options.timeout,
+            metadata=options.metadata,
+            credentials=options.credentials,
+            # To wait for this one connection would be wrong: others may be READY.
+            wait_for_ready=False,
+            compression=options.compression,
+        )
+        subchannel.track(call)
+        return call
+
+
+def _pick(picker: Picker, info: PickInfo) -> tuple[AioSubchannel, CompletionHook | None]:
+    result: PickResult = picker.pick(info)
+    if not isinstance(result.subchannel, AioSubchannel):
+        raise TypeError(f"the policy picked what it was not given: {result.subchannel!r}")
+    return result.subchannel, result.on_done
+
+
+def _complete(on_done: CompletionHook, call: Any) -> None:
+    on_done(final_code(call))
+
+
+def final_code(call: Any) -> grpc.StatusCode:
+    """The status code of a call that is done, without waiting."""
+    # `code()` is a coroutine that does not suspend once the status is there, so that one
+    # step takes it to its end.
+    coroutine = call.code()
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        code: grpc.StatusCode = finished.value
+        return code
+    coroutine.close()
+    return grpc.StatusCode.UNKNOWN

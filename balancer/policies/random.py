@@ -1,0 +1,35 @@
+"""Any subchannel, each as likely as the others.
+
+It keeps nothing between calls, so many channels in many processes add up to an even
+spread, where synchronised round robins may beat in step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from balancer.policy import PickInfo, PickResult, Subchannel
+
+
+class Random:
+    """Independent uniform choices."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def build(self, subchannels: Sequence[Subchannel]) -> RandomPicker:
+        """A picker over `subchannels`."""
+        return RandomPicker(subchannels, self._rng)
+
+
+class RandomPicker:
+    """Throws a die with one side per subchannel."""
+
+    def __init__(self, subchannels: Sequence[Subchannel], rng: random.Random) -> None:
+        self._results = tuple(PickResult(subchannel) for subchannel in subchannels)
+        self._rng = rng
+
+    def pick(self, info: PickInfo) -> PickResult:  # noqa: ARG002 - chance knows no call
+        """Any of them."""
+        return self._rng.choice(self._results)

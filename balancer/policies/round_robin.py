@@ -1,0 +1,37 @@
+"""Each subchannel in turn.
+
+A picker starts at a random one: otherwise a fleet of clients that all learn of the same
+change would all send their next call to the same server (grpc-go does the same).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+
+from balancer.policy import PickInfo, PickResult, Subchannel
+
+
+class RoundRobin:
+    """After k calls over n subchannels each has had k/n, exact to 1."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def build(self, subchannels: Sequence[Subchannel]) -> RoundRobinPicker:
+        """A picker that starts anywhere."""
+        return RoundRobinPicker(subchannels, start=self._rng.randrange(len(subchannels)))
+
+
+class RoundRobinPicker:
+    """Walks the circle of `subchannels` from index `start`."""
+
+    def __init__(self, subchannels: Sequence[Subchannel], *, start: int) -> None:
+        self._results = tuple(PickResult(subchannel) for subchannel in subchannels)
+        # A counter and not itertools.cycle: its next() is one step for threads too.
+        self._turn = itertools.count(start)
+
+    def pick(self, info: PickInfo) -> PickResult:  # noqa: ARG002 - whose turn it is depends on no call
+        """The next in turn."""
+        return self._results[next(self._turn) % len(self._results)]

@@ -1,0 +1,197 @@
+"""From what the resolver knows to a picker: subchannels are opened, kept and retired.
+
+The resolver reports whole states; the pool compares them by address. Whatever happens to
+the list, a call in flight is not disturbed: an endpoint that is gone gets no new calls,
+finishes what it has within `drain_grace_s`, and is closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from grpc import ChannelConnectivity
+
+from balancer.config import ChannelConfig
+from balancer.policy import Picker, Policy
+from balancer.subchannel import AioSubchannel
+from discovery.endpoint import Endpoint
+from discovery.resolver import ResolverState
+
+Connector = Callable[[Endpoint, Callable[[], None]], AioSubchannel]
+
+_log = logging.getLogger(__name__)
+
+_PRECEDENCE = (
+    ChannelConnectivity.READY,
+    ChannelConnectivity.CONNECTING,
+    ChannelConnectivity.IDLE,
+)
+
+
+def aggregate(states: Iterable[ChannelConnectivity]) -> ChannelConnectivity:
+    """The state of a channel over subchannels in `states`.
+
+    As gRPC's round_robin defines it (grpc/doc/load-balancing.md): READY if any is, else
+    CONNECTING if any is, else IDLE, else TRANSIENT_FAILURE.
+    """
+    present = set(states)
+    for state in _PRECEDENCE:
+        if state in present:
+            return state
+    return ChannelConnectivity.TRANSIENT_FAILURE
+
+
+def eligible(subchannels: Iterable[AioSubchannel]) -> list[AioSubchannel]:
+    """Those that new calls may go to, connected or not: all that are not draining.
+
+    When none of these can be had, the draining ones stand in: they still serve, and a
+    call that would fail otherwise is worth more than a tidy shutdown.
+    """
+    subchannels = list(subchannels)
+    staying = [each for each in subchannels if not each.endpoint.draining]
+    state = aggregate(each.state for each in staying)
+    return subchannels if state is ChannelConnectivity.TRANSIENT_FAILURE else staying
+
+
+class Pool:
+    """The subchannels of one target and the picker over those that are READY.
+
+    `picker` is None while none is. `failure` then says why a call that will not wait
+    fails now, or is None while there is hope.
+    """
+
+    def __init__(
+        self, target: str, policy: Policy, config: ChannelConfig, connect: Connector
+    ) -> None:
+        self.picker: Picker | None = None
+        self.state = ChannelConnectivity.CONNECTING
+        self.failure: str | None = None
+        self._target = target
+        self._policy = policy
+        self._config = config
+        self._connect = connect
+        self._resolution = ResolverState()
+        self._subchannels: dict[str, AioSubchannel] = {}
+        self._retiring: dict[AioSubchannel, asyncio.Task[None]] = {}
+        self._built_from: tuple[tuple[AioSubchannel, Endpoint], ...] = ()
+        self._changed = asyncio.Event()
+        self._stale = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has begun."""
+        return self.state is ChannelConnectivity.SHUTDOWN
+
+    def update(self, resolution: ResolverState) -> None:
+        """Takes over what the resolver knows. A Listener."""
+        if self.closed:
+            return
+        self._resolution = resolution
+        wanted = self._within_limit(resolution.endpoints)
+        known = self._subchannels
+        self._subchannels = {
+            endpoint.address: self._keep_or_connect(known.pop(endpoint.address, None), endpoint)
+            for endpoint in wanted
+        }
+        for subchannel in known.values():
+            self._retire(subchannel, self._config.drain_grace_s)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Makes `picker`, `state` and `failure` those of this moment."""
+        self._stale = False
+        if self.closed:
+            return
+        candidates = eligible(self._subchannels.values())
+        ready = [each for each in candidates if each.state is ChannelConnectivity.READY]
+        self._build(ready)
+        self.state = self._aggregate(candidates)
+        self.failure = self._explain() if self.state is _FAILED else None
+        self._notify()
+
+    async def changed(self) -> None:
+        """Returns when anything above may have changed."""
+        await self._changed.wait()
+
+    async def close(self, grace_s: float) -> None:
+        """Takes no new calls, lets those in flight finish for `grace_s`, and closes."""
+        self.state = ChannelConnectivity.SHUTDOWN
+        self.picker = None
+        self._notify()
+        for subchannel in self._subchannels.values():
+            self._retire(subchannel, grace_s)
+        self._subchannels = {}
+        retiring = dict(self._retiring)
+        if retiring and grace_s:
+            await asyncio.wait(retiring.values(), timeout=grace_s)
+        for task in retiring.values():
+            task.cancel()
+        await asyncio.gather(*(subchannel.close() for subchannel in retiring))
+        await asyncio.gather(*retiring.values(), return_exceptions=True)
+
+    def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        limit = self._config.max_subchannels
+        if len(endpoints) > limit:
+            _log.warning("%s: using %d of %d endpoints", self._target, limit, len(endpoints))
+        return endpoints[:limit]
+
+    def _keep_or_connect(
+        self, subchannel: AioSubchannel | None, endpoint: Endpoint
+    ) -> AioSubchannel:
+        if subchannel is None:
+            return self._connect(endpoint, self._refresh_soon)
+        subchannel.endpoint = endpoint
+        return subchannel
+
+    def _refresh_soon(self) -> None:
+        # Many subchannels may change in one turn of the loop; one rebuild is enough,
+        # since a pick looks for itself whether its subchannel is still READY.
+        if not self._stale:
+            self._stale = True
+            self._loop.call_soon(self.refresh)
+
+    def _build(self, ready: list[AioSubchannel]) -> None:
+        # A picker in use is kept as long as it is right: a new one starts its turns anew.
+        built_from = tuple((each, each.endpoint) for each in ready)
+        if built_from != self._built_from:
+            self.picker = self._policy.build(tuple(ready)) if ready else None
+            self._built_from = built_from
+
+    def _aggregate(self, candidates: list[AioSubchannel]) -> ChannelConnectivity:
+        waiting_for_resolver = not self._resolution.resolved and not self._resolution.error
+        if waiting_for_resolver:
+            return ChannelConnectivity.CONNECTING
+        return aggregate(each.state for each in candidates)
+
+    def _explain(self) -> str:
+        error = self._resolution.error
+        resolver = f" (resolver: {error})" if error else ""
+        if not self._resolution.resolved:
+            return f"{self._target}: not resolved{resolver}"
+        if not self._subchannels:
+            return f"{self._target}: no endpoints{resolver}"
+        last = next(reversed(self._subchannels.values()))
+        return (
+            f"{self._target}: none of {len(self._subchannels)} endpoints can be reached, "
+            f"{last.endpoint.address}: {last.last_error}{resolver}"
+        )
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _retire(self, subchannel: AioSubchannel, grace_s: float) -> None:
+        task = self._loop.create_task(_drain_and_close(subchannel, grace_s))
+        self._retiring[subchannel] = task
+        task.add_done_callback(lambda _: self._retiring.pop(subchannel, None))
+
+
+_FAILED = ChannelConnectivity.TRANSIENT_FAILURE
+
+
+async def _drain_and_close(subchannel: AioSubchannel, grace_s: float) -> None:
+    await subchannel.drain(grace_s)
+    await subchannel.close()

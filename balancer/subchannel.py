@@ -1,0 +1,159 @@
+"""One connection to one endpoint, and what became of it.
+
+Each subchannel is a grpc.aio channel to a single address. gRPC connects, backs off and
+multiplexes; what is added here is that it connects before the first call and again after
+every loss, that it knows why the last attempt failed, and that it can be closed without
+disturbing the calls it carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import grpc
+import grpc.aio
+from grpc import ChannelConnectivity
+
+from balancer.config import ChannelConfig
+from discovery.endpoint import Endpoint
+
+PROBE_TIMEOUT_S: Final = 1.0
+# Should the connection come up in the very moment of asking, a server receives a health
+# check with an empty message, which every server may receive at any time.
+PROBE_METHOD: Final = "/grpc.health.v1.Health/Check"
+
+Kind = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC method as a stub describes it."""
+
+    kind: Kind
+    path: str
+    request_serializer: Callable[[Any], bytes] | None = None
+    response_deserializer: Callable[[bytes], Any] | None = None
+    registered: bool = False
+
+
+class AioSubchannel:
+    """A connection to `endpoint` that is kept up until `close`.
+
+    `on_change` is called on the event loop whenever `state` differs from before.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        config: ChannelConfig,
+        credentials: grpc.ChannelCredentials | None,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.state = ChannelConnectivity.IDLE
+        self.last_error = ""
+        self._on_change = on_change
+        self._channel = _open(endpoint.address, config, credentials)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    def __repr__(self) -> str:
+        return f"<AioSubchannel {self.endpoint.address} {self.state.name}>"
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have started here and not ended."""
+        return self._in_flight
+
+    def is_ready(self) -> bool:
+        """Whether it is READY at this moment; notices a loss before it is reported."""
+        if self._channel.get_state() is ChannelConnectivity.READY:
+            return True
+        self._leave_ready()
+        return False
+
+    def bind(self, method: Method) -> Callable[..., Any]:
+        """The multicallable of grpc.aio for `method` on this connection."""
+        bound: Callable[..., Any] = getattr(self._channel, method.kind)(
+            method.path,
+            method.request_serializer,
+            method.response_deserializer,
+            _registered_method=method.registered,
+        )
+        return bound
+
+    def track(self, call: grpc.aio.Call) -> None:
+        """Counts `call` as in flight until it is done."""
+        self._in_flight += 1
+        call.add_done_callback(self._untrack)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until no call is in flight, but not longer than `timeout_s`."""
+        if self._in_flight:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
+
+    async def close(self) -> None:
+        """Cancels what is in flight and closes the connection. May be repeated."""
+        self._watching.cancel()
+        self.state = ChannelConnectivity.SHUTDOWN
+        await self._channel.close()
+        await asyncio.gather(self._watching, return_exceptions=True)
+
+    def _untrack(self, _call: object) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+
+    async def _watch(self) -> None:
+        while True:
+            state = self._channel.get_state(try_to_connect=True)
+            if state is ChannelConnectivity.TRANSIENT_FAILURE:
+                self._leave_ready()
+                self.last_error = await self._why_it_failed()
+            self._report(state)
+            # Returns at once if the state is another by now.
+            await self._channel.wait_for_state_change(state)
+
+    def _leave_ready(self) -> None:
+        """Reports a lost connection as being reconnected, whose outcome is to come."""
+        if self.state is ChannelConnectivity.READY:
+            self._report(ChannelConnectivity.CONNECTING)
+
+    def _report(self, state: ChannelConnectivity) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change()
+
+    async def _why_it_failed(self) -> str:
+        """Asks by a call, the only one whom gRPC tells; it fails without being sent."""
+        probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+        probe = self._channel.unary_unary(PROBE_METHOD)
+        return await probe(b"", timeout=PROBE_TIMEOUT_S).details()
+
+
+def _open(
+    address: str, config: ChannelConfig, credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    target, options = grpc_target(address), config.grpc_options()
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options)
+    return grpc.aio.secure_channel(target, credentials, options)
+
+
+def grpc_target(address: str) -> str:
+    """`host:port` as a gRPC target that asks DNS only about names (grpc/doc/naming.md)."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return f"dns:///{address}"
+    return f"ipv{version}:{address}"

@@ -1,0 +1,110 @@
+"""A small gRPC service of all four kinds, and servers of it that come and go.
+
+Messages are bytes. Every response names the server, so that a test sees who answered.
+What a server does is told by the request: see `_obey`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+SERVICE = "tallystick.test.Echo"
+UNARY_UNARY = f"/{SERVICE}/UnaryUnary"
+UNARY_STREAM = f"/{SERVICE}/UnaryStream"
+STREAM_UNARY = f"/{SERVICE}/StreamUnary"
+STREAM_STREAM = f"/{SERVICE}/StreamStream"
+
+FAIL = b"fail"
+HANG = b"hang"
+DEFAULT_STREAM_LENGTH = 3
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class EchoServer:
+    """One server on an ephemeral port; `start` after `stop` reuses the port."""
+
+    def __init__(self, name: bytes = b"server") -> None:
+        self.name = name
+        self.port = 0
+        self.calls = 0
+        self.hanging = 0
+        self.metadata: list[tuple[str, Any]] = []
+        self.released = asyncio.Event()
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, `host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> EchoServer:
+        """Listens: on a new port the first time, on the same one after."""
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((self._handler(),))
+        self.port = self._server.add_insecure_port(self.address)
+        await self._server.start()
+        return self
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Closes the port; calls under way may take `grace_s` more."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(grace_s)
+
+    def release(self) -> None:
+        """Lets every hanging call go on."""
+        self.released.set()
+
+    def _handler(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "UnaryUnary": grpc.unary_unary_rpc_method_handler(self._unary_unary),
+                "UnaryStream": grpc.unary_stream_rpc_method_handler(self._unary_stream),
+                "StreamUnary": grpc.stream_unary_rpc_method_handler(self._stream_unary),
+                "StreamStream": grpc.stream_stream_rpc_method_handler(self._stream_stream),
+            },
+        )
+
+    async def _begin(self, context: Context) -> None:
+        self.calls += 1
+        self.metadata = list(context.invocation_metadata() or ())
+        await context.send_initial_metadata((("server", self.name.decode()),))
+        context.set_trailing_metadata((("trailer", "end"),))
+
+    async def _obey(self, request: bytes, context: Context) -> bytes:
+        if request == FAIL:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked")
+        if request == HANG:
+            self.hanging += 1
+            try:
+                await self.released.wait()
+            finally:
+                self.hanging -= 1
+        return self.name + b":" + request
+
+    async def _unary_unary(self, request: bytes, context: Context) -> bytes:
+        await self._begin(context)
+        return await self._obey(request, context)
+
+    async def _unary_stream(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        await self._begin(context)
+        for _ in range(DEFAULT_STREAM_LENGTH):
+            yield await self._obey(request, context)
+
+    async def _stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+        await self._begin(context)
+        return b",".join([await self._obey(request, context) async for request in requests])
+
+    async def _stream_stream(
+        self, requests: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        await self._begin(context)
+        async for request in requests:
+            yield await self._obey(request, context)
