@@ -126,7 +126,7 @@ class Demo:
         return answer.trade
 
     async def _pay(self, clients: Clients, trade: order.Trade) -> wallet.ConfirmPaymentResponse:
-        with self._step("wallet: alice scans it and confirms: order and ledger in one transaction"):
+        with self._step("wallet: alice confirms: order and ledger in one transaction"):
             answer = await call(clients.wallet.ConfirmPayment, self._confirmation(trade))
             if answer.state != wallet.PAYMENT_STATE_SUCCEEDED:
                 raise DemoFailed(wallet.PaymentState.Name(answer.state))
@@ -163,7 +163,7 @@ class Demo:
         trade = await self._create_trade(clients, "bicycle", TOO_MUCH_MINOR)
         with self._step("both books: before"):
             before = await self._position(clients, trade)
-        with self._step("wallet: alice confirms, and cannot afford it: INSUFFICIENT_FUNDS"):
+        with self._step("wallet: alice cannot afford it: INSUFFICIENT_FUNDS"):
             await self._expect_refusal(clients, trade)
         with self._step("both books: untouched, the trade can still be paid"):
             after = await self._position(clients, trade)

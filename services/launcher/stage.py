@@ -6,6 +6,7 @@ In a terminal it has colours; into a pipe, or with NO_COLOR, it is plain text 10
 from __future__ import annotations
 
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 100
-TITLE_WIDTH = 68
+TITLE_WIDTH = 64
 QR_BORDER_MODULES = 2
 # Two rows of modules to a line of text, by (upper is light, lower is light).
 HALF_BLOCKS = {(True, True): "█", (True, False): "▀", (False, True): "▄", (False, False): " "}
@@ -31,8 +32,12 @@ class Stage:
         out = output or sys.stdout
         if isinstance(out, io.TextIOWrapper):
             out.reconfigure(encoding="utf-8", errors="replace")  # half blocks, in any locale
+        fancy = out.isatty() and not os.environ.get("NO_COLOR")
         self._console = Console(
-            file=out, highlight=False, width=None if out.isatty() else PIPE_WIDTH
+            file=out,
+            highlight=False,
+            force_terminal=fancy,
+            width=None if out.isatty() else PIPE_WIDTH,
         )
         self._started_s = time.monotonic()
         self._steps = 0
@@ -44,7 +49,7 @@ class Stage:
 
     def tell(self, line: str = "") -> None:
         """One line as it is."""
-        self._console.print(Text(line))
+        self._console.print(Text(line), soft_wrap=True)
         self._console.file.flush()
 
     @contextmanager
@@ -54,10 +59,12 @@ class Stage:
         started_s = time.monotonic()
         yield
         took_ms = (time.monotonic() - started_s) * 1000
-        line = Text(f"{self._steps:>2}  ", style="bold cyan")
-        line.append(f"{title:<{TITLE_WIDTH}} ", style="default not bold")
-        line.append(f"{took_ms:7.1f} ms", style="default dim")
-        self._console.print(line)
+        line = Text.assemble(
+            (f"{self._steps:>2}  ", "bold cyan"),
+            f"{title:<{TITLE_WIDTH}} ",
+            (f"{took_ms:7.1f} ms", "dim"),
+        )
+        self._console.print(line, soft_wrap=True)
         self._console.file.flush()
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -77,7 +84,7 @@ class Stage:
         self._console.print()
         for line in qr_lines(content):
             self._console.print(Text(f"    {line}", style="white on black"), no_wrap=True)
-        self._console.print(Text(f"    {content}"))
+        self._console.print(Text(f"    {content}"), soft_wrap=True)
         self._console.print()
 
 
