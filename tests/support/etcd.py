@@ -59,6 +59,7 @@ class EtcdProcess:
 
     @property
     def running(self) -> bool:
+        """The process is there."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -119,13 +120,14 @@ class EtcdProcess:
         self.post("/v3/kv/put", {"key": _b64(key), "value": _b64(value), "lease": str(lease_id)})
 
     def delete(self, key: str) -> None:
+        """Deletes one key."""
         self.post("/v3/kv/deleterange", {"key": _b64(key)})
 
     def clear(self) -> None:
         """Deletes every key."""
         self.post("/v3/kv/deleterange", {"key": _b64(b"\0"), "range_end": _b64(b"\0")})
 
-    def keys(self, prefix: str = "") -> dict[str, bytes]:
+    def entries(self, prefix: str = "") -> dict[str, bytes]:
         """Every key that starts with `prefix`, and its value."""
         reply = self.post("/v3/kv/range", {"key": _b64(b"\0"), "range_end": _b64(b"\0")})
         pairs = {
@@ -134,12 +136,13 @@ class EtcdProcess:
         }
         return {key: value for key, value in pairs.items() if key.startswith(prefix)}
 
-    def leases(self, key: str) -> int:
+    def lease_of(self, key: str) -> int:
         """The lease under which `key` stands; 0 for none, or when there is no such key."""
         found = self.post("/v3/kv/range", {"key": _b64(key)}).get("kvs", [])
         return int(found[0].get("lease", 0)) if found else 0
 
     def revision(self) -> int:
+        """The store's revision now."""
         return int(self.post("/v3/kv/range", {"key": _b64("?")})["header"]["revision"])
 
     def compact(self) -> int:
@@ -149,6 +152,7 @@ class EtcdProcess:
         return revision
 
     def revoke(self, lease_id: int) -> None:
+        """Revokes a lease, with all that stands under it."""
         self.post("/v3/lease/revoke", {"ID": str(lease_id)})
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
