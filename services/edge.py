@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -23,8 +23,8 @@ OUR_METHODS = "/tallystick."
 
 _log = structlog.get_logger(__name__)
 
-_Handler = grpc.RpcMethodHandler[Any, Any] | None
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Behaviour = Callable[[Message, _Context], Awaitable[Message]]
 
 

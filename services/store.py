@@ -11,6 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
+from services.failpoints import crash_point
 from services.runtime import Runtime, die_in_doubt
 from txn.participant import Inquirer, Participant, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
@@ -57,6 +58,7 @@ def open_participant(
         resource=resource,
         decode=OperationCodec(operation).decode,
         clock=runtime.clock,
+        crash_point=crash_point(),
     )
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(
         ParticipantServicer(participant), runtime.server

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from txn import protocol
 from txn.clock import Backoff, Clock
+from txn.crash_point import AFTER_DECISION, CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.errors import (
     Alarm,
@@ -90,6 +91,7 @@ class Coordinator:
         clock: Clock,
         rng: random.Random,
         new_txn_id: Callable[[], TxnId],
+        crash_point: CrashPoint = no_crash,
     ) -> None:
         self._config = config
         self._decisions = log
@@ -97,6 +99,7 @@ class Coordinator:
         self._clock = clock
         self._rng = rng
         self._new_txn_id = new_txn_id
+        self._crash_point = crash_point
         self._active: dict[TxnId, Transaction] = {}
         self._by_key: dict[tuple[str, str], Transaction] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -353,6 +356,7 @@ class Coordinator:
                 # Surely not written, and nothing may be answered before it is.
                 await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
                 attempt += 1
+        self._crash_point(AFTER_DECISION)
         transaction.stands = stands
         transaction.decided.set()
         mine = stands.txn_id == transaction.txn_id

@@ -19,6 +19,7 @@ from txn import barrier
 from txn.barrier import OnAbort, OnCommit, OnPrepare
 from txn.branch_table import BranchTable
 from txn.clock import Clock
+from txn.crash_point import AFTER_APPLY, AFTER_VOTE, CrashPoint, no_crash
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
@@ -86,6 +87,7 @@ class Participant(Generic[Tx, Op]):
         resource: Resource[Tx, Op],
         decode: Callable[[Operation], Op],
         clock: Clock,
+        crash_point: CrashPoint = no_crash,
     ) -> None:
         """`decode` turns an operation into what the resource takes; it raises InvalidOperation."""
         self._store = store
@@ -93,6 +95,7 @@ class Participant(Generic[Tx, Op]):
         self._resource = resource
         self._decode = decode
         self._clock = clock
+        self._crash_point = crash_point
 
     async def prepare(self, message: Prepare) -> VoteReply:
         """Reserves and votes; the vote is durable on return.
@@ -102,9 +105,11 @@ class Participant(Generic[Tx, Op]):
         """
         operation = self._decode(message.operation)
         try:
-            return await self._store.write(lambda tx: self._prepare(tx, message, operation))
+            reply = await self._store.write(lambda tx: self._prepare(tx, message, operation))
         except Refused as refused:
             return VoteReply(Vote.ABORT, refused.reason)
+        self._crash_point(AFTER_VOTE)
+        return reply
 
     async def commit(self, key: BranchKey) -> None:
         """Makes a prepared branch final; durable on return, and the same when repeated.
@@ -112,6 +117,7 @@ class Participant(Generic[Tx, Op]):
         Raises UnknownBranch or BranchAborted: alarms, never success.
         """
         await self._store.write(lambda tx: self._commit(tx, key))
+        self._crash_point(AFTER_APPLY)
 
     async def abort(self, key: BranchKey) -> None:
         """Gives back what a branch holds, or remembers that it must never hold anything.

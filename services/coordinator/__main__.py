@@ -6,6 +6,7 @@ import os
 
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
+from services.failpoints import crash_point
 from services.ids import new_id
 from services.runtime import DRAIN_GRACE_S, Runtime, main
 from services.store import open_store
@@ -30,6 +31,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         clock=runtime.clock,
         rng=runtime.rng,
         new_txn_id=lambda: TxnId(new_id()),
+        crash_point=crash_point(),
     )
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
         CoordinatorServicer(coordinator), runtime.server

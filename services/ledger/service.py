@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from tallystick.ledger.v1 import ledger_service_pb2 as pb
@@ -14,7 +14,7 @@ from services.ledger import books
 from services.store import SqliteStore
 from txn.clock import Clock
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):

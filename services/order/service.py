@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from tallystick.order.v1 import order_service_pb2 as pb
@@ -28,7 +28,7 @@ _STATES_OUT = {
     TradeState.TRADE_SUCCESS: pb.TRADE_STATE_TRADE_SUCCESS,
     TradeState.TRADE_CLOSED: pb.TRADE_STATE_TRADE_CLOSED,
 }
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ class Passwords:
     """Makes and checks hashes."""
 
     def __init__(self) -> None:
-        self._hasher = argon2.PasswordHasher()
+        # One lane: more would start 48 threads for each hash and be no harder to guess.
+        self._hasher = argon2.PasswordHasher(parallelism=1)
         self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE_MAX, thread_name_prefix="password")
         self._waiting = 0
         # Checked when there is no such user, so that the answer takes as long as for one.

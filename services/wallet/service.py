@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2
@@ -24,7 +24,7 @@ READ_TIMEOUT_S = 5.0
 EXECUTE_TIMEOUT_S = 15.0
 ACCOUNT_PREFIX = "user:"
 
-_Context = grpc.aio.ServicerContext[Any, Any]
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
@@ -87,7 +87,10 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
         except grpc.aio.AioRpcError as error:
             _raise_refused(error)
         if result.outcome == coordinator_service_pb2.OUTCOME_ABORTED:
-            raise FailedPrecondition(result.reason, "the payment was refused; nothing was charged")
+            raise FailedPrecondition(
+                result.reason,
+                f"the payment was refused ({result.reason}); nothing was charged",
+            )
         committed = result.outcome == coordinator_service_pb2.OUTCOME_COMMITTED
         return pb.ConfirmPaymentResponse(
             txn_id=result.txn_id,

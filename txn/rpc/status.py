@@ -6,7 +6,7 @@ Details follow AIP-193: ErrorInfo for machines, BadRequest for fields.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import protovalidate
@@ -32,7 +32,7 @@ from txn.errors import (
 ERROR_DOMAIN = "tallystick"
 
 T = TypeVar("T")
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _STATUS: tuple[tuple[type[TxnError], grpc.StatusCode, str], ...] = (
     (InvalidOperation, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_OPERATION"),

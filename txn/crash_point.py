@@ -1,0 +1,19 @@
+"""Named moments at which a test may end the process: handed in, and doing nothing by default.
+
+Each lies between a force and the message that follows it, where a crash is hardest to
+survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+AFTER_DECISION = "after-decision"
+AFTER_VOTE = "after-vote"
+AFTER_APPLY = "after-apply"
+
+CrashPoint = Callable[[str], None]
+
+
+def no_crash(name: str) -> None:
+    """What production hands in."""
