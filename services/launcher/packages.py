@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -29,9 +30,11 @@ TEXT_OPTIONS = {
     "no-index": "UV_NO_INDEX",
     "trusted-host": "UV_INSECURE_HOST",
 }
+FREE_BYTES_MIN = 4 * 1024 * 1024
+DISK_FULL = "the disk is full: free some space"
 # What tools print, and the one line that it means for the person who reads it.
 CAUSES = (
-    (("No space left on device", "Disk quota exceeded"), "the disk is full: free some space"),
+    (("No space left on device", "Disk quota exceeded"), DISK_FULL),
     (
         ("do not match the hashes", "Hash mismatch", "DO NOT MATCH"),
         "the package index serves a file other than the locked one: check the index",
@@ -74,7 +77,8 @@ class CommandFailed(Exception):
         for signs, meaning in CAUSES:
             if any(sign in self.printed for sign in signs):
                 return meaning
-        return None
+        full = shutil.disk_usage(UV.parent).free < FREE_BYTES_MIN
+        return DISK_FULL if full else None  # venv swallows what its pip printed
 
     def in_one_line(self) -> str:
         """What is wrong and what to do, else the last thing the tool said."""
