@@ -67,8 +67,9 @@ class Waiting:
         calls = dict(self._calls)
         if calls and grace_s:
             await asyncio.wait(calls.values(), timeout=grace_s)
-        for call in calls:
-            call.cancel()
+        for call, task in calls.items():
+            if not task.done():
+                call.cancel()
         await asyncio.gather(*calls.values(), return_exceptions=True)
 
 

@@ -16,12 +16,10 @@ import pytest
 from grpc import StatusCode
 
 import balancer
+from tests.balancer.calls import stream_stream, stream_unary, unary_stream, unary_unary
 from tests.balancer.echo import (
     FAIL,
     HANG,
-    STREAM_STREAM,
-    STREAM_UNARY,
-    UNARY_STREAM,
     UNARY_UNARY,
     EchoServer,
 )
@@ -44,26 +42,6 @@ async def channel(
         made = balancer.channel(f"static:///{server.address}")
     async with made:
         yield made
-
-
-def unary_unary(channel: grpc.aio.Channel) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
-    """One request, one response."""
-    return channel.unary_unary(UNARY_UNARY)
-
-
-def unary_stream(channel: grpc.aio.Channel) -> grpc.aio.UnaryStreamMultiCallable[bytes, bytes]:
-    """One request, three responses."""
-    return channel.unary_stream(UNARY_STREAM)
-
-
-def stream_unary(channel: grpc.aio.Channel) -> grpc.aio.StreamUnaryMultiCallable[bytes, bytes]:
-    """The requests joined into one response."""
-    return channel.stream_unary(STREAM_UNARY)
-
-
-def stream_stream(channel: grpc.aio.Channel) -> grpc.aio.StreamStreamMultiCallable[bytes, bytes]:
-    """A response per request."""
-    return channel.stream_stream(STREAM_STREAM)
 
 
 ALL_KINDS = pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""What a policy is told: the call before the pick, and its end after it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+import pytest
+from grpc import StatusCode
+
+import balancer
+from balancer import PickInfo, PickResult, Subchannel
+from balancer.testing import FakeSubchannel
+from discovery.endpoint import Endpoint
+from tests.balancer.calls import call, stream_unary, unary_stream
+from tests.balancer.conftest import StartServer
+from tests.balancer.echo import FAIL, HANG, STREAM_UNARY, UNARY_UNARY, EchoServer
+from tests.balancer.waiting import eventually
+
+
+class Recording:
+    """Picks the first subchannel and remembers everything."""
+
+    def __init__(self) -> None:
+        self.picks: list[PickInfo] = []
+        self.ends: list[StatusCode | None] = []
+        self._given: tuple[Subchannel, ...] = ()
+
+    def build(self, subchannels: Sequence[Subchannel]) -> Recording:
+        """Itself, over `subchannels`."""
+        self._given = tuple(subchannels)
+        return self
+
+    def pick(self, info: PickInfo) -> PickResult:
+        """The first."""
+        self.picks.append(info)
+        return PickResult(self._given[0], self.ends.append)
+
+
+async def test_what_a_pick_is_told(server: EchoServer) -> None:
+    """A policy sees method, metadata and, if there is one, the request message."""
+    policy = Recording()
+    async with balancer.channel(f"static:///{server.address}", policy=policy) as channel:
+        await channel.channel_ready()
+        upper: grpc.aio.UnaryUnaryMultiCallable[str, bytes]
+        upper = channel.unary_unary(UNARY_UNARY, request_serializer=str.encode)
+        await upper("x", metadata=(("key", "value"),))
+        await stream_unary(channel)(iter([b"x"]))
+    expected = [
+        PickInfo(UNARY_UNARY, (("key", "value"),), "x"),
+        PickInfo(STREAM_UNARY, (), None),
+    ]
+    assert expected == policy.picks
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+async def test_the_hook_is_told_how_it_ended(server: EchoServer, *, deferred: bool) -> None:
+    """The completion hook gets the status code of each call, once."""
+    policy = Recording()
+    async with balancer.channel(f"static:///{server.address}", policy=policy) as channel:
+        if not deferred:
+            await channel.channel_ready()
+        await call(channel)
+        await call(channel, FAIL).code()
+        await call(channel, HANG, timeout=0.1).code()
+        cancelled = call(channel, HANG)
+        await eventually(lambda: server.hanging == 1)
+        cancelled.cancel()
+        assert 3 == len([response async for response in unary_stream(channel)(b"x")])
+        await eventually(lambda: len(policy.ends) == 5)
+    assert [
+        StatusCode.OK,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.CANCELLED,
+        StatusCode.OK,
+    ] == policy.ends
+
+
+async def test_a_pick_that_came_too_late_is_given_back(start_server: StartServer) -> None:
+    """The hook of a pick whose connection was just lost is told that nothing started."""
+    servers = [await start_server(name) for name in (b"a", b"b")]
+    policy = Recording()
+    target = "static:///" + ",".join(server.address for server in servers)
+    async with balancer.channel(target, policy=policy) as channel:
+        await eventually(lambda: len(policy._given) == 2)
+        first = next(each for each in servers if each.address == policy._given[0].endpoint.address)
+        lost = channel._pool._subchannels[first.address]
+        stopping = asyncio.ensure_future(first.stop())
+        await asyncio.sleep(0)
+        give_up = time.monotonic() + 10
+        while lost._channel.get_state() is grpc.ChannelConnectivity.READY:
+            assert time.monotonic() < give_up
+        await call(channel)
+        await stopping
+    assert [None, StatusCode.OK] == policy.ends
+
+
+class Foreign(Recording):
+    """Picks what it was not given."""
+
+    def pick(self, info: PickInfo) -> PickResult:
+        """A subchannel from nowhere."""
+        return PickResult(FakeSubchannel(Endpoint("10.9.9.9:1")))
+
+
+async def test_a_foreign_subchannel_is_an_error(server: EchoServer) -> None:
+    """A policy that picks a subchannel of its own invention is told so."""
+    async with balancer.channel(f"static:///{server.address}", policy=Foreign()) as channel:
+        await channel.channel_ready()
+        with pytest.raises(TypeError, match="not given"):
+            call(channel)
