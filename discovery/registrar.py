@@ -156,7 +156,7 @@ class Registrar:
 
     async def drain(self) -> None:
         """Marks every endpoint as draining. Returns at once."""
-        for registration in self._registrations.values():
+        for registration in tuple(self._registrations.values()):
             await registration.drain()
 
     async def close(self) -> None:
