@@ -131,30 +131,40 @@ def step(progress: Progress, event: Event) -> Step:
         case OutcomeStands(outcome):
             return _on_outcome(progress, outcome)
         case Settled(branch_id):
-            return _finish_if_settled(_with(progress, branch_id, settled=True), ())
+            return _on_settled(progress, branch_id)
 
 
 def _on_vote(progress: Progress, event: Voted) -> Step:
-    if progress.state is not TransactionState.PREPARING:
+    if not _is_awaited(progress, event.branch_id):
         return progress, ()
-    progress = _with(progress, event.branch_id, vote=event.vote)
     if event.vote is Vote.ABORT:
-        return _on_refusal(progress, event.branch_id, event.reason)
+        return _on_refusal(progress, event.branch_id, event.reason, vote=Vote.ABORT)
+    progress = _with(progress, event.branch_id, vote=event.vote)
     if any(branch.vote is None for branch in progress.branches.values()):
         return progress, ()
     return _moved(progress, TransactionState.DECIDING), (ForceOutcome(Outcome.COMMITTED),)
 
 
-def _on_refusal(progress: Progress, branch_id: BranchId, reason: str) -> Step:
+def _on_refusal(
+    progress: Progress, branch_id: BranchId, reason: str, *, vote: Vote | None = None
+) -> Step:
     """The first refusal aborts. The abort messages do not wait for the log: presumed abort."""
-    if progress.state is not TransactionState.PREPARING:
+    if not _is_awaited(progress, branch_id):
         return progress, ()
-    progress = _moved(progress, TransactionState.ABORTING)
+    progress = _moved(_with(progress, branch_id, vote=vote), TransactionState.ABORTING)
     progress = replace(progress, reason=reason, refused_branch_id=branch_id)
     return progress, (*_phase_two(progress), ForceOutcome(Outcome.ABORTED))
 
 
+def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
+    """A branch has one word. Were a second to replace a COMMIT, nobody would tell it to abort."""
+    preparing = progress.state is TransactionState.PREPARING
+    return preparing and progress.branches[branch_id].vote is None
+
+
 def _on_outcome(progress: Progress, outcome: Outcome) -> Step:
+    if progress.durable is not None or progress.state is TransactionState.PREPARING:
+        return progress, ()
     progress = replace(progress, durable=outcome)
     if progress.state is not TransactionState.DECIDING:
         return _finish_if_settled(progress, ())
@@ -163,6 +173,12 @@ def _on_outcome(progress: Progress, outcome: Outcome) -> Step:
     else:
         progress = _moved(progress, TransactionState.ABORTING)
     return _finish_if_settled(progress, _phase_two(progress))
+
+
+def _on_settled(progress: Progress, branch_id: BranchId) -> Step:
+    if progress.state not in (TransactionState.COMMITTING, TransactionState.ABORTING):
+        return progress, ()
+    return _finish_if_settled(_with(progress, branch_id, settled=True), ())
 
 
 def _phase_two(progress: Progress) -> tuple[Action, ...]:

@@ -1,0 +1,208 @@
+"""What the tests of txn share: values, a clock that does not wait, a transport with a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+
+from txn.clock import Backoff
+from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.decision_log import DecisionLog
+from txn.model import (
+    Branch,
+    BranchId,
+    BranchKey,
+    Decision,
+    LoggedBranch,
+    Operation,
+    Prepare,
+    RequestKey,
+    TxnId,
+    VoteReply,
+)
+from txn.state import Outcome, Vote
+from txn.testing import MemoryDecisionLog, MemoryStore
+
+DEADLINE_S = 10.0
+POLL_S = 0.002
+WAIT_S = 5.0
+CALLER = "tester"
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
+    """Returns when `condition()` holds; fails after `timeout_s`."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - the condition may be anything
+            await asyncio.sleep(POLL_S)
+
+
+async def turns(count: int = 20) -> None:
+    """Lets everything that is ready to run do so."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def key(txn_id: str = "t1", branch_id: str = "a") -> BranchKey:
+    """A branch key."""
+    return BranchKey(TxnId(txn_id), BranchId(branch_id))
+
+
+def operation(value: bytes = b"op") -> Operation:
+    """An operation that says `value`."""
+    return Operation("type.example/Op", value)
+
+
+def prepare(txn_id: str = "t1", branch_id: str = "a", value: bytes = b"op") -> Prepare:
+    """A prepare message."""
+    return Prepare(key(txn_id, branch_id), "coordinator", operation(value))
+
+
+def branch(branch_id: str, participant: str = "", value: bytes = b"op") -> Branch:
+    """A branch at the participant of the same name."""
+    return Branch(BranchId(branch_id), participant or branch_id, operation(value))
+
+
+TWO = (branch("order"), branch("ledger"))
+
+
+def commit_row(txn_id: str, *votes: tuple[str, Vote], idempotency_key: str = "k") -> Decision:
+    """A commit in the log whose end is not written."""
+    return Decision(
+        TxnId(txn_id),
+        Outcome.COMMITTED,
+        RequestKey(CALLER, idempotency_key, b"body"),
+        tuple(LoggedBranch(BranchId(name), name, vote) for name, vote in votes),
+        decided_at_us=1,
+    )
+
+
+class FastClock:
+    """Time that passes only by sleeping, and then at once."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.utc = 1_700_000_000_000_000
+
+    def monotonic(self) -> float:
+        """Seconds slept so far."""
+        return self.now_s
+
+    def utc_us(self) -> int:
+        """A time that a test may set."""
+        return self.utc
+
+    async def sleep(self, seconds: float) -> None:
+        """Yields once."""
+        self.now_s += seconds
+        await asyncio.sleep(0)
+
+
+Reply = Vote | VoteReply | BaseException | Callable[[], Awaitable[object]] | None
+
+
+class ScriptedTransport:
+    """ParticipantTransport that does as told, then agrees to everything."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.always: dict[tuple[str, str], Reply] = {}
+        self._script: dict[tuple[str, str], deque[Reply]] = defaultdict(deque)
+
+    def on(self, verb: str, participant: str, *replies: Reply) -> None:
+        """Queues replies; what is callable is awaited and its result is the reply."""
+        self._script[verb, participant].extend(replies)
+
+    def count(self, verb: str, participant: str) -> int:
+        """How often this was sent."""
+        return self.calls.count((verb, participant))
+
+    def sent(self, verb: str) -> set[str]:
+        """To whom this was sent."""
+        return {participant for sent, participant in self.calls if sent == verb}
+
+    async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
+        """See ParticipantTransport.prepare."""
+        reply = await self._reply("prepare", participant)
+        if isinstance(reply, VoteReply):
+            return reply
+        return VoteReply(reply if isinstance(reply, Vote) else Vote.COMMIT)
+
+    async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
+        """See ParticipantTransport.commit."""
+        await self._reply("commit", participant)
+
+    async def abort(self, participant: str, key: BranchKey, timeout_s: float) -> None:
+        """See ParticipantTransport.abort."""
+        await self._reply("abort", participant)
+
+    async def _reply(self, verb: str, participant: str) -> object:
+        self.calls.append((verb, participant))
+        await asyncio.sleep(0)
+        queue = self._script[verb, participant]
+        reply: object = queue.popleft() if queue else self.always.get((verb, participant))
+        if callable(reply):
+            reply = await reply()
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+
+class Gate:
+    """A reply that does not come before the gate is opened."""
+
+    def __init__(self, then: Reply = None) -> None:
+        self.then = then
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def __call__(self) -> Reply:
+        self.reached.set()
+        await self.opened.wait()
+        return self.then
+
+
+def coordinator(
+    transport: ScriptedTransport,
+    log: DecisionLog,
+    *,
+    first_txn: int = 1,
+    clock: FastClock | None = None,
+    **limits: float,
+) -> Coordinator:
+    """An engine over `log`, not started; its txn_ids are t1, t2..."""
+    numbers = iter(range(first_txn, 1_000_000))
+    return Coordinator(
+        config=CoordinatorConfig(
+            name="coordinator",
+            participants=frozenset({"order", "ledger", "audit"}),
+            retry=Backoff(initial_s=0.05, max_s=1.0),
+            **limits,  # type: ignore[arg-type]
+        ),
+        log=log,
+        transport=transport,
+        clock=clock or FastClock(),
+        rng=Random(1),
+        new_txn_id=lambda: TxnId(f"t{next(numbers)}"),
+    )
+
+
+@asynccontextmanager
+async def serving(
+    transport: ScriptedTransport,
+    log: DecisionLog | None = None,
+    **settings: float,
+) -> AsyncIterator[Coordinator]:
+    """A started engine; stopped without grace at the end."""
+    engine = coordinator(
+        transport,
+        MemoryDecisionLog(MemoryStore()) if log is None else log,
+        **settings,  # type: ignore[arg-type]
+    )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close(grace_s=0)

@@ -1,0 +1,59 @@
+"""The barrier's table: what is remembered, what arrives, what is done."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.txn.helpers import key, operation
+from txn.barrier import OnAbort, OnCommit, OnPrepare, on_abort, on_commit, on_prepare
+from txn.model import BranchRow
+from txn.state import BranchState
+
+OP = operation(b"first")
+OTHER = operation(b"second")
+
+
+def _row(state: BranchState | None) -> BranchRow | None:
+    return None if state is None else BranchRow(key(), state, "coordinator", OP, 1)
+
+
+TABLE = [
+    (None, OnPrepare.RUN, OnPrepare.RUN, OnCommit.UNKNOWN, OnAbort.REMEMBER),
+    (
+        BranchState.PREPARED,
+        OnPrepare.REPEAT,
+        OnPrepare.CONFLICT,
+        OnCommit.APPLY,
+        OnAbort.UNDO,
+    ),
+    (
+        BranchState.COMMITTED,
+        OnPrepare.REPEAT,
+        OnPrepare.CONFLICT,
+        OnCommit.DONE,
+        OnAbort.WAS_COMMITTED,
+    ),
+    (BranchState.ABORTED, OnPrepare.LATE, OnPrepare.LATE, OnCommit.WAS_ABORTED, OnAbort.DONE),
+]
+
+
+@pytest.mark.parametrize(("state", "prepare", "prepare_other", "commit", "abort"), TABLE)
+def test_table(
+    state: BranchState | None,
+    prepare: OnPrepare,
+    prepare_other: OnPrepare,
+    commit: OnCommit,
+    abort: OnAbort,
+) -> None:
+    """Each message is answered from what is remembered of its branch, and from nothing else."""
+    row = _row(state)
+    assert prepare is on_prepare(row, OP)
+    assert prepare_other is on_prepare(row, OTHER)
+    assert commit is on_commit(row)
+    assert abort is on_abort(row)
+
+
+def test_prepare_after_an_empty_abort_is_late() -> None:
+    """An empty abort has no operation to compare with, and refuses every prepare."""
+    row = BranchRow(key(), BranchState.ABORTED, "", None, 1)
+    assert OnPrepare.LATE is on_prepare(row, OP)

@@ -1,0 +1,272 @@
+"""The coordinator's rules, as sequences of events and the actions that must follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from txn import protocol
+from txn.model import BranchId
+from txn.protocol import (
+    Action,
+    Event,
+    ForceOutcome,
+    OutcomeStands,
+    PrepareFailed,
+    Progress,
+    SendAbort,
+    SendCommit,
+    SendPrepare,
+    Settled,
+    Voted,
+    WriteEnd,
+)
+from txn.state import Outcome, TransactionState, Vote
+
+A, B, C = BranchId("a"), BranchId("b"), BranchId("c")
+COMMITTED = OutcomeStands(Outcome.COMMITTED)
+ABORTED = OutcomeStands(Outcome.ABORTED)
+FORCE_COMMIT = ForceOutcome(Outcome.COMMITTED)
+FORCE_ABORT = ForceOutcome(Outcome.ABORTED)
+S = TransactionState
+
+
+def yes(branch_id: BranchId) -> Voted:
+    """A vote to commit."""
+    return Voted(branch_id, Vote.COMMIT)
+
+
+def no(branch_id: BranchId) -> Voted:
+    """A vote to abort."""
+    return Voted(branch_id, Vote.ABORT, "NO")
+
+
+def read_only(branch_id: BranchId) -> Voted:
+    """A vote that takes no part."""
+    return Voted(branch_id, Vote.READ_ONLY)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Branches, then each event with the actions that follow it, then where that ends."""
+
+    branches: tuple[BranchId, ...]
+    steps: tuple[tuple[Event, tuple[Action, ...]], ...]
+    ends: TransactionState
+
+
+CASES = {
+    "two agree": Case(
+        (A, B),
+        (
+            (yes(A), ()),
+            (yes(B), (FORCE_COMMIT,)),
+            (COMMITTED, (SendCommit(A), SendCommit(B))),
+            (Settled(B), ()),
+            (Settled(A), (WriteEnd(),)),
+        ),
+        S.COMMITTED,
+    ),
+    "one branch alone": Case(
+        (A,),
+        (
+            (yes(A), (FORCE_COMMIT,)),
+            (COMMITTED, (SendCommit(A),)),
+            (Settled(A), (WriteEnd(),)),
+        ),
+        S.COMMITTED,
+    ),
+    "the first refusal aborts all but the refuser": Case(
+        (A, B, C),
+        (
+            (yes(A), ()),
+            (no(B), (SendAbort(A), SendAbort(C), FORCE_ABORT)),
+            (ABORTED, ()),
+            (Settled(A), ()),
+            (Settled(C), ()),
+        ),
+        S.ABORTED,
+    ),
+    "a read-only voter is told nothing of an abort": Case(
+        (A, B, C),
+        (
+            (read_only(A), ()),
+            (no(B), (SendAbort(C), FORCE_ABORT)),
+            (Settled(C), ()),
+            (ABORTED, ()),
+        ),
+        S.ABORTED,
+    ),
+    "a read-only voter is told nothing of a commit": Case(
+        (A, B),
+        (
+            (read_only(A), ()),
+            (yes(B), (FORCE_COMMIT,)),
+            (COMMITTED, (SendCommit(B),)),
+            (Settled(B), (WriteEnd(),)),
+        ),
+        S.COMMITTED,
+    ),
+    "all read-only ends with the decision": Case(
+        (A, B),
+        ((read_only(A), ()), (read_only(B), (FORCE_COMMIT,)), (COMMITTED, (WriteEnd(),))),
+        S.COMMITTED,
+    ),
+    "one that did not answer is told to abort": Case(
+        (A, B),
+        (
+            (PrepareFailed(A, "GONE"), (SendAbort(A), SendAbort(B), FORCE_ABORT)),
+            (Settled(A), ()),
+            (Settled(B), ()),
+            (ABORTED, ()),
+        ),
+        S.ABORTED,
+    ),
+    "a lone refuser aborts without a message": Case(
+        (A,), ((no(A), (FORCE_ABORT,)), (ABORTED, ())), S.ABORTED
+    ),
+    "a decision that lost against another's row aborts": Case(
+        (A, B),
+        (
+            (yes(A), ()),
+            (yes(B), (FORCE_COMMIT,)),
+            (ABORTED, (SendAbort(A), SendAbort(B))),
+            (Settled(A), ()),
+            (Settled(B), ()),
+        ),
+        S.ABORTED,
+    ),
+    "late votes change nothing": Case(
+        (A, B),
+        (
+            (no(A), (SendAbort(B), FORCE_ABORT)),
+            (yes(B), ()),
+            (no(B), ()),
+            (PrepareFailed(B, "GONE"), ()),
+            (ABORTED, ()),
+        ),
+        S.ABORTING,
+    ),
+    "repeated events change nothing": Case(
+        (A, B),
+        (
+            (yes(A), ()),
+            (yes(A), ()),
+            (yes(B), (FORCE_COMMIT,)),
+            (yes(B), ()),
+            (COMMITTED, (SendCommit(A), SendCommit(B))),
+            (COMMITTED, ()),
+            (Settled(A), ()),
+            (Settled(A), ()),
+            (Settled(B), (WriteEnd(),)),
+            (Settled(B), ()),
+            (COMMITTED, ()),
+        ),
+        S.COMMITTED,
+    ),
+    "a second word of a branch does not replace its vote": Case(
+        (A, B),
+        ((yes(A), ()), (no(A), ()), (PrepareFailed(A, "GONE"), ()), (read_only(A), ())),
+        S.PREPARING,
+    ),
+    "what nobody can have said yet changes nothing": Case(
+        (A, B),
+        (
+            (Settled(A), ()),
+            (COMMITTED, ()),
+            (ABORTED, ()),
+            (yes(A), ()),
+            (yes(B), (FORCE_COMMIT,)),
+            (Settled(B), ()),
+            (COMMITTED, (SendCommit(A), SendCommit(B))),
+        ),
+        S.COMMITTING,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_sequence(case: Case) -> None:
+    """Each event is followed by exactly the actions in the table."""
+    progress, actions = protocol.begin(case.branches)
+    assert tuple(SendPrepare(name) for name in case.branches) == actions
+    for event, expected in case.steps:
+        progress, actions = protocol.step(progress, event)
+        assert expected == actions
+    assert case.ends is progress.state
+
+
+def test_the_first_refusal_is_the_reason() -> None:
+    """The reason and the branch that callers are told are those of the first refusal."""
+    progress, _ = protocol.begin([A, B])
+    progress, _ = protocol.step(progress, Voted(B, Vote.ABORT, "INSUFFICIENT_FUNDS"))
+    progress, _ = protocol.step(progress, Voted(A, Vote.ABORT, "OTHER"))
+    assert ("INSUFFICIENT_FUNDS", B) == (progress.reason, progress.refused_branch_id)
+
+
+def test_resume_repeats_phase_two() -> None:
+    """A commit found in the log is sent again to all that have something to commit."""
+    progress, actions = protocol.resume([(A, Vote.COMMIT), (B, Vote.READ_ONLY), (C, None)])
+    assert (SendCommit(A), SendCommit(C)) == actions
+    assert S.COMMITTING is progress.state
+    progress, _ = protocol.step(progress, Settled(A))
+    progress, actions = protocol.step(progress, Settled(C))
+    assert (S.COMMITTED, (WriteEnd(),)) == (progress.state, actions)
+
+
+def test_resume_with_nobody_to_tell_ends_at_once() -> None:
+    """A commit whose branches all were read-only has only its end left to write."""
+    progress, actions = protocol.resume([(A, Vote.READ_ONLY)])
+    assert (S.COMMITTED, (WriteEnd(),)) == (progress.state, actions)
+
+
+def _events(names: list[BranchId]) -> st.SearchStrategy[Event]:
+    name = st.sampled_from(names)
+    return st.one_of(
+        st.builds(Voted, name, st.sampled_from(Vote), st.just("NO")),
+        st.builds(PrepareFailed, name, st.just("GONE")),
+        st.builds(Settled, name),
+        st.builds(OutcomeStands, st.sampled_from([Outcome.COMMITTED, Outcome.ABORTED])),
+    )
+
+
+def _must_settle(actions: list[Action]) -> set[BranchId]:
+    return {a.branch_id for a in actions if isinstance(a, SendCommit | SendAbort)}
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), count=st.integers(1, 4))
+def test_any_order_of_events_keeps_the_promises(data: st.DataObject, count: int) -> None:
+    """Never both commit and abort, never a commit before its row, no end before all is settled."""
+    names = [BranchId(str(number)) for number in range(count)]
+    progress, first = protocol.begin(names)
+    done: list[Action] = list(first)
+    settled: set[BranchId] = set()
+    forced: list[ForceOutcome] = []
+    for event in data.draw(st.lists(_events(names), max_size=40)):
+        before = progress
+        progress, actions = protocol.step(progress, event)
+        if any(isinstance(action, SendCommit) for action in actions):
+            assert event == COMMITTED
+            assert FORCE_COMMIT in forced
+        if isinstance(event, Settled) and event.branch_id in _must_settle(done):
+            settled.add(event.branch_id)
+        done += actions
+        forced += [action for action in actions if isinstance(action, ForceOutcome)]
+        _check(before, progress, done, settled)
+    assert len(forced) <= 1
+
+
+def _check(before: Progress, now: Progress, done: list[Action], settled: set[BranchId]) -> None:
+    kinds = {type(action) for action in done}
+    assert not {SendCommit, SendAbort} <= kinds
+    assert len(done) == len(set(done)), "nothing is asked for twice"
+    if now.state in (S.COMMITTED, S.ABORTED):
+        assert _must_settle(done) <= settled
+        assert now.durable is not None
+    if before.state in (S.COMMITTED, S.ABORTED):
+        assert before == now
+    assert (WriteEnd() in done) == (now.state is S.COMMITTED)
