@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -289,7 +290,13 @@ async def _start_server(runtime: Runtime, names: tuple[str, ...]) -> health_aio.
 
 
 def _endpoint(config: RuntimeConfig, names: tuple[str, ...]) -> Endpoint:
-    return Endpoint(address=config.address, id=config.id, version=config.version, services=names)
+    return Endpoint(
+        address=config.address,
+        id=config.id,
+        version=config.version,
+        services=names,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 async def _drain(runtime: Runtime, registrar: Registrar, health: health_aio.HealthServicer) -> None:

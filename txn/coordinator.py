@@ -19,13 +19,13 @@ from txn.crash_point import AFTER_DECISION, CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.errors import (
     Alarm,
+    FieldViolation,
     IdempotencyConflict,
+    InvalidOperation,
     NotFound,
     Overloaded,
     Refused,
     ShuttingDown,
-    StoreFull,
-    TxnError,
     UnknownParticipant,
     Unreachable,
 )
@@ -139,8 +139,9 @@ class Coordinator:
     ) -> Result:
         """Runs one transaction, or joins the one that this key stands for; waits up to `wait_s`.
 
-        Raises IdempotencyConflict, UnknownParticipant, Overloaded or ShuttingDown; then
-        nothing was done. A PENDING result resolves later: call again with the same key.
+        Raises IdempotencyConflict, InvalidOperation (no branches, or two of one name),
+        UnknownParticipant, Overloaded or ShuttingDown; then nothing was done. A PENDING
+        result resolves later: call again with the same key.
         """
         request = RequestKey(caller, idempotency_key, body_hash(branches))
         found = await self._find_or_begin(request, branches)
@@ -153,6 +154,8 @@ class Coordinator:
                     await found.applied.wait()
         except TimeoutError:
             pass
+        if (winner := found.lost_to()) is not None:
+            _refuse_other_body(winner.request, request)
         return answer(found, wait_for_applied=wait_for_applied)
 
     async def inquire(self, txn_id: TxnId) -> Outcome:
@@ -181,7 +184,8 @@ class Coordinator:
     async def get_by_key(self, caller: str, idempotency_key: str) -> View:
         """The transaction that a key stands for. Raises NotFound: then a retry is safe."""
         if (active := self._by_key.get((caller, idempotency_key))) is not None:
-            return view_of_active(active)
+            winner = active.lost_to()
+            return view_of_active(active) if winner is None else view_of_decision(winner)
         decision = await self._decisions.by_key(caller, idempotency_key)
         if decision is None:
             raise NotFound("no transaction under this idempotency_key")
@@ -200,6 +204,7 @@ class Coordinator:
         self, request: RequestKey, branches: Sequence[Branch]
     ) -> Transaction | Decision:
         self._refuse_unless_serving()
+        _refuse_malformed(branches)
         for index, branch in enumerate(branches):
             if branch.participant not in self._config.participants:
                 raise UnknownParticipant(index, branch.participant)
@@ -294,6 +299,12 @@ class Coordinator:
             _log.critical("a transaction's driver failed", exc_info=error)
 
     async def _drive(self, transaction: Transaction, action: protocol.Action) -> None:
+        """Performs one action and feeds back what came of it.
+
+        It must get there whatever happens: a driver that died would leave its transaction
+        active, and the participants in doubt, until the next start. So what is unexpected
+        counts as "no answer", after which every action may be done again.
+        """
         match action:
             case protocol.SendPrepare(branch_id):
                 self._feed(transaction, await self._prepare(transaction, branch_id))
@@ -328,6 +339,8 @@ class Coordinator:
                 return protocol.Voted(branch_id, Vote.ABORT, refused.reason)
             except Unreachable as error:
                 _log.info("prepare %s at %s: %s", message.key, participant, error)
+            except Exception:  # noqa: BLE001 - see _drive
+                _log.exception("prepare %s at %s", message.key, participant)
             if transaction.progress.state is not TransactionState.PREPARING:
                 break
             await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
@@ -352,8 +365,10 @@ class Coordinator:
             try:
                 stands = await self._decisions.decide(decision)
                 break
-            except StoreFull:
-                # Surely not written, and nothing may be answered before it is.
+            except Exception as error:  # noqa: BLE001 - see _drive
+                # Nothing may be answered before it stands. Deciding again is safe, whether
+                # or not the row was written: the row that stands is read back.
+                _log.warning("decision of %s: %r", transaction.txn_id, error)
                 await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
                 attempt += 1
         self._crash_point(AFTER_DECISION)
@@ -381,12 +396,24 @@ class Coordinator:
                 # somebody has looked.
                 _log.critical("ALARM %s at %s: %s", key, participant, alarm)
                 await self._clock.sleep(self._config.alarm_retry_s)
-            except TxnError as error:
+                continue
+            except Unreachable as error:
                 _log.info("phase two of %s at %s: %s", key, participant, error)
+            except Exception:  # noqa: BLE001 - see _drive
+                _log.exception("phase two of %s at %s", key, participant)
             else:
                 return
             await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
             attempt += 1
+
+
+def _refuse_malformed(branches: Sequence[Branch]) -> None:
+    if not branches:
+        raise InvalidOperation([FieldViolation("branches", "branches.some", "must not be empty")])
+    if len({branch.branch_id for branch in branches}) < len(branches):
+        raise InvalidOperation(
+            [FieldViolation("branches", "branches.unique", "branch_id must be unique")]
+        )
 
 
 def _refuse_other_body(first: RequestKey | None, request: RequestKey) -> None:

@@ -2,7 +2,7 @@
 
 TxnError
 |-- Refused               a participant's resource says no: the vote is ABORT
-|-- InvalidOperation      an operation that cannot be read or breaks a rule
+|-- InvalidOperation      an operation, or the list of them, breaks a rule
 |-- IdempotencyConflict   one key, two different requests
 |-- UnknownParticipant    not on the coordinator's list
 |-- NotFound              no such transaction or branch
@@ -48,7 +48,7 @@ class FieldViolation:
 
 
 class InvalidOperation(TxnError):
-    """The operation is of an unknown type, unreadable, or breaks a rule."""
+    """An operation is of an unknown type, unreadable, or breaks a rule; or the list does."""
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))

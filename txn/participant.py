@@ -25,8 +25,9 @@ from txn.errors import (
     BranchCommitted,
     IdempotencyConflict,
     NotFound,
+    Overloaded,
     Refused,
-    TxnError,
+    StoreError,
     UnknownBranch,
     Unreachable,
 )
@@ -36,6 +37,7 @@ from txn.store.group_commit import Store
 from txn.transport import CoordinatorTransport
 
 LATE_PREPARE = "LATE_PREPARE"
+REFUSED = "REFUSED"
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +154,9 @@ class Participant(Generic[Tx, Op]):
                 return VoteReply(Vote.COMMIT)
             case OnPrepare.RUN:
                 vote = self._resource.prepare(tx, message.key, operation)
+        if vote is Vote.ABORT:
+            # Said without raising; what was changed in `tx` must not stay all the same.
+            raise Refused(REFUSED)
         if vote is Vote.COMMIT:
             state = move(BRANCH_MOVES, None, BranchState.PREPARED)
             self._branches.insert(tx, self._row(message, state))
@@ -226,8 +231,8 @@ class Inquirer(Generic[Tx, Op]):
             await self._clock.sleep(wait_s)
             try:
                 await self.look()
-            except TxnError as error:
-                _log.warning("inquiry put off: %s", error)
+            except Exception as error:  # noqa: BLE001 - who stops asking stays in doubt for ever
+                _log.warning("inquiry put off: %r", error)
 
     async def look(self) -> None:
         """One round: asks about what was in doubt in the round before too.
@@ -255,7 +260,8 @@ class Inquirer(Generic[Tx, Op]):
                     await self._participant.commit(row.key)
                 elif outcome is Outcome.ABORTED:
                     await self._participant.abort(row.key)
-            except Unreachable as error:
+            except (Unreachable, StoreError, Overloaded) as error:
                 _log.info("%s stays in doubt: %s", row.key, error)
-            except TxnError as error:
-                _log.critical("ALARM %s could not be resolved: %s", row.key, error)
+            except Exception:  # noqa: BLE001 - said below
+                # A row that cannot be resolved must not keep the others from being asked about.
+                _log.critical("ALARM %s could not be resolved", row.key, exc_info=True)

@@ -54,6 +54,12 @@ class Transaction:
         self.decided = asyncio.Event()
         self.applied = asyncio.Event()
 
+    def lost_to(self) -> Decision | None:
+        """The row of another transaction that had this one's key first."""
+        if self.stands is None or self.stands.txn_id == self.txn_id:
+            return None
+        return self.stands
+
     def logged_branches(self) -> tuple[LoggedBranch, ...]:
         """The branches with the votes known now."""
         return tuple(

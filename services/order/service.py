@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,7 +92,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
                 break
             if self._clock.monotonic() > deadline:
                 raise Aborted("TRADE_PAYING", "a payment of this trade is under way: try again")
-            await asyncio.sleep(self._config.close_look_s)
+            await self._clock.sleep(self._config.close_look_s)
         if trade.state is TradeState.TRADE_SUCCESS:
             raise FailedPrecondition("TRADE_PAID", "the trade is paid")
         return pb.CloseTradeResponse(trade=self._out(trade))

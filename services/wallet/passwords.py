@@ -37,7 +37,8 @@ class Passwords:
 
     async def matches(self, kept: str | None, password: str) -> bool:
         """Whether the password belongs to the hash; never for None. Raises Overloaded."""
-        verified = await self._run(lambda: self._verify(kept or self._nobody, password))
+        against = self._nobody if kept is None else kept
+        verified = await self._run(lambda: self._verify(against, password))
         return verified and kept is not None
 
     def close(self) -> None:

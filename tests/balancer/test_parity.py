@@ -271,6 +271,8 @@ async def test_cancelling_the_caller(
     call = start(channel, kind, HANG)
     caller = asyncio.ensure_future(finish(call))
     await eventually(lambda: server.hanging == 1)
+    # Before these are in, grpc.aio itself sometimes loses the cancellation.
+    await call.initial_metadata()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller

@@ -11,6 +11,7 @@ from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_g
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
 from txn.model import Branch, BranchId, BranchKey, TxnId
+from txn.rpc.attempt import attempt
 from txn.rpc.operation import operation_from
 from txn.rpc.status import Context, or_abort
 from txn.state import Outcome, TransactionState
@@ -52,7 +53,7 @@ class GrpcCoordinatorTransport:
         )
         request = coordinator_service_pb2.InquireRequest(txn_id=key.txn_id, branch_id=key.branch_id)
         try:
-            reply = await stub.Inquire(request, timeout=timeout_s)
+            reply = await attempt(lambda: stub.Inquire(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             raise Unreachable(error.code().name) from error
         return _OUTCOMES_IN.get(reply.outcome, Outcome.PENDING)

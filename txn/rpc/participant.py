@@ -19,6 +19,7 @@ from txn.errors import (
 )
 from txn.model import BranchId, BranchKey, BranchRow, Prepare, TxnId, VoteReply
 from txn.participant import Participant
+from txn.rpc.attempt import attempt
 from txn.rpc.operation import any_from, operation_from
 from txn.rpc.status import Context, or_abort, reason_of
 from txn.state import BranchState, Vote
@@ -70,7 +71,8 @@ class GrpcParticipantTransport:
             operation=any_from(message.operation),
         )
         try:
-            reply = await self._stub(participant).Prepare(request, timeout=timeout_s)
+            stub = self._stub(participant)
+            reply = await attempt(lambda: stub.Prepare(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
                 raise Refused(reason_of(error) or error.code().name) from error
@@ -84,7 +86,8 @@ class GrpcParticipantTransport:
         """See ParticipantTransport.commit."""
         request = participant_service_pb2.CommitRequest(txn_id=key.txn_id, branch_id=key.branch_id)
         try:
-            await self._stub(participant).Commit(request, timeout=timeout_s)
+            stub = self._stub(participant)
+            await attempt(lambda: stub.Commit(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             _raise_phase_two(error)
 
@@ -92,7 +95,8 @@ class GrpcParticipantTransport:
         """See ParticipantTransport.abort."""
         request = participant_service_pb2.AbortRequest(txn_id=key.txn_id, branch_id=key.branch_id)
         try:
-            await self._stub(participant).Abort(request, timeout=timeout_s)
+            stub = self._stub(participant)
+            await attempt(lambda: stub.Abort(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             _raise_phase_two(error)
 

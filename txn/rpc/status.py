@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import protovalidate
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -86,9 +86,13 @@ def _violations_of(error: TxnError) -> Sequence[FieldViolation]:
 
 
 def reason_of(error: grpc.RpcError) -> str:
-    """ErrorInfo.reason of a failed call; empty when it has none."""
-    # grpc_status is typed for sync calls; aio errors carry the same three accessors.
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    """ErrorInfo.reason of a failed call; empty when it has none, or none that can be read."""
+    try:
+        # grpc_status is typed for sync calls; aio errors carry the same three accessors.
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    except (DecodeError, ValueError):
+        # Details that are garbage, or of another status than the call's.
+        return ""
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):

@@ -21,6 +21,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError
 
+# Of each kind: what is waited for, and what rides along.
 GROUP_SIZE_MAX = 256
 QUEUE_SIZE_MAX = 20_000
 
@@ -83,7 +84,7 @@ class Store(Protocol[Tx_co]):
         """Queues `work` to ride along with the next force, whenever that comes."""
 
     async def read(self, work: Callable[[Tx_co], T]) -> T:
-        """Runs `work` on one snapshot of what is committed."""
+        """Runs `work` on one snapshot of what is committed. Raises StoreClosed after close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +168,8 @@ class GroupCommit(Generic[Tx]):
                 return []
             group: list[_Item[Tx]] = []
             for queue in (self._waiting, self._lazy):
-                while queue and len(group) < GROUP_SIZE_MAX:
-                    group.append(queue.popleft())
+                # Each queue has its own share: under load lazy work would never go otherwise.
+                group += [queue.popleft() for _ in range(min(len(queue), GROUP_SIZE_MAX))]
             return group
 
     def _run(self, tx: Tx, item: _Item[Tx]) -> Done[Any] | Failed:

@@ -38,7 +38,7 @@ def load(directory: Traversable) -> tuple[Migration, ...]:
     )
     if [version for version, _ in found] != list(range(1, len(found) + 1)) or not found:
         raise MigrationError(f"migrations in {directory} are not numbered from 0001 without a gap")
-    return tuple(Migration(version, entry.read_text()) for version, entry in found)
+    return tuple(Migration(version, entry.read_text(encoding="utf-8")) for version, entry in found)
 
 
 def apply(
@@ -79,4 +79,5 @@ def _statements(sql: str) -> list[str]:
         if sqlite3.complete_statement(buffer):
             statements.append(buffer)
             buffer = ""
-    return statements
+    # A last statement needs no semicolon.
+    return [*statements, buffer] if buffer.strip() else statements

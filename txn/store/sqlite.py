@@ -51,10 +51,12 @@ class SqliteWriter:
         self._connection.execute("PRAGMA fullfsync = ON")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         self._connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
-        tx = self.begin()
-        for component, migrations in schema.items():
-            apply(tx, component, migrations)
-        self.commit(tx)
+        try:
+            self._bring_up_to_date(schema)
+        except BaseException:
+            # The lock belongs to the descriptor: one left open would stop every replica.
+            self.close()
+            raise
 
     def begin(self) -> sqlite3.Connection:
         """Waits for this process's turn and opens a transaction. Raises StoreFull or StoreError."""
@@ -70,9 +72,13 @@ class SqliteWriter:
 
     def run(self, tx: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs one piece of work in a savepoint of its own."""
+        if not tx.in_transaction:
+            # A savepoint outside of a transaction would be one of its own.
+            raise GroupLost("the group was rolled back")
         tx.execute("SAVEPOINT work")
         try:
             result = work(tx)
+            tx.execute("RELEASE work")
         except BaseException as error:
             if not tx.in_transaction:
                 # On a full disk or an I/O error SQLite rolls everything back by itself;
@@ -81,7 +87,6 @@ class SqliteWriter:
             tx.execute("ROLLBACK TO work")
             tx.execute("RELEASE work")
             raise
-        tx.execute("RELEASE work")
         return result
 
     def commit(self, tx: sqlite3.Connection) -> None:
@@ -99,6 +104,12 @@ class SqliteWriter:
         """Closes the connection and the lock file."""
         self._connection.close()
         os.close(self._lock_fd)
+
+    def _bring_up_to_date(self, schema: Mapping[str, tuple[Migration, ...]]) -> None:
+        tx = self.begin()
+        for component, migrations in schema.items():
+            apply(tx, component, migrations)
+        self.commit(tx)
 
     def _yield_turn(self) -> None:
         fcntl.flock(self._lock_fd, fcntl.LOCK_UN)

@@ -7,11 +7,11 @@ import importlib.resources
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from txn.errors import AlreadyOwned
+from txn.errors import AlreadyOwned, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store.group_commit import Done, Failed, Store
@@ -21,6 +21,8 @@ _COLUMNS = (
     "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
     "refused_branch_id, decided_at_us, ended"
 )
+
+_Row: TypeAlias = tuple[Any, ...]
 
 
 def schema() -> Mapping[str, tuple[Migration, ...]]:
@@ -68,20 +70,22 @@ class SqliteDecisionLog:
             # When it failed, the transaction counts as unfinished, which is always safe.
             self._ending.discard(txn_id)
 
-        self._store.write_lazily(
-            lambda tx: tx.execute("UPDATE decision SET ended = 1 WHERE txn_id = ?", (txn_id,)),
-            report,
-        )
+        try:
+            self._store.write_lazily(
+                lambda tx: tx.execute("UPDATE decision SET ended = 1 WHERE txn_id = ?", (txn_id,)),
+                report,
+            )
+        except TxnError:
+            self._ending.discard(txn_id)
+            raise
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """See DecisionLog.by_txn_id."""
-        return await self._store.read(lambda tx: self._decision(_by_txn_id(tx, txn_id)))
+        return await self._one(lambda tx: _by_txn_id(tx, txn_id))
 
     async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
         """See DecisionLog.by_key."""
-        return await self._store.read(
-            lambda tx: self._decision(_by_key(tx, caller, idempotency_key))
-        )
+        return await self._one(lambda tx: _by_key(tx, caller, idempotency_key))
 
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False
@@ -99,8 +103,11 @@ class SqliteDecisionLog:
         decisions = [_decoded(row, ending) for row in rows]
         return [d for d in decisions if not (unfinished_only and d.ended)][:limit]
 
-    def _decision(self, row: tuple[Any, ...] | None) -> Decision | None:
-        return None if row is None else _decoded(row, self._ending)
+    async def _one(self, find: Callable[[sqlite3.Connection], _Row | None]) -> Decision | None:
+        # Taken before the snapshot: an end that is forced in between is in one of the two.
+        ending = frozenset(self._ending)
+        row = await self._store.read(find)
+        return None if row is None else _decoded(row, ending)
 
 
 def _insert_and_read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
@@ -135,19 +142,19 @@ def _insert_and_read_back(tx: sqlite3.Connection, decision: Decision) -> Decisio
     return _decoded(row, frozenset())
 
 
-def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> tuple[Any, ...] | None:
+def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> _Row | None:
     query = f"SELECT {_COLUMNS} FROM decision WHERE txn_id = ?"
-    row: tuple[Any, ...] | None = tx.execute(query, (txn_id,)).fetchone()
+    row: _Row | None = tx.execute(query, (txn_id,)).fetchone()
     return row
 
 
-def _by_key(tx: sqlite3.Connection, caller: str, key: str) -> tuple[Any, ...] | None:
+def _by_key(tx: sqlite3.Connection, caller: str, key: str) -> _Row | None:
     query = f"SELECT {_COLUMNS} FROM decision WHERE caller = ? AND idempotency_key = ?"
-    row: tuple[Any, ...] | None = tx.execute(query, (caller, key)).fetchone()
+    row: _Row | None = tx.execute(query, (caller, key)).fetchone()
     return row
 
 
-def _decoded(row: tuple[Any, ...], ending: frozenset[TxnId] | set[TxnId]) -> Decision:
+def _decoded(row: _Row, ending: frozenset[TxnId]) -> Decision:
     txn_id, outcome, caller, key, digest, branches, reason, refused, decided_at_us, ended = row
     return Decision(
         txn_id=TxnId(txn_id),

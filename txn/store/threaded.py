@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NoReturn, TypeVar
 
+from txn.errors import StoreClosed
 from txn.store.group_commit import Backend, Done, Failed, GroupCommit, Report, Settlement
 
 Tx = TypeVar("Tx")
@@ -63,6 +64,8 @@ class ThreadedStore(Generic[Tx]):
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """See Store.read."""
+        if self._closing:
+            raise StoreClosed("the store is closed")
         return await self._loop.run_in_executor(self._reads, self._read, work)
 
     async def close(self) -> None:

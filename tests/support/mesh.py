@@ -1,0 +1,325 @@
+"""A real mesh for tests: every service a process of its own, over a real etcd and real SQLite.
+
+Ports are ephemeral, the books stand in a directory of the test, and any process can be
+killed, armed with a failpoint and started again. Clients use the shipped resolver and
+balancer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from tallystick.ledger.v1 import ledger_service_pb2, ledger_service_pb2_grpc
+from tallystick.order.v1 import order_service_pb2, order_service_pb2_grpc
+from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
+from tallystick.type.v1 import money_pb2
+from tallystick.wallet.v1 import wallet_service_pb2, wallet_service_pb2_grpc
+
+import balancer
+from discovery import EtcdClient, EtcdResolver
+from services.failpoints import VARIABLE
+from tests.support.etcd import EtcdProcess
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("order", "ledger", "wallet", "coordinator")
+START_TIMEOUT_S = 40.0
+STOP_TIMEOUT_S = 15.0
+CALL_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 0.05
+PASSWORD = "correct horse"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def eventually(holds: Callable[[], Awaitable[object]], *, within_s: float, what: str) -> None:
+    """Waits until `holds()` neither raises nor is false; fails with the last reason."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            reason: object = await holds() or "it does not hold"
+            if reason is True:
+                return
+        except (AssertionError, grpc.aio.AioRpcError) as error:
+            reason = error
+        assert time.monotonic() < deadline, f"{what} not within {within_s} s: {reason}"
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+class ServiceProcess:
+    """One replica. It keeps its port from start to start."""
+
+    def __init__(self, service: str, replica: int, etcd: str, home: Path) -> None:
+        self.service = service
+        self.address = f"127.0.0.1:{free_port()}"
+        self._replica = replica
+        self._etcd = etcd
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = home / f"{service}-{replica}.log"
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def launch(self, failpoint: str = "") -> None:
+        """Starts it; does not wait."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-m", f"services.{self.service}",
+                    "--replica", str(self._replica), "--address", self.address,
+                    "--etcd", self._etcd, "--home", str(self._home),
+                ],
+                cwd=ROOT,
+                env={**os.environ, VARIABLE: failpoint},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+
+    async def serving(self) -> None:
+        """Waits until its health says SERVING."""
+
+        async def healthy() -> bool:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{self.service} ended:\n{self.log[-3000:]}")
+            async with grpc.aio.insecure_channel(self.address) as channel:
+                check = channel.unary_unary(
+                    "/grpc.health.v1.Health/Check",
+                    request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                    response_deserializer=health_pb2.HealthCheckResponse.FromString,
+                )
+                reply: health_pb2.HealthCheckResponse = await check(
+                    health_pb2.HealthCheckRequest(), timeout=2
+                )
+                return reply.status == health_pb2.HealthCheckResponse.SERVING
+
+        await eventually(healthy, within_s=START_TIMEOUT_S, what=f"{self.service} serving")
+
+    async def ended(self) -> int:
+        """Waits until it has ended by itself; its exit code."""
+        assert self._process is not None
+        code: int = await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_S)
+        return code
+
+    def kill9(self) -> None:
+        """Kills it without warning."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    async def terminate(self) -> int:
+        """Asks it to stop; its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return await self.ended()
+
+
+class Mesh:
+    """An etcd, one process of each service (or more), and stubs to all of them."""
+
+    def __init__(self, home: Path, *, ledgers: int = 1) -> None:
+        self.etcd = EtcdProcess()
+        self._home = home
+        self._ledgers = ledgers
+        self.processes: dict[str, ServiceProcess] = {}
+
+    def book(self, service: str) -> Path:
+        """The SQLite file of a service."""
+        return self._home / "data" / f"{service}.db"
+
+    async def __aenter__(self) -> Self:
+        self.etcd.start()
+        for service in SERVICES:
+            for replica in range(self._ledgers if service == "ledger" else 1):
+                process = ServiceProcess(service, replica, self.etcd.endpoint, self._home)
+                self.processes[f"{service}-{replica}"] = process
+                process.launch()
+        await asyncio.gather(*(process.serving() for process in self.processes.values()))
+        self._client = EtcdClient([self.etcd.endpoint])
+        self._resolver = EtcdResolver(self._client)
+        self._channels = {
+            service: balancer.channel(service, resolver=self._resolver) for service in SERVICES
+        }
+        channels = self._channels
+        self.order = order_service_pb2_grpc.OrderServiceStub(channels["order"])
+        self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(channels["ledger"])
+        self.wallet = wallet_service_pb2_grpc.WalletServiceStub(channels["wallet"])
+        self.coordinator = coordinator_service_pb2_grpc.CoordinatorServiceStub(
+            channels["coordinator"]
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        await self._resolver.close()
+        await self._client.close()
+        for process in self.processes.values():
+            process.kill9()
+        self.etcd.close()
+
+    async def restart(self, name: str, *, failpoint: str = "") -> None:
+        """Ends a process in order and starts it again, armed if asked."""
+        await self.processes[name].terminate()
+        self.processes[name].launch(failpoint)
+        await self.processes[name].serving()
+
+
+def packed(operation: Message) -> any_pb2.Any:
+    """An operation for a branch."""
+    wrapped = any_pb2.Any()
+    wrapped.Pack(operation)
+    return wrapped
+
+
+def euros(amount_minor: int) -> money_pb2.Money:
+    """An amount in euro cents."""
+    return money_pb2.Money(currency_code="EUR", amount_minor=amount_minor)
+
+
+def transfer(debit: str, credit: str, amount_minor: int) -> coordinator_service_pb2.Branch:
+    """A branch at the ledger."""
+    operation = ledger_service_pb2.TransferOperation(
+        debit_account_id=debit, credit_account_id=credit, amount=euros(amount_minor)
+    )
+    return coordinator_service_pb2.Branch(
+        branch_id="ledger", participant="ledger", operation=packed(operation)
+    )
+
+
+class Shop:
+    """A merchant, a funded payer, and payments between them. Names are fresh in each shop."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        suffix = uuid.uuid4().hex[:12]
+        self.user_id = f"alice-{suffix}"
+        self.payer = f"user:{self.user_id}"
+        self.merchant = f"merchant-{suffix}"
+        self.bank = f"bank-{suffix}"
+        self._trades = 0
+
+    async def open(self, funds_minor: int = 100_000) -> Self:
+        """Creates the user and the accounts, and funds the payer."""
+        mesh = self.mesh
+        await mesh.wallet.CreateUser(
+            wallet_service_pb2.CreateUserRequest(
+                user_id=self.user_id,
+                payment_password=PASSWORD,
+                currency_code="EUR",
+                idempotency_key="create",
+            ),
+            timeout=CALL_TIMEOUT_S,
+        )
+        for account_id, limit_minor in ((self.merchant, 0), (self.bank, -(10**15))):
+            await mesh.ledger.CreateAccount(
+                ledger_service_pb2.CreateAccountRequest(
+                    account_id=account_id, currency_code="EUR", limit_minor=limit_minor
+                ),
+                timeout=CALL_TIMEOUT_S,
+            )
+        reply = await mesh.coordinator.Execute(
+            coordinator_service_pb2.ExecuteRequest(
+                idempotency_key=f"fund:{self.user_id}",
+                branches=[transfer(self.bank, self.payer, funds_minor)],
+            ),
+            timeout=CALL_TIMEOUT_S,
+        )
+        assert reply.outcome == coordinator_service_pb2.OUTCOME_COMMITTED
+        return self
+
+    async def trade(self, amount_minor: int = 350) -> order_service_pb2.Trade:
+        """A new trade that waits for its payer."""
+        self._trades += 1
+        reply = await self.mesh.order.CreateTrade(
+            order_service_pb2.CreateTradeRequest(
+                merchant_id=self.merchant,
+                out_trade_no=str(self._trades),
+                subject="two coffees",
+                amount=euros(amount_minor),
+                payee_account_id=self.merchant,
+            ),
+            timeout=CALL_TIMEOUT_S,
+        )
+        return reply.trade
+
+    async def pay(
+        self,
+        trade: order_service_pb2.Trade,
+        *,
+        key: str = "first",
+        password: str = PASSWORD,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> wallet_service_pb2.ConfirmPaymentResponse:
+        """Confirms the payment of a trade."""
+        return await self.mesh.wallet.ConfirmPayment(
+            wallet_service_pb2.ConfirmPaymentRequest(
+                idempotency_key=f"{key}-{trade.trade_no}",
+                user_id=self.user_id,
+                trade_no=trade.trade_no,
+                payment_password=password,
+            ),
+            timeout=timeout_s,
+        )
+
+    async def pay_until_final(self, trade: order_service_pb2.Trade, *, within_s: float) -> str:
+        """Sends the same payment again until its outcome is known; the txn_id."""
+        txn_id = ""
+
+        async def final() -> bool:
+            nonlocal txn_id
+            reply = await self.pay(trade)
+            txn_id = reply.txn_id
+            return reply.state == wallet_service_pb2.PAYMENT_STATE_SUCCEEDED
+
+        await eventually(final, within_s=within_s, what="a final outcome")
+        return txn_id
+
+    async def balance(self, account_id: str) -> ledger_service_pb2.Account:
+        """An account as the ledger shows it."""
+        reply = await self.mesh.ledger.GetAccount(
+            ledger_service_pb2.GetAccountRequest(account_id=account_id), timeout=CALL_TIMEOUT_S
+        )
+        return reply.account
+
+    async def state_of(self, trade: order_service_pb2.Trade) -> str:
+        """The bare name of a trade's state."""
+        reply = await self.mesh.order.GetTrade(
+            order_service_pb2.GetTradeRequest(trade_no=trade.trade_no), timeout=CALL_TIMEOUT_S
+        )
+        name = order_service_pb2.TradeState.Name(reply.trade.state)
+        return name.removeprefix("TRADE_STATE_")
