@@ -159,6 +159,7 @@ class Gate:
         self.opened = asyncio.Event()
 
     async def __call__(self) -> Reply:
+        """Waits, then gives the reply."""
         self.reached.set()
         await self.opened.wait()
         return self.then
