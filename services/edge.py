@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from services.errors import InvalidArgument, ServiceError, Unavailable
 from txn.errors import TxnError
@@ -26,6 +26,8 @@ _log = structlog.get_logger(__name__)
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Behaviour = Callable[[Message, _Context], Awaitable[Message]]
+_Guarded = Callable[[Message | None, _Context], Awaitable[Message]]
+_Deserializer = Callable[[bytes], Message]
 
 
 class Edge(grpc.aio.ServerInterceptor):
@@ -43,13 +45,31 @@ class Edge(grpc.aio.ServerInterceptor):
             return handler
         return grpc.unary_unary_rpc_method_handler(
             _guarded(method, handler.unary_unary),  # type: ignore[arg-type]
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_readable(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
 
-def _guarded(method: str, behaviour: _Behaviour) -> _Behaviour:
-    async def guarded(request: Message, context: _Context) -> Message:  # noqa: RET503
+def _readable(deserialize: _Deserializer | None) -> Callable[[bytes], Message | None]:
+    """Reads a request, or None: left to itself gRPC would show the caller the exception."""
+    assert deserialize is not None
+
+    def read(raw: bytes) -> Message | None:
+        try:
+            return deserialize(raw)
+        except DecodeError:
+            return None
+
+    return read
+
+
+def _guarded(method: str, behaviour: _Behaviour) -> _Guarded:
+    async def guarded(request: Message | None, context: _Context) -> Message:  # noqa: RET503
+        if request is None:
+            await abort_with(
+                context,
+                rich_status(grpc.StatusCode.INTERNAL, "MALFORMED", "the request is no message"),
+            )
         try:
             return await _answer(behaviour, request, context)
         except (grpc.aio.AbortError, asyncio.CancelledError):
