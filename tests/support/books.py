@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.support.mesh import Mesh, eventually
+from tests.support.mesh import Clients, eventually
 
 CONVERGE_WITHIN_S = 30.0
 
@@ -16,7 +16,7 @@ def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
 
 
-async def books_agree(mesh: Mesh) -> None:
+async def books_agree(mesh: Clients) -> None:
     """Waits until nothing is in doubt, then checks that every payment is in both books or none.
 
     Invariants: postings sum to zero and match the balances (I1); never committed in one
@@ -57,7 +57,7 @@ async def books_agree(mesh: Mesh) -> None:
         assert wrong == set()
 
 
-def unfinished(mesh: Mesh) -> list[tuple[object, ...]]:
+def unfinished(mesh: Clients) -> list[tuple[object, ...]]:
     """What is still in doubt, held or under way."""
     return [
         *_rows(mesh.book("ledger"), "SELECT 'ledger', txn_id FROM branch WHERE state = 'PREPARED'"),

@@ -143,28 +143,20 @@ class ServiceProcess:
         return await self.ended()
 
 
-class Mesh:
-    """An etcd, one process of each service (or more), and stubs to all of them."""
+class Clients:
+    """Stubs to every service of one registry, over the shipped resolver and balancer."""
 
-    def __init__(self, home: Path, *, ledgers: int = 1) -> None:
-        self.etcd = EtcdProcess()
+    def __init__(self, home: Path) -> None:
+        """`home` is where the services keep their books."""
         self._home = home
-        self._ledgers = ledgers
-        self.processes: dict[str, ServiceProcess] = {}
 
     def book(self, service: str) -> Path:
         """The SQLite file of a service."""
         return self._home / "data" / f"{service}.db"
 
-    async def __aenter__(self) -> Self:
-        self.etcd.start()
-        for service in SERVICES:
-            for replica in range(self._ledgers if service == "ledger" else 1):
-                process = ServiceProcess(service, replica, self.etcd.endpoint, self._home)
-                self.processes[f"{service}-{replica}"] = process
-                process.launch()
-        await asyncio.gather(*(process.serving() for process in self.processes.values()))
-        self._client = EtcdClient([self.etcd.endpoint])
+    def connect(self, etcd: str) -> None:
+        """Makes the stubs; call it on the loop that uses them."""
+        self._client = EtcdClient([etcd])
         self._resolver = EtcdResolver(self._client)
         self._channels = {
             service: balancer.channel(service, resolver=self._resolver) for service in SERVICES
@@ -176,6 +168,31 @@ class Mesh:
         self.coordinator = coordinator_service_pb2_grpc.CoordinatorServiceStub(
             channels["coordinator"]
         )
+
+    async def disconnect(self) -> None:
+        """Closes what connect opened."""
+        for channel in self._channels.values():
+            await channel.close()
+        await self._resolver.close()
+        await self._client.close()
+
+
+class Mesh(Clients):
+    """An etcd, one process of each service, and stubs to all of them."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.etcd = EtcdProcess()
+        self.processes: dict[str, ServiceProcess] = {}
+
+    async def __aenter__(self) -> Self:
+        self.etcd.start()
+        for service in SERVICES:
+            process = ServiceProcess(service, 0, self.etcd.endpoint, self._home)
+            self.processes[f"{service}-0"] = process
+            process.launch()
+        await asyncio.gather(*(process.serving() for process in self.processes.values()))
+        self.connect(self.etcd.endpoint)
         return self
 
     async def __aexit__(
@@ -184,10 +201,7 @@ class Mesh:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for channel in self._channels.values():
-            await channel.close()
-        await self._resolver.close()
-        await self._client.close()
+        await self.disconnect()
         for process in self.processes.values():
             process.kill9()
         self.etcd.close()
@@ -224,7 +238,7 @@ def transfer(debit: str, credit: str, amount_minor: int) -> coordinator_service_
 class Shop:
     """A merchant, a funded payer, and payments between them. Names are fresh in each shop."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Clients) -> None:
         self.mesh = mesh
         suffix = uuid.uuid4().hex[:12]
         self.user_id = f"alice-{suffix}"
