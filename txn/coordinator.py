@@ -266,7 +266,6 @@ class Coordinator:
         self._active[transaction.txn_id] = transaction
         if (request := transaction.request) is not None:
             self._by_key[request.caller, request.idempotency_key] = transaction
-        self._idle.clear()
         self._perform(transaction, actions)
 
     def _feed(self, transaction: Transaction, event: protocol.Event) -> None:
@@ -285,16 +284,18 @@ class Coordinator:
         transaction.applied.set()
         if (request := transaction.request) is not None:
             self._by_key.pop((request.caller, request.idempotency_key), None)
-        if not self._active:
-            self._idle.set()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
+        self._idle.clear()
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not self._tasks:
+            # Each active transaction has a driver; the last ones only write ends.
+            self._idle.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.critical("a transaction's driver failed", exc_info=error)
 

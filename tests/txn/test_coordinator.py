@@ -468,6 +468,19 @@ async def test_close_waits_for_what_is_active() -> None:
     assert Outcome.COMMITTED is (await call).outcome
 
 
+async def test_close_writes_the_ends() -> None:
+    """What ended before a planned stop is not taken up again by the next start."""
+    transport, log = ScriptedTransport(), memory_log()
+    engine = coordinator(transport, log)
+    await engine.start()
+    call = asyncio.ensure_future(pay(engine))
+    await eventually(lambda: transport.calls)
+    await engine.close(grace_s=WAIT_S)
+    assert Outcome.COMMITTED is (await call).outcome
+    await log.decide(Decision(TxnId("next"), Outcome.ABORTED, None, (), 1, ended=True))
+    assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
+
+
 async def test_close_leaves_the_rest_to_the_next_start() -> None:
     """What did not end within the grace is not decided on the way out."""
     transport, log = ScriptedTransport(), memory_log()

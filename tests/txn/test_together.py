@@ -14,7 +14,7 @@ from tests.txn.test_participant import Counting, MemoryEffects, decode
 from txn.clock import Backoff
 from txn.coordinator import Coordinator, CoordinatorConfig
 from txn.errors import NotFound, ShuttingDown, Unreachable
-from txn.model import BranchKey, Prepare, TxnId, VoteReply
+from txn.model import BranchKey, Decision, Prepare, TxnId, VoteReply
 from txn.participant import Inquirer, Participant
 from txn.state import BranchState, Outcome
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
@@ -102,13 +102,14 @@ class Mesh:
         """A new process over what was durable."""
         numbers = iter(range(self._first_txn, self._first_txn + 1_000))
         self._first_txn += 1_000
+        self.log = MemoryDecisionLog(MemoryStore(MemoryBackend(self.log_backend.durable)))
         engine = Coordinator(
             config=CoordinatorConfig(
                 name="coordinator",
                 participants=frozenset(NAMES),
                 retry=Backoff(initial_s=0.05, max_s=0.5),
             ),
-            log=MemoryDecisionLog(MemoryStore(MemoryBackend(self.log_backend.durable))),
+            log=self.log,
             transport=self.network,
             clock=self.clock,
             rng=self.rng,
@@ -118,12 +119,18 @@ class Mesh:
         self.network.coordinator = engine
         return engine
 
+    def inquirer(self, name: str) -> Inquirer[Tables, str]:
+        """What asks for a participant that is in doubt."""
+        return Inquirer(
+            self.network.participants[name], self.network, clock=self.clock, rng=self.rng
+        )
+
     async def heal(self) -> None:
         """The network works again, and every participant asks until nothing is in doubt."""
         self.network.loss = 0.0
         await asyncio.gather(*self.network.late, return_exceptions=True)
-        for participant in self.network.participants.values():
-            inquirer = Inquirer(participant, self.network, clock=self.clock, rng=self.rng)
+        for name, participant in self.network.participants.items():
+            inquirer = self.inquirer(name)
             async with asyncio.timeout(WAIT_S):
                 while await participant.list_branches(
                     after=None, limit=1, state=BranchState.PREPARED
@@ -194,37 +201,51 @@ async def test_a_participant_never_decides_alone() -> None:
     await participant.prepare(Prepare(key("t1", "order"), "coordinator", TWO[0].operation))
     for _ in range(3):
         mesh.restart_participant("order")
-        inquirer = Inquirer(
-            mesh.network.participants["order"], mesh.network, clock=mesh.clock, rng=mesh.rng
-        )
+        inquirer = mesh.inquirer("order")
         for _ in range(20):
             await inquirer.look()
     assert {"t1": BranchState.PREPARED} == await mesh.states("order")
 
 
 async def _storm(seed: int, loss: float) -> None:
-    """Payments over a bad network, with both sides restarted meanwhile; then it heals."""
+    """Payments over a bad network, both sides killed in the middle of them; then it heals."""
     mesh = Mesh(seed, loss)
     finals: dict[str, set[Outcome]] = {}
-    for round_ in range(3):
-        engine = await mesh.start_coordinator()
-        calls = {
-            f"k{number}": engine.execute(
-                caller=CALLER, idempotency_key=f"k{number}", branches=TWO, wait_s=0.02
-            )
-            for number in range(4)
-        }
-        results = await asyncio.gather(*calls.values())
-        for name, result in zip(calls, results, strict=True):
-            if result.outcome is not Outcome.PENDING:
-                finals.setdefault(name, set()).add(result.outcome)
-        mesh.network.coordinator = None
-        await engine.close(grace_s=0)
-        mesh.restart_participant(NAMES[round_ % 2])
+    for life in range(6):
+        # Each key lives twice: what was not answered is asked again of the next coordinator.
+        for name, result in (await _a_life(mesh, f"k{life // 2}")).items():
+            if result is not Outcome.PENDING:
+                finals.setdefault(name, set()).add(result)
     engine = await mesh.start_coordinator()
     await mesh.heal()
     await engine.close(grace_s=WAIT_S)
+    await mesh.log.decide(
+        Decision(TxnId("forces the ends"), Outcome.ABORTED, None, (), 1, ended=True)
+    )
     await _check(mesh, engine, finals)
+
+
+async def _a_life(mesh: Mesh, prefix: str) -> dict[str, Outcome]:
+    """A coordinator from its start to its sudden end; returns the answers that it gave."""
+    engine = await mesh.start_coordinator()
+    calls = {
+        name: asyncio.ensure_future(
+            engine.execute(caller=CALLER, idempotency_key=name, branches=TWO, wait_s=WAIT_S)
+        )
+        for name in (f"{prefix}.{number}" for number in range(4))
+    }
+    asking = [asyncio.ensure_future(mesh.inquirer(name).run()) for name in NAMES]
+    for turn in range(mesh.rng.randrange(10, 80)):
+        if turn == 20:
+            mesh.restart_participant(mesh.rng.choice(NAMES))
+        await asyncio.sleep(0)
+    answers = {name: call.result().outcome for name, call in calls.items() if call.done()}
+    mesh.network.coordinator = None
+    await engine.close(grace_s=0)
+    for task in (*calls.values(), *asking):
+        task.cancel()
+    await asyncio.gather(*calls.values(), *asking, return_exceptions=True)
+    return answers
 
 
 async def _check(mesh: Mesh, engine: Coordinator, finals: dict[str, set[Outcome]]) -> None:
@@ -232,6 +253,7 @@ async def _check(mesh: Mesh, engine: Coordinator, finals: dict[str, set[Outcome]
     committed = {txn_id for txn_id, state in order.items() if state is BranchState.COMMITTED}
     assert committed == {t for t, state in ledger.items() if state is BranchState.COMMITTED}
     assert BranchState.PREPARED not in {*order.values(), *ledger.values()}
+    assert [] == list(await mesh.log.list_decisions(after="", limit=9, unfinished_only=True))
     by_key = [
         row.request
         for row in mesh.log_backend.durable["decision"].values()
@@ -245,7 +267,9 @@ async def _check(mesh: Mesh, engine: Coordinator, finals: dict[str, set[Outcome]
             raise AssertionError(f"{name} had a final answer and no row") from None
         assert {final} == outcomes
     for name in NAMES:
-        assert len(committed) == mesh.effects(name).get("commit op", 0)
+        effects = mesh.effects(name)
+        assert len(committed) == effects.get("commit op", 0)
+        assert effects.get("prepare", 0) == len(committed) + effects.get("abort op", 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
