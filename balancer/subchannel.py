@@ -59,6 +59,8 @@ class AioSubchannel:
         self.last_error = ""
         self._on_change = on_change
         self._channel = _open(endpoint.address, config, credentials)
+        self._pace_s = config.initial_backoff_s
+        self._next_attempt = 0.0
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -115,13 +117,26 @@ class AioSubchannel:
 
     async def _watch(self) -> None:
         while True:
-            state = self._channel.get_state(try_to_connect=True)
+            state = self._channel.get_state()
+            if state is ChannelConnectivity.IDLE:
+                self._report(state)
+                state = await self._reconnect()
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 self._leave_ready()
                 self.last_error = await self._why_it_failed()
             self._report(state)
             # Returns at once if the state is another by now.
             await self._channel.wait_for_state_change(state)
+
+    async def _reconnect(self) -> ChannelConnectivity:
+        """Connects again, but not in a storm to a server that accepts and hangs up.
+
+        gRPC backs off from attempts that fail, not from connections that are lost.
+        """
+        now = self._watching.get_loop().time()
+        await asyncio.sleep(max(0.0, self._next_attempt - now))
+        self._next_attempt = max(now, self._next_attempt) + self._pace_s
+        return self._channel.get_state(try_to_connect=True)
 
     def _leave_ready(self) -> None:
         """Reports a lost connection as being reconnected, whose outcome is to come."""

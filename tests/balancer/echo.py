@@ -43,11 +43,14 @@ class EchoServer:
         """Where it listens, `host:port`."""
         return f"127.0.0.1:{self.port}"
 
-    async def start(self) -> EchoServer:
+    async def start(self, credentials: grpc.ServerCredentials | None = None) -> EchoServer:
         """Listens: on a new port the first time, on the same one after."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
-        self.port = self._server.add_insecure_port(self.address)
+        if credentials is None:
+            self.port = self._server.add_insecure_port(self.address)
+        else:
+            self.port = self._server.add_secure_port(self.address, credentials)
         await self._server.start()
         return self
 

@@ -103,6 +103,18 @@ async def test_message_limits(server: EchoServer) -> None:
         assert StatusCode.OK is await call(channel, b"x" * 500).code()
 
 
+async def test_credentials() -> None:
+    """Connections are made with the credentials given."""
+    local = grpc.LocalConnectionType.LOCAL_TCP
+    server = EchoServer()
+    await server.start(grpc.local_server_credentials(local))
+    target = f"static:///{server.address}"
+    credentials = grpc.local_channel_credentials(local)
+    async with balancer.channel(target, credentials=credentials) as channel:
+        assert b"server:x" == await call(channel)
+    await server.stop()
+
+
 async def test_close_is_final_and_repeatable(server: EchoServer) -> None:
     """A closed channel is SHUTDOWN, takes no calls, and may be closed again."""
     channel = balancer.channel(f"static:///{server.address}")

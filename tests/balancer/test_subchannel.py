@@ -19,6 +19,7 @@ from tests.balancer.conftest import StartServer
 from tests.balancer.echo import HANG, EchoServer
 from tests.balancer.waiting import eventually, reaches
 
+EMPTY_SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 READY = ChannelConnectivity.READY
 FAILED = ChannelConnectivity.TRANSIENT_FAILURE
 
@@ -124,6 +125,28 @@ async def test_changes_are_reported(server: EchoServer) -> None:
     await subchannel.close()
     await subchannel.close()
     assert ChannelConnectivity.SHUTDOWN is subchannel.state
+
+
+async def test_no_storm_of_connections(server: EchoServer) -> None:
+    """A server that accepts and hangs up is not connected again at once."""
+    connections: list[asyncio.StreamWriter] = []
+
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(EMPTY_SETTINGS_FRAME)
+        writer.close()
+
+    listener = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    patient = ChannelConfig(initial_backoff_s=60, max_backoff_s=60)
+    subchannel = AioSubchannel(Endpoint(address), patient, None, lambda: None)
+    await eventually(lambda: connections)
+    await eventually(lambda: subchannel.state is not READY)
+    async with balancer.channel(f"static:///{server.address}") as channel:
+        assert {"server": 100} == await served_by(channel, 100)
+    assert 1 == len(connections)
+    await subchannel.close()
+    listener.close()
 
 
 async def test_in_flight_calls_are_counted(server: EchoServer) -> None:
