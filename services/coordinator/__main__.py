@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tallystick.ledger.v1 import ledger_service_pb2
+from tallystick.order.v1 import order_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 from services.failpoints import crash_point
@@ -15,8 +17,13 @@ from txn.model import TxnId
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
 
-# Who may be named in a branch. A coordinator does not call whatever a caller names.
-PARTICIPANTS = frozenset({"order", "ledger"})
+# Who may be named in a branch: a coordinator does not call whatever a caller names. The
+# operations are opaque to it; that it knows their types lets reflection show them, so that
+# grpcurl can write them as JSON.
+OPERATIONS = {
+    "order": order_service_pb2.PayTradeOperation,
+    "ledger": ledger_service_pb2.TransferOperation,
+}
 
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
@@ -25,7 +32,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     owner = sqlite_log.take_ownership(runtime.config.data / f"{service}.db")
     store = open_store(runtime, sqlite_log.schema())
     coordinator = Coordinator(
-        config=CoordinatorConfig(name=service, participants=PARTICIPANTS),
+        config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
         log=sqlite_log.SqliteDecisionLog(store),
         transport=GrpcParticipantTransport(runtime.channel),
         clock=runtime.clock,

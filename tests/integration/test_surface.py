@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tallystick.ledger.v1 import ledger_service_pb2
+from tallystick.order.v1 import order_service_pb2
+from tallystick.txn.v1 import coordinator_service_pb2
+from tallystick.wallet.v1 import wallet_service_pb2
 
-from tests.support.mesh import ROOT, Mesh
+from tests.support.mesh import PASSWORD, ROOT, Mesh
 from tests.support.require import require
+
+T = TypeVar("T", bound=Message)
 
 SHOWN = {
     "order": {"tallystick.order.v1.OrderService", "tallystick.txn.v1.ParticipantService"},
@@ -83,7 +94,7 @@ async def test_health_answers_for_the_server_and_for_each_service(
 
 
 async def test_grpcurl_lists_and_describes(shared_mesh: Mesh) -> None:
-    """The real grpcurl lists the services and describes a method, comments aside."""
+    """The real grpcurl lists the services and describes one of them."""
     grpcurl = require("grpcurl")
     address = shared_mesh.processes["ledger-0"].address
     listed = await _run(grpcurl, "-plaintext", address, "list")
@@ -92,3 +103,67 @@ async def test_grpcurl_lists_and_describes(shared_mesh: Mesh) -> None:
     )
     assert SHOWN["ledger"] | ALWAYS == set(listed.split())
     assert "rpc GetTrialBalance" in described
+
+
+async def _grpcurl(url: str, body: str) -> dict[str, object]:
+    address, _, method = url.removeprefix("http://").partition("/")
+    reply: dict[str, object] = json.loads(
+        await _run(require("grpcurl"), "-plaintext", "-d", body, address, method)
+    )
+    return reply
+
+
+@pytest.mark.parametrize("tool", [_buf_curl, _grpcurl], ids=["buf-curl", "grpcurl"])
+async def test_whole_payment_from_the_command_line(
+    shared_mesh: Mesh, tool: Callable[[str, str], Awaitable[dict[str, Any]]]
+) -> None:
+    """With reflection alone a user is created, funded, and pays a trade."""
+    name = uuid.uuid4().hex[:12]
+
+    async def call(service: str, method: str, reply: T, **body: object) -> T:
+        address = shared_mesh.processes[f"{service}-0"].address
+        # grpcurl prints the names of the proto, buf those of JSON: both are proto3 JSON.
+        return json_format.ParseDict(
+            await tool(f"http://{address}/tallystick.{method}", json.dumps(body)), reply
+        )
+
+    user = await call(
+        "wallet", "wallet.v1.WalletService/CreateUser", wallet_service_pb2.CreateUserResponse(),
+        userId=name, paymentPassword=PASSWORD, currencyCode="EUR", idempotencyKey="k",
+    )  # fmt: skip
+    for account_id, limit in ((f"shop-{name}", 0), (f"bank-{name}", -1000)):
+        await call(
+            "ledger", "ledger.v1.LedgerService/CreateAccount",
+            ledger_service_pb2.CreateAccountResponse(),
+            accountId=account_id, currencyCode="EUR", limitMinor=limit,
+        )  # fmt: skip
+    operation = {
+        "@type": "type.googleapis.com/tallystick.ledger.v1.TransferOperation",
+        "debitAccountId": f"bank-{name}",
+        "creditAccountId": user.user.account_id,
+        "amount": {"currencyCode": "EUR", "amountMinor": 1000},
+    }
+    funded = await call(
+        "coordinator", "txn.v1.CoordinatorService/Execute",
+        coordinator_service_pb2.ExecuteResponse(),
+        idempotencyKey=f"fund-{name}",
+        branches=[{"branchId": "ledger", "participant": "ledger", "operation": operation}],
+    )  # fmt: skip
+    assert coordinator_service_pb2.OUTCOME_COMMITTED == funded.outcome
+    created = await call(
+        "order", "order.v1.OrderService/CreateTrade", order_service_pb2.CreateTradeResponse(),
+        merchantId=name, outTradeNo="1", subject="tea", payeeAccountId=f"shop-{name}",
+        amount={"currencyCode": "EUR", "amountMinor": 990},
+    )  # fmt: skip
+    paid = await call(
+        "wallet", "wallet.v1.WalletService/ConfirmPayment",
+        wallet_service_pb2.ConfirmPaymentResponse(),
+        idempotencyKey="pay", userId=name, paymentPassword=PASSWORD,
+        tradeNo=created.trade.trade_no,
+    )  # fmt: skip
+    assert wallet_service_pb2.PAYMENT_STATE_SUCCEEDED == paid.state
+    shop = await call(
+        "ledger", "ledger.v1.LedgerService/GetAccount", ledger_service_pb2.GetAccountResponse(),
+        accountId=f"shop-{name}",
+    )  # fmt: skip
+    assert shop.account.available_minor == 990
