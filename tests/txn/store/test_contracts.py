@@ -1,0 +1,132 @@
+"""Every store passes the checks of txn.testing; and what only the one on SQLite can show."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.txn.helpers import commit_row
+from tests.txn.support import open_sqlite
+from txn.errors import AlreadyOwned, Overloaded
+from txn.model import Decision, TxnId
+from txn.state import Outcome, Vote
+from txn.store import group_commit
+from txn.store.sqlite_branches import SqliteBranchTable
+from txn.store.sqlite_log import SqliteDecisionLog, take_ownership
+from txn.testing import (
+    MemoryBranchTable,
+    MemoryDecisionLog,
+    MemoryStore,
+    check_branch_table,
+    check_decision_log,
+)
+
+
+def abort(txn_id: str) -> Decision:
+    """An abort that an inquiry wrote."""
+    return Decision(TxnId(txn_id), Outcome.ABORTED, None, (), decided_at_us=1, ended=True)
+
+
+def commit(txn_id: str) -> Decision:
+    """A commit under a key of its own."""
+    return commit_row(txn_id, ("ledger", Vote.COMMIT), idempotency_key=txn_id)
+
+
+async def test_decision_log_in_memory() -> None:
+    """The log in memory keeps the promises of DecisionLog."""
+    await check_decision_log(MemoryDecisionLog(MemoryStore()))
+
+
+async def test_decision_log_on_sqlite(tmp_path: Path) -> None:
+    """The log on SQLite keeps the promises of DecisionLog."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_decision_log(SqliteDecisionLog(store))
+
+
+async def test_branch_table_in_memory() -> None:
+    """The table in memory keeps the promises of BranchTable."""
+    await check_branch_table(MemoryStore(), MemoryBranchTable())
+
+
+async def test_branch_table_on_sqlite(tmp_path: Path) -> None:
+    """The table on SQLite keeps the promises of BranchTable."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_branch_table(store, SqliteBranchTable())
+
+
+async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
+    """Votes, reasons, keys and ends are all read back as they were written."""
+    rows = [
+        commit_row("t1", ("order", Vote.COMMIT), ("audit", Vote.READ_ONLY)),
+        replace(
+            commit("t2"), outcome=Outcome.ABORTED, reason="NO", refused_branch_id="b", ended=True
+        ),
+        abort("t3"),
+    ]
+    async with open_sqlite(tmp_path / "s.db") as store:
+        for row in rows:
+            await SqliteDecisionLog(store).decide(row)
+    async with open_sqlite(tmp_path / "s.db") as store:
+        assert rows == list(await SqliteDecisionLog(store).list_decisions(after="", limit=9))
+
+
+async def test_pages_of_decisions(tmp_path: Path) -> None:
+    """Pages follow each other without gap or repetition, also when some have just ended."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        log = SqliteDecisionLog(store)
+        names = [f"t{number}" for number in range(7)]
+        for name in names:
+            await log.decide(commit(name))
+        await log.end(TxnId("t1"))
+        await log.end(TxnId("t5"))
+        seen: list[str] = []
+        while page := await log.list_decisions(
+            after=seen[-1] if seen else "", limit=2, unfinished_only=True
+        ):
+            assert len(page) <= 2
+            seen += [row.txn_id for row in page]
+    assert ["t0", "t2", "t3", "t4", "t6"] == seen
+
+
+async def test_an_end_shows_before_it_is_forced(tmp_path: Path) -> None:
+    """Readers of one process see it at once, those of another once it is forced."""
+    path = tmp_path / "s.db"
+    async with open_sqlite(path) as store, open_sqlite(path) as other:
+        log, outside = SqliteDecisionLog(store), SqliteDecisionLog(other)
+        await log.decide(commit("t1"))
+        await log.end(TxnId("t1"))
+        ended = replace(commit("t1"), ended=True)
+        assert ended == await log.by_txn_id(TxnId("t1"))
+        assert ended == await log.by_key("tester", "t1")
+        assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
+        assert commit("t1") == await outside.by_txn_id(TxnId("t1"))
+        await log.decide(abort("t2"))
+        assert ended == await outside.by_txn_id(TxnId("t1"))
+        assert ended == await log.by_txn_id(TxnId("t1"))
+
+
+async def test_an_end_that_was_not_queued_does_not_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not on its way to the disk is not shown as if it were."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        log = SqliteDecisionLog(store)
+        await log.decide(commit("t1"))
+        monkeypatch.setattr(group_commit, "QUEUE_SIZE_MAX", 0)
+        with pytest.raises(Overloaded):
+            await log.end(TxnId("t1"))
+        monkeypatch.undo()
+        assert commit("t1") == await log.by_txn_id(TxnId("t1"))
+
+
+def test_a_log_has_one_owner(tmp_path: Path) -> None:
+    """A second coordinator over one log is refused until the first lets go."""
+    path = tmp_path / "data" / "c.db"
+    owner = take_ownership(path)
+    with pytest.raises(AlreadyOwned):
+        take_ownership(path)
+    os.close(owner)
+    os.close(take_ownership(path))
