@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from services.errors import InvalidArgument, ServiceError, Unavailable
 from txn.errors import TxnError
-from txn.rpc import abort_with, rich_status, status_of, violations_of
+from txn.rpc import Context, abort_with, rich_status, status_of, violations_of
 
 DEADLINE_MAX_S = 60.0
 OUR_METHODS = "/tallystick."
@@ -24,9 +24,8 @@ OUR_METHODS = "/tallystick."
 _log = structlog.get_logger(__name__)
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_Behaviour = Callable[[Message, _Context], Awaitable[Message]]
-_Guarded = Callable[[Message | None, _Context], Awaitable[Message]]
+_Behaviour = Callable[[Message, Context], Awaitable[Message]]
+_Guarded = Callable[[Message | None, Context], Awaitable[Message]]
 _Deserializer = Callable[[bytes], Message]
 
 
@@ -64,7 +63,7 @@ def _readable(deserialize: _Deserializer | None) -> Callable[[bytes], Message | 
 
 
 def _guarded(method: str, behaviour: _Behaviour) -> _Guarded:
-    async def guarded(request: Message | None, context: _Context) -> Message:  # noqa: RET503
+    async def guarded(request: Message | None, context: Context) -> Message:  # noqa: RET503
         if request is None:
             await abort_with(
                 context,
@@ -90,7 +89,7 @@ def _guarded(method: str, behaviour: _Behaviour) -> _Guarded:
     return guarded
 
 
-async def _answer(behaviour: _Behaviour, request: Message, context: _Context) -> Message:
+async def _answer(behaviour: _Behaviour, request: Message, context: Context) -> Message:
     if violations := violations_of(request):
         raise InvalidArgument(*violations)
     # A caller without a deadline, or with one of a year, gets this one.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
-import grpc
 from tallystick.ledger.v1 import ledger_service_pb2 as pb
 from tallystick.ledger.v1 import ledger_service_pb2_grpc
 
@@ -13,8 +10,7 @@ from services.errors import AlreadyExists, NotFound
 from services.ledger import books
 from services.store import SqliteStore
 from txn.clock import Clock
-
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+from txn.rpc import Context
 
 
 class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
@@ -25,7 +21,7 @@ class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
         self._clock = clock
 
     async def CreateAccount(  # noqa: N802
-        self, request: pb.CreateAccountRequest, context: _Context
+        self, request: pb.CreateAccountRequest, context: Context
     ) -> pb.CreateAccountResponse:
         """Opens an account, or returns the one that is open already."""
         wanted = books.Account(
@@ -47,7 +43,7 @@ class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
         return pb.CreateAccountResponse(account=_account_out(account))
 
     async def GetAccount(  # noqa: N802
-        self, request: pb.GetAccountRequest, context: _Context
+        self, request: pb.GetAccountRequest, context: Context
     ) -> pb.GetAccountResponse:
         """One account with its balances."""
         account = await self._store.read(lambda tx: books.find_account(tx, request.account_id))
@@ -56,7 +52,7 @@ class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
         return pb.GetAccountResponse(account=_account_out(account))
 
     async def ListEntries(  # noqa: N802
-        self, request: pb.ListEntriesRequest, context: _Context
+        self, request: pb.ListEntriesRequest, context: Context
     ) -> pb.ListEntriesResponse:
         """Journal entries, page by page."""
         limit = request.page_size or wire.PAGE_SIZE_DEFAULT
@@ -76,7 +72,7 @@ class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
         )
 
     async def GetTrialBalance(  # noqa: N802
-        self, request: pb.GetTrialBalanceRequest, context: _Context
+        self, request: pb.GetTrialBalanceRequest, context: Context
     ) -> pb.GetTrialBalanceResponse:
         """Sums over everything, in one snapshot."""
         lines = await self._store.read(books.trial_balance)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
 
-import grpc
 from tallystick.order.v1 import order_service_pb2 as pb
 from tallystick.order.v1 import order_service_pb2_grpc
 
@@ -17,6 +15,7 @@ from services.order import trades
 from services.order.state import TradeState
 from services.store import SqliteStore
 from txn.clock import Clock
+from txn.rpc import Context
 
 VALID_FOR_DEFAULT_US = 15 * 60 * 1_000_000
 QR_CODE_PREFIX = "tallystick://pay/"
@@ -27,7 +26,6 @@ _STATES_OUT = {
     TradeState.TRADE_SUCCESS: pb.TRADE_STATE_TRADE_SUCCESS,
     TradeState.TRADE_CLOSED: pb.TRADE_STATE_TRADE_CLOSED,
 }
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
         self._config = config or OrderConfig()
 
     async def CreateTrade(  # noqa: N802
-        self, request: pb.CreateTradeRequest, context: _Context
+        self, request: pb.CreateTradeRequest, context: Context
     ) -> pb.CreateTradeResponse:
         """Creates a trade, or returns the one that this request created before."""
         wanted = self._new_trade(request)
@@ -66,7 +64,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
         return pb.CreateTradeResponse(trade=self._out(trade))
 
     async def GetTrade(  # noqa: N802
-        self, request: pb.GetTradeRequest, context: _Context
+        self, request: pb.GetTradeRequest, context: Context
     ) -> pb.GetTradeResponse:
         """One trade."""
 
@@ -82,7 +80,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
         return pb.GetTradeResponse(trade=self._out(trade))
 
     async def CloseTrade(  # noqa: N802
-        self, request: pb.CloseTradeRequest, context: _Context
+        self, request: pb.CloseTradeRequest, context: Context
     ) -> pb.CloseTradeResponse:
         """Closes a trade; waits for a payment that is under way."""
         deadline = self._clock.monotonic() + self._config.close_wait_s

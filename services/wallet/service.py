@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -14,17 +14,17 @@ from tallystick.wallet.v1 import wallet_service_pb2 as pb
 from tallystick.wallet.v1 import wallet_service_pb2_grpc
 
 from services import wire
+from services.deadline import timeout_within
 from services.errors import AlreadyExists, FailedPrecondition, NotFound, Unauthenticated
 from services.store import SqliteStore
 from services.wallet import users
 from services.wallet.passwords import Passwords
 from txn.clock import Clock
+from txn.rpc import Context
 
 READ_TIMEOUT_S = 5.0
 EXECUTE_TIMEOUT_S = 15.0
 ACCOUNT_PREFIX = "user:"
-
-_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
@@ -48,7 +48,7 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
         self._coordinator = coordinator_service_pb2_grpc.CoordinatorServiceStub(coordinator)
 
     async def CreateUser(  # noqa: N802
-        self, request: pb.CreateUserRequest, context: _Context
+        self, request: pb.CreateUserRequest, context: Context
     ) -> pb.CreateUserResponse:
         """Opens the account first: a user without one could not be seen through."""
         code = wire.currency_from(request.currency_code, "currency_code")
@@ -67,7 +67,7 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
         )
 
     async def ConfirmPayment(  # noqa: N802
-        self, request: pb.ConfirmPaymentRequest, context: _Context
+        self, request: pb.ConfirmPaymentRequest, context: Context
     ) -> pb.ConfirmPaymentResponse:
         """Pays a trade by one transaction over order and ledger.
 
@@ -83,7 +83,9 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
             branches=_branches(trade, user),
         )
         try:
-            result = await self._coordinator.Execute(execute, timeout=EXECUTE_TIMEOUT_S)
+            result = await self._coordinator.Execute(
+                execute, timeout=timeout_within(context, EXECUTE_TIMEOUT_S)
+            )
         except grpc.aio.AioRpcError as error:
             _raise_refused(error)
         if result.outcome == coordinator_service_pb2.OUTCOME_ABORTED:

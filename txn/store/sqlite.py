@@ -61,7 +61,7 @@ class SqliteWriter:
     def begin(self) -> sqlite3.Connection:
         """Waits for this process's turn and opens a transaction. Raises StoreFull or StoreError."""
         if _free_bytes(self._path) < FREE_SPACE_RESERVE_BYTES:
-            raise StoreFull(f"less than {FREE_SPACE_RESERVE_BYTES} bytes are free")
+            raise StoreFull("the store has no room for new work: try later")
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
