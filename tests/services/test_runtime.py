@@ -1,0 +1,51 @@
+"""What a process is told, checked before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.runtime import CannotStart, RuntimeConfig
+
+GOOD = RuntimeConfig(
+    service="ledger", replica=1, address="127.0.0.1:50061", etcd=("e:1",), home=Path("home")
+)
+
+
+def test_names_follow_from_it() -> None:
+    """The process and its data are named after the service; replicas share the data."""
+    assert ("ledger-1", Path("home/data")) == (GOOD.id, GOOD.data)
+    assert GOOD.data == replace(GOOD, replica=2).data
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:1", "127.1.2.3:50051", "[::1]:50051", "localhost:1"]
+)
+def test_loopback_addresses(address: str) -> None:
+    """Every name of this machine for itself will do."""
+    assert address == replace(GOOD, address=address).address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:50051", "10.0.0.7:50051", "[::]:50051", "example.com:50051", ":50051", "50051"],
+)
+def test_other_addresses_are_refused_with_the_reason(address: str) -> None:
+    """Callers are not authenticated, so nobody outside may be one."""
+    with pytest.raises(CannotStart, match="not authenticated yet"):
+        replace(GOOD, address=address)
+
+
+@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1"])
+def test_ports_are_checked(port: str) -> None:
+    """From 1 to 65535."""
+    with pytest.raises(CannotStart, match="port"):
+        replace(GOOD, address=f"127.0.0.1:{port}")
+
+
+def test_a_registry_is_needed() -> None:
+    """Without one nobody would find the service."""
+    with pytest.raises(CannotStart, match="etcd"):
+        replace(GOOD, etcd=())
