@@ -79,6 +79,21 @@ async def test_rules_of_the_proto_are_checked_first(account_id: str, rule: str) 
     assert ("INVALID_REQUEST", {"account_id": rule}) == details(error)
 
 
+async def test_bytes_that_are_no_message() -> None:
+    """Answered like any other error, without a word of how they were read."""
+    servicer = Ledger(raising(AssertionError()))
+
+    def add(server: grpc.aio.Server) -> None:
+        ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server)
+
+    async with served(add, interceptors=[Edge()]) as channel:
+        method: Any = cast(Any, channel).unary_unary(
+            "/tallystick.ledger.v1.LedgerService/GetAccount"
+        )
+        error = await failed(method(b"\xff\xff", timeout=TIMEOUT_S))
+    assert (Code.INTERNAL, "MALFORMED", 0) == (error.code(), details(error)[0], servicer.calls)
+
+
 async def test_an_unknown_currency_is_a_broken_rule() -> None:
     """What the proto cannot say is answered in the same form."""
 

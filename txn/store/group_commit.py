@@ -152,7 +152,9 @@ class GroupCommit(Generic[Tx]):
             self._backend.commit(tx)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the group is in doubt
             self._on_commit_failure(error)
-        return settled
+        else:
+            # Here only: should on_commit_failure return after all, nobody hears of success.
+            return settled
 
     def close(self, deliver: Callable[[list[Settlement]], None]) -> None:
         """Forces what is queued, then closes the backend. Call it from the draining thread."""

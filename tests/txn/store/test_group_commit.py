@@ -213,6 +213,16 @@ def test_a_failed_commit_tells_nobody(rig: Rig) -> None:
     assert ([error], {}) == (rig.failures, rig.told)
 
 
+def test_a_failed_commit_is_no_success_though_the_process_lives(rig: Rig) -> None:
+    """Also where on_commit_failure breaks its promise not to return."""
+    rig.backend.commit_error = OSError("EIO")
+    group = GroupCommit(rig.backend, on_commit_failure=lambda _: None)  # type: ignore[arg-type,return-value]
+    told: list[Done[Any] | Failed] = []
+    group.submit(lambda tx: None, told.append)
+    settled = group.drain()
+    assert ([], True) == (told, not settled)
+
+
 def test_close_flushes_what_waits_and_what_is_lazy(rig: Rig) -> None:
     """Everything accepted is forced and told; then nothing is accepted."""
     rig.put("a")
