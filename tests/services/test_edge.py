@@ -87,7 +87,7 @@ async def test_bytes_that_are_no_message() -> None:
         ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server)
 
     async with served(add, interceptors=[Edge()]) as channel:
-        method: Any = cast(Any, channel).unary_unary(
+        method: Any = cast("Any", channel).unary_unary(
             "/tallystick.ledger.v1.LedgerService/GetAccount"
         )
         error = await failed(method(b"\xff\xff", timeout=TIMEOUT_S))
