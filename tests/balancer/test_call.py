@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -53,11 +54,10 @@ async def channel(make_channel: MakeChannel) -> BalancedChannel:
 
 
 @pytest.fixture
-async def silent_address() -> AsyncIterator[str]:
-    """Accepts connections and says nothing: gRPC stays CONNECTING."""
-    server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
-    yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    server.close()
+def silent_address() -> Iterator[str]:
+    """Connections are made and nothing is ever said: gRPC stays CONNECTING."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 async def error_of(call: Awaitable[Any]) -> tuple[StatusCode, str]:
