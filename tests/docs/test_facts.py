@@ -19,6 +19,7 @@ TWO_PHASE_COMMIT = ROOT / "docs" / "two_phase_commit.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 _LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 _TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
+_CODE = re.compile(r"`[^`\n]+`|^\$ .*$", re.MULTILINE)
 _TEST = re.compile(r"`(test_[a-z0-9_]+)`")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -44,8 +45,8 @@ def test_make_targets_exist(page: Path) -> None:
     """Whatever a page tells people to make can be made."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    code = " ".join(re.findall(r"`[^`\n]+`|^\$ .*$", page.read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(_TARGET.findall(code)) <= targets
+    code = _CODE.findall(page.read_text(encoding="utf-8"))
+    assert set(_TARGET.findall(" ".join(code))) <= targets
 
 
 def test_named_tests_exist() -> None:
