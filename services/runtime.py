@@ -152,7 +152,10 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for work in reversed(self._on_stop):
-            await work()
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - the rest has to be closed all the same
+                _log.exception("closing")
         for channel in self._channels.values():
             await channel.close()
 

@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from services.failpoints import crash_point
-from services.runtime import Runtime, die_in_doubt
+from services.runtime import CannotStart, Runtime, die_in_doubt
+from txn.errors import StoreError
 from txn.participant import Inquirer, Participant, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
 from txn.store import sqlite_branches
@@ -21,6 +22,8 @@ from txn.store.sqlite import SqliteReader, SqliteWriter
 from txn.store.threaded import ThreadedStore
 
 M = TypeVar("M", bound=Message)
+# Whom a participant asks when it is in doubt.
+COORDINATORS = frozenset({"coordinator"})
 SqliteStore = ThreadedStore[sqlite3.Connection]
 
 
@@ -34,12 +37,15 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
     """The store of this service, shared by its replicas; closed when the runtime stops."""
     service = runtime.config.service
     path = runtime.config.data / f"{service}.db"
-    store: SqliteStore = ThreadedStore(
-        service,
-        writer=lambda: SqliteWriter(path, schema),
-        reader=lambda: SqliteReader(path),
-        on_commit_failure=die_in_doubt,
-    )
+    try:
+        store: SqliteStore = ThreadedStore(
+            service,
+            writer=lambda: SqliteWriter(path, schema),
+            reader=lambda: SqliteReader(path),
+            on_commit_failure=die_in_doubt,
+        )
+    except (OSError, sqlite3.Error, StoreError) as error:
+        raise CannotStart(f"the store {path} cannot be opened: {error}") from error
     runtime.on_stop(store.close)
     return store
 
@@ -56,7 +62,8 @@ def open_participant(
         store=store,
         branches=sqlite_branches.SqliteBranchTable(),
         resource=resource,
-        decode=OperationCodec(operation).decode,
+        codec=OperationCodec(operation),
+        coordinators=COORDINATORS,
         clock=runtime.clock,
         crash_point=crash_point(),
     )

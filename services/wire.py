@@ -9,8 +9,6 @@ from services.errors import InvalidArgument
 from services.money import CurrencyCode, Money, UnknownCurrencyError, currency
 from txn.errors import FieldViolation
 
-PAGE_SIZE_DEFAULT = 100
-
 
 def currency_from(code: str, field: str) -> CurrencyCode:
     """The currency that a request names. Raises InvalidArgument for one not known here."""

@@ -5,10 +5,11 @@ of one kind of operation. See docs/two_phase_commit.md.
 """
 
 from txn.clock import Backoff, Clock, SystemClock
-from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.coordinator import Coordinator
 from txn.errors import Refused, TxnError
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Inquirer, InquiryConfig, Participant, Resource
+from txn.phases import CoordinatorConfig
 from txn.state import BranchState, Outcome, TransactionState, Vote
 from txn.transaction import Result, View
 

@@ -11,27 +11,22 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 
 from txn import protocol
-from txn.clock import Backoff, Clock
-from txn.crash_point import AFTER_DECISION, CrashPoint, no_crash
+from txn.clock import Clock
+from txn.crash_point import CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.errors import (
-    Alarm,
     FieldViolation,
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
     Overloaded,
-    Refused,
     ShuttingDown,
     UnknownParticipant,
-    Unreachable,
 )
 from txn.model import (
     Branch,
-    BranchId,
     BranchKey,
     Decision,
     Prepare,
@@ -39,8 +34,9 @@ from txn.model import (
     TxnId,
     body_hash,
 )
+from txn.phases import CoordinatorConfig, Phases
 from txn.recovery import recover
-from txn.state import Outcome, TransactionState, Vote
+from txn.state import Outcome, TransactionState
 from txn.transaction import (
     Result,
     Transaction,
@@ -52,31 +48,7 @@ from txn.transaction import (
 )
 from txn.transport import ParticipantTransport
 
-PARTICIPANT_UNAVAILABLE = "PARTICIPANT_UNAVAILABLE"
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CoordinatorConfig:
-    """Limits and intervals. `name` is the service name under which participants ask back."""
-
-    name: str
-    participants: frozenset[str]
-    prepare_timeout_s: float = 5.0
-    attempt_timeout_s: float = 2.0
-    abort_attempts: int = 5
-    max_active: int = 10_000
-    alarm_retry_s: float = 30.0
-    retry: Backoff = field(default_factory=lambda: Backoff(initial_s=0.05, max_s=2.0))
-
-    def __post_init__(self) -> None:
-        if not self.participants:
-            raise ValueError("participants must not be empty")
-        if min(self.prepare_timeout_s, self.attempt_timeout_s) <= 0:
-            raise ValueError("timeouts must be positive")
-        if min(self.abort_attempts, self.max_active) < 1:
-            raise ValueError("abort_attempts and max_active must be at least 1")
 
 
 class Coordinator:
@@ -95,11 +67,9 @@ class Coordinator:
     ) -> None:
         self._config = config
         self._decisions = log
-        self._transport = transport
         self._clock = clock
-        self._rng = rng
         self._new_txn_id = new_txn_id
-        self._crash_point = crash_point
+        self._phases = Phases(config, log, transport, clock=clock, rng=rng, crash_point=crash_point)
         self._active: dict[TxnId, Transaction] = {}
         self._by_key: dict[tuple[str, str], Transaction] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -300,112 +270,18 @@ class Coordinator:
             _log.critical("a transaction's driver failed", exc_info=error)
 
     async def _drive(self, transaction: Transaction, action: protocol.Action) -> None:
-        """Performs one action and feeds back what came of it.
-
-        It must get there whatever happens: a driver that died would leave its transaction
-        active, and the participants in doubt, until the next start. So what is unexpected
-        counts as "no answer", after which every action may be done again.
-        """
+        """Performs one action and feeds back what came of it."""
         match action:
             case protocol.SendPrepare(branch_id):
-                self._feed(transaction, await self._prepare(transaction, branch_id))
+                self._feed(transaction, await self._phases.prepare(transaction, branch_id))
             case protocol.ForceOutcome(outcome):
-                self._feed(transaction, await self._force(transaction, outcome))
+                self._feed(transaction, await self._phases.force(transaction, outcome))
             case protocol.SendCommit(branch_id):
-                await self._settle(transaction, branch_id, self._transport.commit, None)
-                self._feed(transaction, protocol.Settled(branch_id))
+                self._feed(transaction, await self._phases.commit(transaction, branch_id))
             case protocol.SendAbort(branch_id):
-                await self._settle(
-                    transaction, branch_id, self._transport.abort, self._config.abort_attempts
-                )
-                self._feed(transaction, protocol.Settled(branch_id))
+                self._feed(transaction, await self._phases.abort(transaction, branch_id))
             case protocol.WriteEnd():
                 await self._decisions.end(transaction.txn_id)
-
-    async def _prepare(self, transaction: Transaction, branch_id: BranchId) -> protocol.Event:
-        """Asks until there is an answer, the time is up, or the transaction is lost anyway.
-
-        Asking again is safe: a participant answers a repeated prepare with its first vote.
-        """
-        message = transaction.operations[branch_id]
-        participant = transaction.participants[branch_id]
-        deadline = self._clock.monotonic() + self._config.prepare_timeout_s
-        attempt = 0
-        while (left_s := deadline - self._clock.monotonic()) > 0:
-            timeout_s = min(left_s, self._config.attempt_timeout_s)
-            try:
-                reply = await self._transport.prepare(participant, message, timeout_s)
-                return protocol.Voted(branch_id, reply.vote, reply.reason)
-            except Refused as refused:
-                return protocol.Voted(branch_id, Vote.ABORT, refused.reason)
-            except Unreachable as error:
-                _log.info("prepare %s at %s: %s", message.key, participant, error)
-            except Exception:  # noqa: BLE001 - see _drive
-                _log.exception("prepare %s at %s", message.key, participant)
-            if transaction.progress.state is not TransactionState.PREPARING:
-                break
-            await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
-            attempt += 1
-        return protocol.PrepareFailed(branch_id, PARTICIPANT_UNAVAILABLE)
-
-    async def _force(self, transaction: Transaction, outcome: Outcome) -> protocol.Event:
-        """Writes the outcome row; the row that stands rules, not the one that was meant."""
-        progress = transaction.progress
-        decision = Decision(
-            transaction.txn_id,
-            outcome,
-            transaction.request,
-            transaction.logged_branches(),
-            self._clock.utc_us(),
-            reason=progress.reason,
-            refused_branch_id=progress.refused_branch_id,
-            ended=outcome is Outcome.ABORTED,
-        )
-        attempt = 0
-        while True:
-            try:
-                stands = await self._decisions.decide(decision)
-                break
-            except Exception as error:  # noqa: BLE001 - see _drive
-                # Nothing may be answered before it stands. Deciding again is safe, whether
-                # or not the row was written: the row that stands is read back.
-                _log.warning("decision of %s: %r", transaction.txn_id, error)
-                await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
-                attempt += 1
-        self._crash_point(AFTER_DECISION)
-        transaction.stands = stands
-        transaction.decided.set()
-        mine = stands.txn_id == transaction.txn_id
-        return protocol.OutcomeStands(stands.outcome if mine else Outcome.ABORTED)
-
-    async def _settle(
-        self,
-        transaction: Transaction,
-        branch_id: BranchId,
-        send: Callable[[str, BranchKey, float], Coroutine[object, object, None]],
-        attempts: int | None,
-    ) -> None:
-        """Sends phase two until acknowledged. Aborts are given up on: their participant asks."""
-        key = BranchKey(transaction.txn_id, branch_id)
-        participant = transaction.participants[branch_id]
-        attempt = 0
-        while attempts is None or attempt < attempts:
-            try:
-                await send(participant, key, self._config.attempt_timeout_s)
-            except Alarm as alarm:
-                # Never success: the branch stays unsettled, and is shown as such, until
-                # somebody has looked.
-                _log.critical("ALARM %s at %s: %s", key, participant, alarm)
-                await self._clock.sleep(self._config.alarm_retry_s)
-                continue
-            except Unreachable as error:
-                _log.info("phase two of %s at %s: %s", key, participant, error)
-            except Exception:  # noqa: BLE001 - see _drive
-                _log.exception("phase two of %s at %s", key, participant)
-            else:
-                return
-            await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
-            attempt += 1
 
 
 def _refuse_malformed(branches: Sequence[Branch]) -> None:

@@ -11,7 +11,8 @@ TxnError
 |-- Alarm                 a promise was broken somewhere; people must look
 |   |-- UnknownBranch     commit of a branch that was never prepared here
 |   |-- BranchAborted     commit of a branch that was aborted here
-|   `-- BranchCommitted   abort of a branch that was committed here
+|   |-- BranchCommitted   abort of a branch that was committed here
+|   `-- ResourceFailed    a resource could not do what its vote had promised
 |-- Unreachable           no answer from the other side: it may or may not have acted
 `-- StoreError
     |-- StoreFull         too little free space: refused before anything was begun
@@ -93,6 +94,10 @@ class BranchAborted(Alarm):
 
 class BranchCommitted(Alarm):
     """Abort of a branch that was committed here."""
+
+
+class ResourceFailed(Alarm):
+    """A resource could not do what its vote had promised."""
 
 
 class Unreachable(TxnError):

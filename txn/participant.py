@@ -23,10 +23,13 @@ from txn.crash_point import AFTER_APPLY, AFTER_VOTE, CrashPoint, no_crash
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
+    FieldViolation,
     IdempotencyConflict,
+    InvalidOperation,
     NotFound,
     Overloaded,
     Refused,
+    ResourceFailed,
     StoreError,
     UnknownBranch,
     Unreachable,
@@ -44,7 +47,12 @@ _log = logging.getLogger(__name__)
 Tx = TypeVar("Tx")
 Tx_contra = TypeVar("Tx_contra", contravariant=True)
 Op = TypeVar("Op")
+Op_co = TypeVar("Op_co", covariant=True)
 Op_contra = TypeVar("Op_contra", contravariant=True)
+
+_UNKNOWN_COORDINATOR = FieldViolation(
+    "coordinator", "coordinator.allowed", "is not a coordinator of this participant"
+)
 
 
 class Resource(Protocol[Tx_contra, Op_contra]):
@@ -67,6 +75,16 @@ class Resource(Protocol[Tx_contra, Op_contra]):
         """Gives the reservation back."""
 
 
+class Codec(Protocol[Op_co]):
+    """Turns operations into what the resource takes."""
+
+    def decode(self, operation: Operation) -> Op_co:
+        """An operation from outside. Raises InvalidOperation when it breaks a rule."""
+
+    def read(self, operation: Operation) -> Op_co:
+        """An operation that was decoded before, perhaps by an earlier release."""
+
+
 @dataclass(frozen=True, slots=True)
 class InquiryConfig:
     """How a participant in doubt asks: first one to two intervals after its vote."""
@@ -87,15 +105,20 @@ class Participant(Generic[Tx, Op]):
         store: Store[Tx],
         branches: BranchTable[Tx],
         resource: Resource[Tx, Op],
-        decode: Callable[[Operation], Op],
+        codec: Codec[Op],
+        coordinators: frozenset[str],
         clock: Clock,
         crash_point: CrashPoint = no_crash,
     ) -> None:
-        """`decode` turns an operation into what the resource takes; it raises InvalidOperation."""
+        """`coordinators` are the service names that a prepare may name to be asked back.
+
+        Whoever else is named could leave a reservation in doubt for ever.
+        """
         self._store = store
         self._branches = branches
         self._resource = resource
-        self._decode = decode
+        self._codec = codec
+        self._coordinators = coordinators
         self._clock = clock
         self._crash_point = crash_point
 
@@ -105,7 +128,9 @@ class Participant(Generic[Tx, Op]):
         Raises InvalidOperation, IdempotencyConflict (the branch stands for another
         operation), StoreError or Overloaded; then nothing was written.
         """
-        operation = self._decode(message.operation)
+        if message.coordinator not in self._coordinators:
+            raise InvalidOperation([_UNKNOWN_COORDINATOR])
+        operation = self._codec.decode(message.operation)
         try:
             reply = await self._store.write(lambda tx: self._prepare(tx, message, operation))
         except Refused as refused:
@@ -116,17 +141,17 @@ class Participant(Generic[Tx, Op]):
     async def commit(self, key: BranchKey) -> None:
         """Makes a prepared branch final; durable on return, and the same when repeated.
 
-        Raises UnknownBranch or BranchAborted: alarms, never success.
+        Raises UnknownBranch, BranchAborted or ResourceFailed: alarms, never success.
         """
-        await self._store.write(lambda tx: self._commit(tx, key))
+        await self._store.write(lambda tx: self._commit(tx, key), essential=True)
         self._crash_point(AFTER_APPLY)
 
     async def abort(self, key: BranchKey) -> None:
         """Gives back what a branch holds, or remembers that it must never hold anything.
 
-        Raises BranchCommitted: an alarm.
+        Raises BranchCommitted or ResourceFailed: alarms.
         """
-        await self._store.write(lambda tx: self._abort(tx, key))
+        await self._store.write(lambda tx: self._abort(tx, key), essential=True)
 
     async def get(self, key: BranchKey) -> BranchRow:
         """What is remembered of a branch. Raises NotFound."""
@@ -170,7 +195,7 @@ class Participant(Generic[Tx, Op]):
             case OnCommit.WAS_ABORTED:
                 raise BranchAborted("the branch was aborted here")
             case OnCommit.APPLY:
-                self._resource.commit(tx, key, self._operation_of(row))
+                self._keep_promise(self._resource.commit, tx, row)
                 self._move(tx, row, BranchState.COMMITTED)
             case OnCommit.DONE:
                 pass
@@ -181,7 +206,7 @@ class Participant(Generic[Tx, Op]):
             case OnAbort.WAS_COMMITTED:
                 raise BranchCommitted("the branch was committed here")
             case OnAbort.UNDO:
-                self._resource.abort(tx, key, self._operation_of(row))
+                self._keep_promise(self._resource.abort, tx, row)
                 self._move(tx, row, BranchState.ABORTED)
             case OnAbort.REMEMBER:
                 state = move(BRANCH_MOVES, None, BranchState.ABORTED)
@@ -194,10 +219,17 @@ class Participant(Generic[Tx, Op]):
             message.key, state, message.coordinator, message.operation, self._clock.utc_us()
         )
 
-    def _operation_of(self, row: BranchRow | None) -> Op:
+    def _keep_promise(
+        self, apply: Callable[[Tx, BranchKey, Op], None], tx: Tx, row: BranchRow | None
+    ) -> None:
         assert row is not None
         assert row.operation is not None
-        return self._decode(row.operation)
+        try:
+            # Its rules were checked when it was prepared; a newer release may have others.
+            apply(tx, row.key, self._codec.read(row.operation))
+        except Exception as error:
+            _log.exception("a promise could not be kept: %s", row.key)
+            raise ResourceFailed("the resource could not do what it had promised") from error
 
     def _move(self, tx: Tx, row: BranchRow | None, to: BranchState) -> None:
         assert row is not None

@@ -24,7 +24,7 @@ from txn.model import (
     TxnId,
 )
 from txn.state import BranchState, Outcome, Vote
-from txn.store.group_commit import Done, Failed, GroupCommit, Report, Store
+from txn.store.group_commit import GroupCommit, Report, Store, write_through
 
 T = TypeVar("T")
 Tx = TypeVar("Tx")
@@ -38,6 +38,10 @@ class MemoryBackend:
     def __init__(self, durable: Tables | None = None) -> None:
         self.durable: Tables = {} if durable is None else durable
         self.forces = 0
+
+    def has_room(self) -> bool:
+        """Memory is never full."""
+        return True
 
     def begin(self) -> Tables:
         """A copy to work on."""
@@ -89,20 +93,9 @@ class MemoryStore:
         for report, result in self._group.drain():
             report(result)
 
-    async def write(self, work: Callable[[Tables], T]) -> T:
+    async def write(self, work: Callable[[Tables], T], *, essential: bool = False) -> T:
         """See Store.write."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def report(result: Done[Any] | Failed) -> None:
-            if future.cancelled():
-                return
-            if isinstance(result, Failed):
-                future.set_exception(result.error)
-            else:
-                future.set_result(result.value)
-
-        self._group.submit(work, report)
-        return await future
+        return await write_through(self._group, work, essential=essential)
 
     def write_lazily(self, work: Callable[[Tables], object], report: Report) -> None:
         """See Store.write_lazily."""

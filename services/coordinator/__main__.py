@@ -12,8 +12,9 @@ from services.failpoints import crash_point
 from services.ids import new_id
 from services.runtime import DRAIN_GRACE_S, Runtime, main
 from services.store import open_store
-from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.coordinator import Coordinator
 from txn.model import TxnId
+from txn.phases import CoordinatorConfig
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
 
@@ -30,6 +31,12 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     """CoordinatorService; refuses to start when another coordinator owns the log."""
     service = runtime.config.service
     owner = sqlite_log.take_ownership(runtime.config.data / f"{service}.db")
+
+    async def disown() -> None:
+        os.close(owner)
+
+    # Before the store is opened, so that it is let go of after the store is closed.
+    runtime.on_stop(disown)
     store = open_store(runtime, sqlite_log.schema())
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
@@ -46,9 +53,6 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
 
     async def drain() -> None:
         await coordinator.close(DRAIN_GRACE_S)
-
-    async def disown() -> None:
-        os.close(owner)
 
     await coordinator.start()
     runtime.on_drain(drain)

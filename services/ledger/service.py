@@ -11,6 +11,7 @@ from services.ledger import books
 from services.store import SqliteStore
 from txn.clock import Clock
 from txn.rpc import Context
+from txn.rpc.page import page_limit
 
 
 class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
@@ -55,7 +56,7 @@ class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
         self, request: pb.ListEntriesRequest, context: Context
     ) -> pb.ListEntriesResponse:
         """Journal entries, page by page."""
-        limit = request.page_size or wire.PAGE_SIZE_DEFAULT
+        limit = page_limit(request.page_size)
         after = wire.entry_id_from(request.page_token)
         entries = await self._store.read(
             lambda tx: books.list_entries(

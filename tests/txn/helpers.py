@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from random import Random
 
 from txn.clock import Backoff
-from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.coordinator import Coordinator
 from txn.decision_log import DecisionLog
 from txn.model import (
     Branch,
@@ -23,6 +23,7 @@ from txn.model import (
     TxnId,
     VoteReply,
 )
+from txn.phases import CoordinatorConfig
 from txn.state import Outcome, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 
@@ -30,6 +31,7 @@ DEADLINE_S = 10.0
 POLL_S = 0.002
 WAIT_S = 5.0
 CALLER = "tester"
+COORDINATORS = frozenset({"coordinator"})
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:

@@ -20,7 +20,7 @@ from tests.txn.helpers import (
     serving,
     turns,
 )
-from txn.coordinator import PARTICIPANT_UNAVAILABLE, Coordinator, CoordinatorConfig
+from txn.coordinator import Coordinator
 from txn.errors import (
     GroupLost,
     IdempotencyConflict,
@@ -36,6 +36,7 @@ from txn.errors import (
     Unreachable,
 )
 from txn.model import Branch, Decision, TxnId, VoteReply
+from txn.phases import PARTICIPANT_UNAVAILABLE, CoordinatorConfig
 from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from tests.txn.helpers import FastClock, eventually, key, prepare
-from tests.txn.test_participant import Counting, MemoryEffects, decode
+from tests.txn.helpers import COORDINATORS, FastClock, eventually, key, prepare
+from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.errors import StoreFull, Unreachable
 from txn.model import BranchKey, TxnId
 from txn.participant import Inquirer, InquiryConfig, Participant
@@ -50,7 +50,8 @@ class Doubt:
             store=self.store,
             branches=MemoryBranchTable(),
             resource=Counting(self.effects),
-            decode=decode,
+            codec=TextCodec(),
+            coordinators=COORDINATORS,
             clock=FastClock(),
         )
         self.inquirer = Inquirer(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 
-from tests.txn.helpers import FastClock, key, prepare
+from tests.txn.helpers import COORDINATORS, FastClock, key, operation, prepare
 from tests.txn.support import open_sqlite
 from txn.branch_table import BranchTable
 from txn.crash_point import AFTER_APPLY, AFTER_VOTE
@@ -23,9 +23,10 @@ from txn.errors import (
     InvalidOperation,
     NotFound,
     Refused,
+    ResourceFailed,
     UnknownBranch,
 )
-from txn.model import BranchKey, Operation, VoteReply
+from txn.model import BranchKey, Operation, Prepare, VoteReply
 from txn.participant import LATE_PREPARE, REFUSED, Participant
 from txn.state import BranchState, Vote
 from txn.store.group_commit import Store
@@ -87,17 +88,28 @@ class Counting:
     def commit(self, tx: Any, key: BranchKey, operation: str) -> None:
         """Counts."""
         self._effects.add(tx, f"commit {operation}")
+        if operation == "break":
+            raise ZeroDivisionError("a defect in a resource")
 
     def abort(self, tx: Any, key: BranchKey, operation: str) -> None:
         """Counts."""
         self._effects.add(tx, f"abort {operation}")
 
 
-def decode(operation: Operation) -> str:
-    """The operation's text; "bad" breaks a rule."""
-    if operation.value == b"bad":
-        raise InvalidOperation([FieldViolation("operation", "rule", "is bad")])
-    return operation.value.decode()
+class TextCodec:
+    """Operations as text; from outside, the text of `bad` breaks a rule."""
+
+    bad = b"bad"
+
+    def decode(self, operation: Operation) -> str:
+        """See Codec."""
+        if operation.value == self.bad:
+            raise InvalidOperation([FieldViolation("operation", "rule", "is bad")])
+        return self.read(operation)
+
+    def read(self, operation: Operation) -> str:
+        """See Codec."""
+        return operation.value.decode()
 
 
 class Rig:
@@ -106,11 +118,13 @@ class Rig:
     def __init__(self, store: Store[Any], branches: BranchTable[Any], effects: Effects) -> None:
         self.store = store
         self.crash_points: list[str] = []
+        self.codec = TextCodec()
         self.participant: Participant[Any, str] = Participant(
             store=store,
             branches=branches,
             resource=Counting(effects),
-            decode=decode,
+            codec=self.codec,
+            coordinators=COORDINATORS,
             clock=FastClock(),
             crash_point=self.crash_points.append,
         )
@@ -311,3 +325,29 @@ async def test_the_answer_comes_after_the_force() -> None:
         forces.append(backend.forces)
     assert [False] * 5 == backend.answered
     assert [1, 1, 2, 2, 3] == forces
+
+
+async def test_prepare_that_names_a_stranger_as_coordinator_is_refused(rig: Rig) -> None:
+    """Nobody could be asked about such a branch, so it must not reserve anything."""
+    message = Prepare(key(), "stranger", operation())
+    with pytest.raises(InvalidOperation) as refused:
+        await rig.participant.prepare(message)
+    assert ["coordinator"] == [violation.field for violation in refused.value.violations]
+    assert await rig.state() is None
+
+
+async def test_rules_of_a_newer_release_do_not_strand_what_is_prepared(rig: Rig) -> None:
+    """What was valid when it was prepared is committed, whatever is valid now."""
+    await rig.participant.prepare(prepare(value=b"old"))
+    rig.codec.bad = b"old"
+    await rig.participant.commit(key())
+    assert await rig.state() is BranchState.COMMITTED
+
+
+async def test_resource_that_breaks_its_promise_is_an_alarm(rig: Rig) -> None:
+    """A commit that raises is no answer to wait for: it stays prepared, and people hear of it."""
+    await rig.participant.prepare(prepare(value=b"break"))
+    with pytest.raises(ResourceFailed):
+        await rig.participant.commit(key())
+    assert await rig.state() is BranchState.PREPARED
+    assert {"prepare": 1} == await rig.effects()

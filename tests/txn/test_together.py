@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.txn.helpers import CALLER, TWO, WAIT_S, FastClock, key
-from tests.txn.test_participant import Counting, MemoryEffects, decode
+from tests.txn.helpers import CALLER, COORDINATORS, TWO, WAIT_S, FastClock, key
+from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.clock import Backoff
-from txn.coordinator import Coordinator, CoordinatorConfig
+from txn.coordinator import Coordinator
 from txn.errors import NotFound, ShuttingDown, Unreachable
 from txn.model import BranchKey, Decision, Prepare, TxnId, VoteReply
 from txn.participant import Inquirer, Participant
+from txn.phases import CoordinatorConfig
 from txn.state import BranchState, Outcome
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
 
@@ -94,7 +95,8 @@ class Mesh:
             store=MemoryStore(MemoryBackend(self.backends[name].durable)),
             branches=MemoryBranchTable(),
             resource=Counting(MemoryEffects()),
-            decode=decode,
+            codec=TextCodec(),
+            coordinators=COORDINATORS,
             clock=self.clock,
         )
 
@@ -159,7 +161,8 @@ async def test_a_lone_transaction_forces_five_times() -> None:
             store=MemoryStore(stores[name]),
             branches=MemoryBranchTable(),
             resource=Counting(MemoryEffects()),
-            decode=decode,
+            codec=TextCodec(),
+            coordinators=COORDINATORS,
             clock=FastClock(),
         )
     log = MemoryDecisionLog(MemoryStore(logs))

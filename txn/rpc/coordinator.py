@@ -13,11 +13,11 @@ from txn.errors import Unreachable
 from txn.model import Branch, BranchId, BranchKey, TxnId
 from txn.rpc.attempt import attempt
 from txn.rpc.operation import operation_from
+from txn.rpc.page import page_limit
 from txn.rpc.status import Context, or_abort
 from txn.state import Outcome, TransactionState
 from txn.transaction import View
 
-PAGE_SIZE_DEFAULT = 100
 # Execute answers PENDING this long before the caller stops listening.
 EXECUTE_MARGIN_S = 0.25
 EXECUTE_WAIT_MAX_S = 30.0
@@ -107,7 +107,7 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         self, request: coordinator_service_pb2.ListTransactionsRequest, context: Context
     ) -> coordinator_service_pb2.ListTransactionsResponse:
         """See the proto."""
-        limit = request.page_size or PAGE_SIZE_DEFAULT
+        limit = page_limit(request.page_size)
         views = await or_abort(
             context,
             self._coordinator.list_transactions(

@@ -33,19 +33,23 @@ class OperationCodec(Generic[M]):
         self._type = message_type
 
     def decode(self, operation: Operation) -> M:
-        """The operation as a message. Raises InvalidOperation."""
-        name = self._type.DESCRIPTOR.full_name
+        """An operation from outside. Raises InvalidOperation."""
         if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
             raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
-        if operation.type_url.rpartition("/")[2] != name:
-            raise _invalid("operation.type", f"must be a {name}")
-        try:
-            message = self._type.FromString(operation.value)
-        except DecodeError:
-            raise _invalid("operation.value", "is not a readable message of its type") from None
+        message = self.read(operation)
         if violations := violations_of(message, "operation"):
             raise InvalidOperation(violations)
         return message
+
+    def read(self, operation: Operation) -> M:
+        """An operation that was decoded before. Raises InvalidOperation when it is no message."""
+        name = self._type.DESCRIPTOR.full_name
+        if operation.type_url.rpartition("/")[2] != name:
+            raise _invalid("operation.type", f"must be a {name}")
+        try:
+            return self._type.FromString(operation.value)
+        except DecodeError:
+            raise _invalid("operation.value", "is not a readable message of its type") from None
 
 
 def _invalid(rule: str, description: str) -> InvalidOperation:

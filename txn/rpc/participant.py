@@ -14,6 +14,7 @@ from txn.errors import (
     BranchAborted,
     BranchCommitted,
     Refused,
+    ResourceFailed,
     UnknownBranch,
     Unreachable,
 )
@@ -21,10 +22,9 @@ from txn.model import BranchId, BranchKey, BranchRow, Prepare, TxnId, VoteReply
 from txn.participant import Participant
 from txn.rpc.attempt import attempt
 from txn.rpc.operation import any_from, operation_from
+from txn.rpc.page import page_limit
 from txn.rpc.status import Context, or_abort, reason_of
 from txn.state import BranchState, Vote
-
-PAGE_SIZE_DEFAULT = 100
 
 _VOTES_OUT = {
     Vote.COMMIT: participant_service_pb2.VOTE_COMMIT,
@@ -42,6 +42,7 @@ _ALARMS: dict[str, type[Alarm]] = {
     "UNKNOWN_BRANCH": UnknownBranch,
     "BRANCH_ABORTED": BranchAborted,
     "BRANCH_COMMITTED": BranchCommitted,
+    "RESOURCE_FAILED": ResourceFailed,
 }
 # A participant that answers prepare with one of these has understood and said no.
 _REFUSALS = frozenset(
@@ -159,7 +160,7 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
         self, request: participant_service_pb2.ListBranchesRequest, context: Context
     ) -> participant_service_pb2.ListBranchesResponse:
         """See the proto."""
-        limit = request.page_size or PAGE_SIZE_DEFAULT
+        limit = page_limit(request.page_size)
         txn_id, _, branch_id = request.page_token.partition("/")
         after = BranchKey(TxnId(txn_id), BranchId(branch_id)) if request.page_token else None
         rows = await or_abort(

@@ -13,13 +13,14 @@ in a simulation.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
-from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError
+from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 
 # Of each kind: what is waited for, and what rides along.
 GROUP_SIZE_MAX = 256
@@ -32,6 +33,9 @@ T = TypeVar("T")
 
 class Backend(Protocol[Tx]):
     """One local transaction at a time over some storage."""
+
+    def has_room(self) -> bool:
+        """Whether there is room for work that could as well be refused."""
 
     def begin(self) -> Tx:
         """Opens the group's transaction. Raises StoreError when nothing could be begun."""
@@ -47,6 +51,22 @@ class Backend(Protocol[Tx]):
 
     def rollback(self, tx: Tx) -> None:
         """Undoes the group."""
+
+    def close(self) -> None:
+        """Lets go of the storage."""
+
+
+class Snapshots(Protocol[Tx_co]):
+    """One consistent view at a time of what is committed."""
+
+    def begin(self) -> Tx_co:
+        """Opens a view."""
+
+    def run(self, tx: Any, work: Callable[[Tx_co], T]) -> T:
+        """Reads from it."""
+
+    def rollback(self, tx: Any) -> None:
+        """Closes it."""
 
     def close(self) -> None:
         """Lets go of the storage."""
@@ -73,11 +93,13 @@ Settlement = tuple[Report, Done[Any] | Failed]
 class Store(Protocol[Tx_co]):
     """What the engine needs of a store: grouped durable writes, and reads."""
 
-    async def write(self, work: Callable[[Tx_co], T]) -> T:
+    async def write(self, work: Callable[[Tx_co], T], *, essential: bool = False) -> T:
         """Runs `work` in a local transaction; its result, once durable.
 
-        Whatever `work` raises is raised here, and its changes are undone. Raises
-        StoreError or Overloaded when the work was not run.
+        Essential work finishes what was begun, such as a commit that frees a hold: it
+        may use the room that is kept back from other work. Whatever `work` raises is
+        raised here, and its changes are undone. Raises StoreError or Overloaded when the
+        work was not run.
         """
 
     def write_lazily(self, work: Callable[[Tx_co], object], report: Report) -> None:
@@ -91,6 +113,7 @@ class Store(Protocol[Tx_co]):
 class _Item(Generic[Tx]):
     work: Callable[[Tx], object]
     report: Report
+    essential: bool
 
 
 class GroupCommit(Generic[Tx]):
@@ -116,7 +139,14 @@ class GroupCommit(Generic[Tx]):
         self._lazy: deque[_Item[Tx]] = deque()
         self._closed = False
 
-    def submit(self, work: Callable[[Tx], object], report: Report, *, lazy: bool = False) -> None:
+    def submit(
+        self,
+        work: Callable[[Tx], object],
+        report: Report,
+        *,
+        lazy: bool = False,
+        essential: bool = False,
+    ) -> None:
         """Queues work. Lazy work waits for a group that is going anyway.
 
         Raises Overloaded when the queue is full and StoreClosed after close.
@@ -127,7 +157,7 @@ class GroupCommit(Generic[Tx]):
             queue = self._lazy if lazy else self._waiting
             if len(queue) >= QUEUE_SIZE_MAX:
                 raise Overloaded(f"{QUEUE_SIZE_MAX} pieces of work are waiting for the store")
-            queue.append(_Item(work, report))
+            queue.append(_Item(work, report, essential or lazy))
         if not lazy:
             self._wake()
 
@@ -136,9 +166,10 @@ class GroupCommit(Generic[Tx]):
 
         Empty when nothing waits. `lazy_too` makes a group of lazy work alone.
         """
-        group = self._take(lazy_too=lazy_too)
-        if not group:
-            return []
+        group, shed = self._shed(self._take(lazy_too=lazy_too))
+        return shed + self._force(group) if group else shed
+
+    def _force(self, group: list[_Item[Tx]]) -> list[Settlement]:
         try:
             tx = self._backend.begin()
         except StoreError as error:
@@ -151,10 +182,10 @@ class GroupCommit(Generic[Tx]):
         try:
             self._backend.commit(tx)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the group is in doubt
+            # Should on_commit_failure return after all, nobody hears of success.
+            settled = []
             self._on_commit_failure(error)
-        else:
-            # Here only: should on_commit_failure return after all, nobody hears of success.
-            return settled
+        return settled
 
     def close(self, deliver: Callable[[list[Settlement]], None]) -> None:
         """Forces what is queued, then closes the backend. Call it from the draining thread."""
@@ -174,6 +205,16 @@ class GroupCommit(Generic[Tx]):
                 group += [queue.popleft() for _ in range(min(len(queue), GROUP_SIZE_MAX))]
             return group
 
+    def _shed(self, group: list[_Item[Tx]]) -> tuple[list[_Item[Tx]], list[Settlement]]:
+        """Refuses what can be refused while there is no room for it."""
+        if not group or self._backend.has_room():
+            return group, []
+        full = Failed(StoreFull("the store has no room for new work: try later"))
+        return (
+            [item for item in group if item.essential],
+            [(item.report, full) for item in group if not item.essential],
+        )
+
     def _run(self, tx: Tx, item: _Item[Tx]) -> Done[Any] | Failed:
         try:
             return Done(self._backend.run(tx, item.work))
@@ -181,3 +222,21 @@ class GroupCommit(Generic[Tx]):
             raise
         except Exception as error:  # noqa: BLE001 - it belongs to the submitter, not to the group
             return Failed(error)
+
+
+async def write_through(
+    group: GroupCommit[Tx], work: Callable[[Tx], T], *, essential: bool = False
+) -> T:
+    """Submits work and waits for its result, for a group that reports on the running loop."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def report(result: Done[Any] | Failed) -> None:
+        if future.cancelled():
+            return
+        if isinstance(result, Failed):
+            future.set_exception(result.error)
+        else:
+            future.set_result(result.value)
+
+    group.submit(work, report, essential=essential)
+    return await future

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from txn.errors import GroupLost, StoreError, StoreFull
+from txn.errors import GroupLost, StoreError
 from txn.store.migrate import Migration, apply
 
 BUSY_TIMEOUT_S = 5.0
@@ -34,8 +34,8 @@ class SqliteWriter:
     def __init__(self, path: Path, schema: Mapping[str, tuple[Migration, ...]]) -> None:
         """Opens or creates `path` and brings each component of `schema` up to date.
 
-        Raises StoreFull when the file system has no room for it, MigrationError when the
-        file is newer than this program, sqlite3.Error when it is not a database.
+        Raises MigrationError when the file is newer than this program, sqlite3.Error when
+        it is not a database.
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,7 @@ class SqliteWriter:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")
+        self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         self._connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
         try:
@@ -58,10 +59,12 @@ class SqliteWriter:
             self.close()
             raise
 
+    def has_room(self) -> bool:
+        """Whether more than the reserve is free: a commit on a full disk would be in doubt."""
+        return _free_bytes(self._path) >= FREE_SPACE_RESERVE_BYTES
+
     def begin(self) -> sqlite3.Connection:
-        """Waits for this process's turn and opens a transaction. Raises StoreFull or StoreError."""
-        if _free_bytes(self._path) < FREE_SPACE_RESERVE_BYTES:
-            raise StoreFull("the store has no room for new work: try later")
+        """Waits for this process's turn and opens a transaction. Raises StoreError."""
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -131,10 +134,6 @@ class SqliteReader:
     def run(self, tx: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` on the snapshot."""
         return work(tx)
-
-    def commit(self, tx: sqlite3.Connection) -> None:
-        """Ends the snapshot."""
-        tx.execute("COMMIT")
 
     def rollback(self, tx: sqlite3.Connection) -> None:
         """Ends the snapshot."""

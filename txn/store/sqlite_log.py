@@ -60,7 +60,11 @@ class SqliteDecisionLog:
 
     async def decide(self, decision: Decision) -> Decision:
         """See DecisionLog.decide."""
-        return await self._store.write(lambda tx: _insert_and_read_back(tx, decision))
+        # A commit, and the answer to an inquiry, free what is held; a refusal can wait for room.
+        essential = decision.outcome is Outcome.COMMITTED or decision.request is None
+        return await self._store.write(
+            lambda tx: _insert_and_read_back(tx, decision), essential=essential
+        )
 
     async def end(self, txn_id: TxnId) -> None:
         """See DecisionLog.end."""

@@ -10,10 +10,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from txn.errors import StoreClosed
-from txn.store.group_commit import Backend, Done, Failed, GroupCommit, Report, Settlement
+from txn.store.group_commit import (
+    Backend,
+    GroupCommit,
+    Report,
+    Settlement,
+    Snapshots,
+    write_through,
+)
 
 Tx = TypeVar("Tx")
 T = TypeVar("T")
@@ -27,7 +34,7 @@ class ThreadedStore(Generic[Tx]):
         name: str,
         *,
         writer: Callable[[], Backend[Tx]],
-        reader: Callable[[], Backend[Tx]],
+        reader: Callable[[], Snapshots[Tx]],
         on_commit_failure: Callable[[BaseException], NoReturn],
     ) -> None:
         """Opens both on their own threads. Must be called on the loop that uses the store."""
@@ -43,20 +50,9 @@ class ThreadedStore(Generic[Tx]):
         self._reads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-reader")
         self._thread.start()
 
-    async def write(self, work: Callable[[Tx], T]) -> T:
+    async def write(self, work: Callable[[Tx], T], *, essential: bool = False) -> T:
         """See Store.write."""
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def report(result: Done[Any] | Failed) -> None:
-            if future.cancelled():
-                return
-            if isinstance(result, Failed):
-                future.set_exception(result.error)
-            else:
-                future.set_result(result.value)
-
-        self._group.submit(work, report)
-        return await future
+        return await write_through(self._group, work, essential=essential)
 
     def write_lazily(self, work: Callable[[Tx], object], report: Report) -> None:
         """See Store.write_lazily."""

@@ -14,9 +14,9 @@ from google.rpc import status_pb2
 from tallystick.txn.v1 import participant_service_pb2 as pb
 from tallystick.txn.v1 import participant_service_pb2_grpc
 
-from tests.txn.helpers import FastClock, eventually, key, prepare
+from tests.txn.helpers import COORDINATORS, FastClock, eventually, key, prepare
 from tests.txn.rpc.rig import Answers, details, failed, served
-from tests.txn.test_participant import Counting, MemoryEffects, decode
+from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.errors import (
     Alarm,
     BranchAborted,
@@ -80,7 +80,8 @@ async def rig() -> AsyncIterator[Rig]:
         store=MemoryStore(backend),
         branches=MemoryBranchTable(),
         resource=Counting(MemoryEffects()),
-        decode=decode,
+        codec=TextCodec(),
+        coordinators=COORDINATORS,
         clock=FastClock(),
     )
 

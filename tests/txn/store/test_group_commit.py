@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from txn.errors import GroupLost, Overloaded, StoreClosed, StoreFull
+from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 from txn.store import group_commit
 from txn.store.group_commit import Done, Failed, GroupCommit, Settlement
 from txn.testing import MemoryBackend, Tables
@@ -23,11 +23,16 @@ class FaultyBackend(MemoryBackend):
     def __init__(self) -> None:
         super().__init__()
         self.groups: list[int] = []
+        self.room = True
         self.begin_error: Exception | None = None
         self.commit_error: Exception | None = None
         self.rolled_back = 0
         self.closed = False
         self._size = 0
+
+    def has_room(self) -> bool:
+        """See Backend."""
+        return self.room
 
     def begin(self) -> Tables:
         """See Backend."""
@@ -74,7 +79,14 @@ class Rig:
     def _wake(self) -> None:
         self.wakes += 1
 
-    def put(self, name: str, error: Exception | None = None, *, lazy: bool = False) -> None:
+    def put(
+        self,
+        name: str,
+        error: Exception | None = None,
+        *,
+        lazy: bool = False,
+        essential: bool = False,
+    ) -> None:
         """Submits one change of one row."""
 
         def work(tx: Tables) -> str:
@@ -83,7 +95,12 @@ class Rig:
                 raise error
             return name
 
-        self.group.submit(work, lambda result: self.told.update({name: result}), lazy=lazy)
+        self.group.submit(
+            work,
+            lambda result: self.told.update({name: result}),
+            lazy=lazy,
+            essential=essential,
+        )
 
     def drain(self) -> int:
         """One group; how many were told."""
@@ -180,9 +197,33 @@ def test_a_queue_has_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch, lazy: bo
     assert {"a", "b", "d"} == rig.rows
 
 
-def test_no_space_fails_the_group_before_it_begins(rig: Rig) -> None:
+def test_without_room_only_what_was_promised_is_done(rig: Rig) -> None:
+    """New work is refused before anything is begun; essential and lazy work still goes."""
+    rig.backend.room = False
+    rig.put("new")
+    rig.put("promised", essential=True)
+    rig.put("lazy", lazy=True)
+    rig.drain()
+    assert {"promised", "lazy"} == rig.rows
+    refused = rig.told["new"]
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.error, StoreFull)
+
+
+def test_without_room_and_without_promises_nothing_is_begun(rig: Rig) -> None:
+    """A group of which nothing is left is no group, and later ones are not affected."""
+    rig.backend.room = False
+    rig.put("a")
+    assert (1, []) == (rig.drain(), rig.backend.groups)
+    rig.backend.room = True
+    rig.put("b")
+    rig.drain()
+    assert {"b"} == rig.rows
+
+
+def test_a_group_that_cannot_begin_fails_together(rig: Rig) -> None:
     """Everybody is told, nothing was done, and the next group is tried again."""
-    rig.backend.begin_error = full = StoreFull("full")
+    rig.backend.begin_error = full = StoreError("busy")
     rig.put("a")
     rig.put("b")
     rig.drain()
