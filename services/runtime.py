@@ -2,8 +2,8 @@
 
 A service is a function that adds itself to a server (`Setup`); everything around that is
 here, once. The order of a start: open stores, serve, say SERVING, register. The order of
-a stop: say draining, wait a moment for clients to notice, deregister, say NOT_SERVING,
-finish what is in flight, close stores.
+a stop: say draining in the registry, wait a moment for clients to notice, say
+NOT_SERVING, finish what is in flight, close stores, deregister.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Runtime:
         self._resolver = resolver
         self._channels: dict[str, balancer.BalancedChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._on_drain: list[Callable[[], Awaitable[None]]] = []
+        self._on_drain: list[Callable[[float], Awaitable[None]]] = []
+        self._stop_by = self.clock.monotonic()
         self._on_stop: list[Callable[[], Awaitable[None]]] = []
 
     def channel(self, service: str) -> balancer.BalancedChannel:
@@ -132,8 +133,8 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(_die_if_failed)
 
-    def on_drain(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Called when draining begins, before calls in flight are waited for."""
+    def on_drain(self, work: Callable[[float], Awaitable[None]]) -> None:
+        """Called when draining begins, with the seconds that are left for all that follows."""
         self._on_drain.append(work)
 
     def on_stop(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -141,13 +142,17 @@ class Runtime:
         self._on_stop.append(work)
 
     async def drain(self) -> None:
-        """Tells the service that it is about to stop."""
+        """Tells the service that it is about to stop; from now on it has DRAIN_GRACE_S."""
+        self._stop_by = self.clock.monotonic() + DRAIN_GRACE_S
         for work in self._on_drain:
-            await work()
+            await work(self._grace_s())
+
+    def _grace_s(self) -> float:
+        return max(0.0, self._stop_by - self.clock.monotonic())
 
     async def stop(self) -> None:
         """Lets calls in flight end, then takes everything down again."""
-        await self.server.stop(DRAIN_GRACE_S)
+        await self.server.stop(self._grace_s())
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

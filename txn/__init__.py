@@ -6,7 +6,7 @@ of one kind of operation. See docs/two_phase_commit.md.
 
 from txn.clock import Backoff, Clock, SystemClock
 from txn.coordinator import Coordinator
-from txn.errors import Refused, TxnError
+from txn.errors import Busy, Refused, TxnError
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Inquirer, InquiryConfig, Participant, Resource
 from txn.phases import CoordinatorConfig
@@ -19,6 +19,7 @@ __all__ = [
     "BranchId",
     "BranchKey",
     "BranchState",
+    "Busy",
     "Clock",
     "Coordinator",
     "CoordinatorConfig",

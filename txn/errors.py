@@ -2,6 +2,7 @@
 
 TxnError
 |-- Refused               a participant's resource says no: the vote is ABORT
+|-- Busy                  another transaction, not final yet, holds what is wanted
 |-- InvalidOperation      an operation, or the list of them, breaks a rule
 |-- IdempotencyConflict   one key, two different requests
 |-- UnknownParticipant    not on the coordinator's list
@@ -33,6 +34,18 @@ class TxnError(Exception):
 
 class Refused(TxnError):
     """Raised by a resource's prepare: the branch votes ABORT for this reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Busy(TxnError):
+    """Raised by a resource's prepare: another transaction holds it and is not final yet.
+
+    Nothing is changed. The coordinator asks again until its prepare timeout is over, and
+    then aborts for this reason.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

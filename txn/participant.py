@@ -65,7 +65,8 @@ class Resource(Protocol[Tx_contra, Op_contra]):
     def prepare(self, tx: Tx_contra, key: BranchKey, operation: Op_contra) -> Vote:
         """Reserves what commit will need; returns COMMIT, or READ_ONLY when nothing is to commit.
 
-        Raises Refused to vote ABORT; then nothing that was changed in `tx` stays.
+        Raises Refused to vote ABORT, and Busy when another transaction is in the way; then
+        nothing that was changed in `tx` stays.
         """
 
     def commit(self, tx: Tx_contra, key: BranchKey, operation: Op_contra) -> None:
@@ -126,7 +127,7 @@ class Participant(Generic[Tx, Op]):
         """Reserves and votes; the vote is durable on return.
 
         Raises InvalidOperation, IdempotencyConflict (the branch stands for another
-        operation), StoreError or Overloaded; then nothing was written.
+        operation), Busy, StoreError or Overloaded; then nothing was written.
         """
         if message.coordinator not in self._coordinators:
             raise InvalidOperation([_UNKNOWN_COORDINATOR])

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 from txn import protocol
 from txn.clock import Backoff, Clock
-from txn.crash_point import AFTER_DECISION, CrashPoint
+from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, CrashPoint
 from txn.decision_log import DecisionLog
-from txn.errors import Alarm, Refused, Unreachable
+from txn.errors import Alarm, Busy, Refused, Unreachable
 from txn.model import BranchId, BranchKey, Decision
 from txn.state import Outcome, TransactionState, Vote
 from txn.transaction import Transaction
@@ -34,7 +34,8 @@ class CoordinatorConfig:
 
     name: str
     participants: frozenset[str]
-    prepare_timeout_s: float = 5.0
+    # Longer than a participant needs to learn what became of a transaction in the way.
+    prepare_timeout_s: float = 8.0
     attempt_timeout_s: float = 2.0
     abort_attempts: int = 5
     max_active: int = 10_000
@@ -78,6 +79,7 @@ class Phases:
         message = transaction.operations[branch_id]
         participant = transaction.participants[branch_id]
         deadline = self._clock.monotonic() + self._config.prepare_timeout_s
+        reason = PARTICIPANT_UNAVAILABLE
         attempt = 0
         while (left_s := deadline - self._clock.monotonic()) > 0:
             timeout_s = min(left_s, self._config.attempt_timeout_s)
@@ -86,7 +88,10 @@ class Phases:
                 return protocol.Voted(branch_id, reply.vote, reply.reason)
             except Refused as refused:
                 return protocol.Voted(branch_id, Vote.ABORT, refused.reason)
+            except Busy as busy:
+                reason = busy.reason
             except Unreachable as error:
+                reason = PARTICIPANT_UNAVAILABLE
                 _log.info("prepare %s at %s: %s", message.key, participant, error)
             except Exception:  # noqa: BLE001 - see above
                 _log.exception("prepare %s at %s", message.key, participant)
@@ -94,10 +99,11 @@ class Phases:
                 break
             await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
             attempt += 1
-        return protocol.PrepareFailed(branch_id, PARTICIPANT_UNAVAILABLE)
+        return protocol.PrepareFailed(branch_id, reason)
 
     async def force(self, transaction: Transaction, outcome: Outcome) -> protocol.Event:
         """Writes the outcome row; the row that stands rules, not the one that was meant."""
+        self._crash_point(BEFORE_DECISION)
         progress = transaction.progress
         decision = Decision(
             transaction.txn_id,

@@ -15,7 +15,10 @@ class ParticipantTransport(Protocol):
     """
 
     async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
-        """Asks for a vote. Raises Refused when the participant would not take the request."""
+        """Asks for a vote. Raises Refused when the participant would not take the request.
+
+        Raises Busy when another transaction is in the way: asking again may help.
+        """
 
     async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
         """Returns when the commit is durable there. Raises Alarm when it cannot be."""

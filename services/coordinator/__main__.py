@@ -10,7 +10,7 @@ from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_g
 
 from services.failpoints import crash_point
 from services.ids import new_id
-from services.runtime import DRAIN_GRACE_S, Runtime, main
+from services.runtime import Runtime, main
 from services.store import open_store
 from txn.coordinator import Coordinator
 from txn.model import TxnId
@@ -51,11 +51,8 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         CoordinatorServicer(coordinator), runtime.server
     )
 
-    async def drain() -> None:
-        await coordinator.close(DRAIN_GRACE_S)
-
     await coordinator.start()
-    runtime.on_drain(drain)
+    runtime.on_drain(coordinator.close)
     return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)
 
 

@@ -9,7 +9,7 @@ from tallystick.ledger.v1 import ledger_service_pb2
 from services.ledger import books
 from services.money import BALANCE_MAX_MINOR, CurrencyCode, Money
 from txn.clock import Clock
-from txn.errors import Refused
+from txn.errors import Busy, Refused
 from txn.model import BranchKey
 from txn.state import Vote
 
@@ -44,8 +44,11 @@ class TransferResource:
         if (debit.currency_code, credit.currency_code) != (code, code):
             raise Refused(CURRENCY_MISMATCH)
         amount_minor = operation.amount.amount_minor
-        if debit.available_minor - amount_minor < debit.limit_minor:
+        if debit.posted_minor - amount_minor < debit.limit_minor:
             raise Refused(INSUFFICIENT_FUNDS)
+        if debit.available_minor - amount_minor < debit.limit_minor:
+            # It would do without the holds of others, some of which may yet be voided.
+            raise Busy(INSUFFICIENT_FUNDS)
         if credit.posted_minor + amount_minor > BALANCE_MAX_MINOR:
             raise Refused(BALANCE_LIMIT)
         books.place_hold(tx, key, debit.account_id, credit.account_id, amount_minor)

@@ -10,15 +10,15 @@ from tallystick.order.v1 import order_service_pb2
 from services.order import trades
 from services.order.state import TradeState
 from txn.clock import Clock
-from txn.errors import Refused
+from txn.errors import Busy, Refused
 from txn.model import BranchKey
 from txn.state import Vote
 
 TRADE_NOT_FOUND = "TRADE_NOT_FOUND"
 TRADE_MISMATCH = "TRADE_MISMATCH"
 TRADE_EXPIRED = "TRADE_EXPIRED"
+TRADE_PAYING = "TRADE_PAYING"
 _REFUSED_IN = {
-    TradeState.PAYING: "TRADE_PAYING",
     TradeState.TRADE_SUCCESS: "TRADE_PAID",
     TradeState.TRADE_CLOSED: "TRADE_CLOSED",
 }
@@ -40,6 +40,8 @@ class PayTradeResource:
         trade = trades.find(tx, operation.trade_no)
         if trade is None:
             raise Refused(TRADE_NOT_FOUND)
+        if trade.state is TradeState.PAYING:
+            raise Busy(TRADE_PAYING)
         if trade.state in _REFUSED_IN:
             raise Refused(_REFUSED_IN[trade.state])
         if trade.expired(self._clock.utc_us()):

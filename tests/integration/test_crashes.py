@@ -11,7 +11,7 @@ from tallystick.wallet.v1 import wallet_service_pb2
 
 from tests.support.books import books_agree, unfinished
 from tests.support.mesh import CALL_TIMEOUT_S, Mesh, Shop
-from txn.crash_point import AFTER_APPLY, AFTER_DECISION, AFTER_VOTE
+from txn.crash_point import AFTER_APPLY, AFTER_DECISION, AFTER_VOTE, BEFORE_DECISION
 
 PAYERS = 6
 RECOVER_WITHIN_S = 30.0
@@ -40,9 +40,31 @@ async def test_coordinator_killed_after_its_decision_commits_when_it_is_back(
     assert await shop.state_of(trade) == "TRADE_SUCCESS"
     assert (await shop.balance(shop.merchant)).posted_minor == 350
     view = await own_mesh.coordinator.GetTransaction(
-        coordinator_service_pb2.GetTransactionRequest(txn_id=txn_id), timeout=CALL_TIMEOUT_S
+        coordinator_service_pb2.GetTransactionRequest(txn_id=txn_id),
+        timeout=CALL_TIMEOUT_S,
+        wait_for_ready=True,
     )
     assert view.transaction.outcome == coordinator_service_pb2.OUTCOME_COMMITTED
+    await books_agree(own_mesh)
+
+
+async def test_coordinator_killed_before_its_decision_leaves_the_trade_payable(
+    own_mesh: Mesh,
+) -> None:
+    """Without a decision the votes come to nothing, and the same request pays after all."""
+    shop = await Shop(own_mesh).open()
+    await own_mesh.restart("coordinator-0", failpoint=BEFORE_DECISION)
+    trade = await shop.trade()
+    payment = asyncio.ensure_future(shop.pay(trade))
+    assert await own_mesh.processes["coordinator-0"].ended() == -9
+    assert await shop.state_of(trade) == "PAYING"
+
+    own_mesh.processes["coordinator-0"].launch()
+    await asyncio.gather(payment, return_exceptions=True)
+    await shop.pay_until_final(trade, within_s=RECOVER_WITHIN_S)
+
+    assert await shop.state_of(trade) == "TRADE_SUCCESS"
+    assert (await shop.balance(shop.merchant)).posted_minor == 350
     await books_agree(own_mesh)
 
 

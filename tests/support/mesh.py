@@ -236,7 +236,10 @@ def transfer(debit: str, credit: str, amount_minor: int) -> coordinator_service_
 
 
 class Shop:
-    """A merchant, a funded payer, and payments between them. Names are fresh in each shop."""
+    """A merchant, a funded payer, and payments between them. Names are fresh in each shop.
+
+    All but `pay` waits for a service that is being restarted.
+    """
 
     def __init__(self, mesh: Clients) -> None:
         self.mesh = mesh
@@ -258,6 +261,7 @@ class Shop:
                 idempotency_key="create",
             ),
             timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
         )
         for account_id, limit_minor in ((self.merchant, 0), (self.bank, -(10**15))):
             await mesh.ledger.CreateAccount(
@@ -265,6 +269,7 @@ class Shop:
                     account_id=account_id, currency_code="EUR", limit_minor=limit_minor
                 ),
                 timeout=CALL_TIMEOUT_S,
+                wait_for_ready=True,
             )
         reply = await mesh.coordinator.Execute(
             coordinator_service_pb2.ExecuteRequest(
@@ -272,6 +277,7 @@ class Shop:
                 branches=[transfer(self.bank, self.payer, funds_minor)],
             ),
             timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
         )
         assert reply.outcome == coordinator_service_pb2.OUTCOME_COMMITTED
         return self
@@ -288,6 +294,7 @@ class Shop:
                 payee_account_id=self.merchant,
             ),
             timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
         )
         return reply.trade
 
@@ -326,14 +333,18 @@ class Shop:
     async def balance(self, account_id: str) -> ledger_service_pb2.Account:
         """An account as the ledger shows it."""
         reply = await self.mesh.ledger.GetAccount(
-            ledger_service_pb2.GetAccountRequest(account_id=account_id), timeout=CALL_TIMEOUT_S
+            ledger_service_pb2.GetAccountRequest(account_id=account_id),
+            timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
         )
         return reply.account
 
     async def state_of(self, trade: order_service_pb2.Trade) -> str:
         """The bare name of a trade's state."""
         reply = await self.mesh.order.GetTrade(
-            order_service_pb2.GetTradeRequest(trade_no=trade.trade_no), timeout=CALL_TIMEOUT_S
+            order_service_pb2.GetTradeRequest(trade_no=trade.trade_no),
+            timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
         )
         name = order_service_pb2.TradeState.Name(reply.trade.state)
         return name.removeprefix("TRADE_STATE_")

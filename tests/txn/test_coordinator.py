@@ -22,6 +22,7 @@ from tests.txn.helpers import (
 )
 from txn.coordinator import Coordinator
 from txn.errors import (
+    Busy,
     GroupLost,
     IdempotencyConflict,
     InvalidOperation,
@@ -112,6 +113,24 @@ async def test_a_lost_prepare_is_sent_again() -> None:
     async with serving(transport) as engine:
         result = await pay(engine)
     assert (Outcome.COMMITTED, 3) == (result.outcome, transport.count("prepare", "ledger"))
+
+
+async def test_a_busy_participant_is_asked_again() -> None:
+    """What another transaction has in hand may come free: the vote then counts."""
+    transport = ScriptedTransport()
+    transport.on("prepare", "ledger", Busy("TAKEN"), Busy("TAKEN"), Vote.COMMIT)
+    async with serving(transport) as engine:
+        result = await pay(engine)
+    assert (Outcome.COMMITTED, 3) == (result.outcome, transport.count("prepare", "ledger"))
+
+
+async def test_a_participant_that_stays_busy_is_the_reason() -> None:
+    """When the time is up the caller hears what was in the way."""
+    transport, clock = ScriptedTransport(), FastClock()
+    transport.always["prepare", "ledger"] = Busy("TAKEN")
+    async with serving(transport, clock=clock, prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+        result = await pay(engine)
+    assert (Outcome.ABORTED, "TAKEN") == (result.outcome, result.reason)
 
 
 @pytest.mark.parametrize("error", [GONE, RuntimeError("a defect in a transport")])

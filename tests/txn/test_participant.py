@@ -18,6 +18,7 @@ from txn.crash_point import AFTER_APPLY, AFTER_VOTE
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
+    Busy,
     FieldViolation,
     IdempotencyConflict,
     InvalidOperation,
@@ -83,6 +84,8 @@ class Counting:
         self._effects.add(tx, "prepare")
         if operation == "refuse":
             raise Refused("NO")
+        if operation == "busy":
+            raise Busy("TAKEN")
         return {"read": Vote.READ_ONLY, "abort": Vote.ABORT}.get(operation, Vote.COMMIT)
 
     def commit(self, tx: Any, key: BranchKey, operation: str) -> None:

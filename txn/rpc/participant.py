@@ -13,6 +13,7 @@ from txn.errors import (
     Alarm,
     BranchAborted,
     BranchCommitted,
+    Busy,
     Refused,
     ResourceFailed,
     UnknownBranch,
@@ -75,6 +76,8 @@ class GrpcParticipantTransport:
             stub = self._stub(participant)
             reply = await attempt(lambda: stub.Prepare(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.ABORTED:
+                raise Busy(reason_of(error) or "BUSY") from error
             if error.code() in _REFUSALS:
                 raise Refused(reason_of(error) or error.code().name) from error
             raise Unreachable(error.code().name) from error

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
+    Busy,
     FieldViolation,
     IdempotencyConflict,
     InvalidOperation,
@@ -72,6 +73,9 @@ def rich_status(
 
 def status_of(error: TxnError) -> status_pb2.Status:
     """The status for an error of this package."""
+    if isinstance(error, Busy):
+        message = "held by another transaction: ask again"
+        return rich_status(grpc.StatusCode.ABORTED, error.reason, message)
     for kind, code, reason in _STATUS:
         if isinstance(error, kind):
             return rich_status(code, reason, str(error), _violations_of(error))

@@ -17,7 +17,7 @@ from services.order.state import TRADE_MOVES, TradeState
 from services.order.trades import Trade
 from tests.services.rig import SqliteStore, open_store
 from tests.txn.helpers import FastClock, key
-from txn.errors import Refused
+from txn.errors import Busy, Refused
 from txn.state import IllegalTransition, move
 
 S = TradeState
@@ -137,10 +137,19 @@ async def test_abort_frees(orders: Orders) -> None:
     assert "" == await orders.prepare(pay(), "t2")
 
 
+async def test_a_trade_that_another_transaction_has_is_busy(orders: Orders) -> None:
+    """Its outcome is not known yet, so neither is the answer; nothing is changed."""
+    await orders.create()
+    await orders.prepare(pay())
+    taken = await orders.trade()
+    with pytest.raises(Busy, match="TRADE_PAYING"):
+        await orders.prepare(pay(), "t2")
+    assert taken == await orders.trade()
+
+
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (S.PAYING, "TRADE_PAYING"),
         (S.TRADE_SUCCESS, "TRADE_PAID"),
         (S.TRADE_CLOSED, "TRADE_CLOSED"),
     ],

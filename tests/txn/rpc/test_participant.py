@@ -21,6 +21,7 @@ from txn.errors import (
     Alarm,
     BranchAborted,
     BranchCommitted,
+    Busy,
     GroupLost,
     Overloaded,
     Refused,
@@ -111,6 +112,13 @@ async def test_replies_carry_the_name_of_their_branch(rig: Rig) -> None:
     aborted = await rig.stub.Abort(pb.AbortRequest(txn_id="t2", branch_id="a"))
     names = [(reply.txn_id, reply.branch_id) for reply in (prepared, committed, aborted)]
     assert [("t1", "a"), ("t1", "a"), ("t2", "a")] == names
+
+
+async def test_busy_travels(rig: Rig) -> None:
+    """That another transaction is in the way is no vote, and leaves nothing behind."""
+    with pytest.raises(Busy, match="TAKEN"):
+        await rig.prepare("t1", b"busy")
+    assert VoteReply(Vote.COMMIT) == await rig.prepare("t1")
 
 
 async def test_phase_two_travels(rig: Rig) -> None:

@@ -293,8 +293,9 @@ class PayTradeOperation(_message.Message):
     TRADE_STATE_WAIT_BUYER_PAY to TRADE_STATE_PAYING at prepare, and to
     TRADE_STATE_TRADE_SUCCESS at commit or back at abort.
 
-    Refused with TRADE_NOT_FOUND, TRADE_PAYING, TRADE_PAID, TRADE_CLOSED,
-    TRADE_EXPIRED or TRADE_MISMATCH (amount or payee are not the trade's).
+    Refused with TRADE_NOT_FOUND, TRADE_PAID, TRADE_CLOSED, TRADE_EXPIRED or
+    TRADE_MISMATCH (amount or payee are not the trade's); with TRADE_PAYING when
+    another payment of the trade did not come to its end in time.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

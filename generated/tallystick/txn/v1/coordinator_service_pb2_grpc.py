@@ -67,7 +67,7 @@ class CoordinatorServiceServicer:
         outcome was not known, or not applied everywhere, in time: ask
         GetTransaction, or send the same request again.
 
-        Idempotent by idempotency_key, for 7 days: a repeated request returns the
+        Idempotent by idempotency_key, for at least 7 days: a repeated request returns the
         first one's outcome and has no second effect.
 
         Errors: INVALID_ARGUMENT with BadRequest.field_violations (also for a

@@ -39,7 +39,7 @@ class CoordinatorServiceStub:
     outcome was not known, or not applied everywhere, in time: ask
     GetTransaction, or send the same request again.
 
-    Idempotent by idempotency_key, for 7 days: a repeated request returns the
+    Idempotent by idempotency_key, for at least 7 days: a repeated request returns the
     first one's outcome and has no second effect.
 
     Errors: INVALID_ARGUMENT with BadRequest.field_violations (also for a
@@ -71,7 +71,7 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     outcome was not known, or not applied everywhere, in time: ask
     GetTransaction, or send the same request again.
 
-    Idempotent by idempotency_key, for 7 days: a repeated request returns the
+    Idempotent by idempotency_key, for at least 7 days: a repeated request returns the
     first one's outcome and has no second effect.
 
     Errors: INVALID_ARGUMENT with BadRequest.field_violations (also for a
@@ -106,7 +106,7 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         outcome was not known, or not applied everywhere, in time: ask
         GetTransaction, or send the same request again.
 
-        Idempotent by idempotency_key, for 7 days: a repeated request returns the
+        Idempotent by idempotency_key, for at least 7 days: a repeated request returns the
         first one's outcome and has no second effect.
 
         Errors: INVALID_ARGUMENT with BadRequest.field_violations (also for a

@@ -84,7 +84,8 @@ class ParticipantServiceServicer:
         Errors: INVALID_ARGUMENT with BadRequest.field_violations when the request
         or the operation is malformed (nothing is written, and it counts as a
         refusal); ALREADY_EXISTS when the branch was prepared with another
-        operation; RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
+        operation; ABORTED when another transaction, not final yet, holds what is
+        wanted (nothing is written, ask again); RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
         work now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -47,7 +47,8 @@ class ParticipantServiceStub:
     Errors: INVALID_ARGUMENT with BadRequest.field_violations when the request
     or the operation is malformed (nothing is written, and it counts as a
     refusal); ALREADY_EXISTS when the branch was prepared with another
-    operation; RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
+    operation; ABORTED when another transaction, not final yet, holds what is
+    wanted (nothing is written, ask again); RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
     work now.
     """
     Commit: _grpc.UnaryUnaryMultiCallable[_participant_service_pb2.CommitRequest, _participant_service_pb2.CommitResponse]
@@ -88,7 +89,8 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
     Errors: INVALID_ARGUMENT with BadRequest.field_violations when the request
     or the operation is malformed (nothing is written, and it counts as a
     refusal); ALREADY_EXISTS when the branch was prepared with another
-    operation; RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
+    operation; ABORTED when another transaction, not final yet, holds what is
+    wanted (nothing is written, ask again); RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
     work now.
     """
     Commit: _aio.UnaryUnaryMultiCallable[_participant_service_pb2.CommitRequest, _participant_service_pb2.CommitResponse]  # type: ignore[assignment]
@@ -132,7 +134,8 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT with BadRequest.field_violations when the request
         or the operation is malformed (nothing is written, and it counts as a
         refusal); ALREADY_EXISTS when the branch was prepared with another
-        operation; RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
+        operation; ABORTED when another transaction, not final yet, holds what is
+        wanted (nothing is written, ask again); RESOURCE_EXHAUSTED or UNAVAILABLE when the store cannot accept
         work now.
         """
 
