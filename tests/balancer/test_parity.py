@@ -23,7 +23,7 @@ from tests.balancer.echo import (
     UNARY_UNARY,
     EchoServer,
 )
-from tests.balancer.waiting import eventually
+from tests.balancer.waiting import TIMEOUT_S, eventually
 
 Call = Any
 
@@ -273,9 +273,10 @@ async def test_cancelling_the_caller(
     caller = asyncio.ensure_future(finish(call))
     await eventually(lambda: server.hanging == 1)
     caller.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await caller
-    assert StatusCode.CANCELLED is await call.code()
+    async with asyncio.timeout(TIMEOUT_S):
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert StatusCode.CANCELLED is await call.code()
     await eventually(lambda: server.hanging == 0)
 
 
