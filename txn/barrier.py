@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from txn.model import BranchRow, Operation
+from txn.errors import Busy, Refused
+from txn.model import BranchRow, Operation, TxnId
 from txn.state import BranchState
 
 
@@ -76,3 +77,14 @@ def on_abort(row: BranchRow | None) -> OnAbort:
         BranchState.COMMITTED: OnAbort.WAS_COMMITTED,
         BranchState.ABORTED: OnAbort.DONE,
     }[row.state]
+
+
+def in_the_way(asking: TxnId, holding: TxnId, reason: str) -> Busy | Refused:
+    """What to raise when `asking` wants what `holding`, not final yet, has reserved.
+
+    A younger transaction waits for an older one, never the other way round: so no two wait
+    for each other, and a retry waits for what its predecessor has left in doubt. (Ids sort
+    by age. The one-way rule is Rosenkrantz, Stearns and Lewis, "System Level Concurrency
+    Control for Distributed Database Systems", 1978.)
+    """
+    return Busy(reason) if asking > holding else Refused(reason)

@@ -65,6 +65,7 @@ class Coordinator:
         new_txn_id: Callable[[], TxnId],
         crash_point: CrashPoint = no_crash,
     ) -> None:
+        """Ids from `new_txn_id` are unique and sort by age: UUIDv7, for example."""
         self._config = config
         self._decisions = log
         self._clock = clock

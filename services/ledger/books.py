@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.money import CurrencyCode, Money
-from txn.model import BranchKey
+from txn.model import BranchKey, TxnId
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,14 @@ def place_hold(
         "UPDATE account SET held_minor = held_minor + ? WHERE account_id = ?",
         (amount_minor, debit),
     )
+
+
+def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId:
+    """The youngest transaction with a hold on an account that has one."""
+    (txn_id,) = tx.execute(
+        "SELECT MAX(txn_id) FROM hold WHERE debit_account_id = ?", (account_id,)
+    ).fetchone()
+    return TxnId(txn_id)
 
 
 def post_hold(

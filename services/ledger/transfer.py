@@ -8,8 +8,9 @@ from tallystick.ledger.v1 import ledger_service_pb2
 
 from services.ledger import books
 from services.money import BALANCE_MAX_MINOR, CurrencyCode, Money
+from txn.barrier import in_the_way
 from txn.clock import Clock
-from txn.errors import Busy, Refused
+from txn.errors import Refused
 from txn.model import BranchKey
 from txn.state import Vote
 
@@ -48,7 +49,8 @@ class TransferResource:
             raise Refused(INSUFFICIENT_FUNDS)
         if debit.available_minor - amount_minor < debit.limit_minor:
             # It would do without the holds of others, some of which may yet be voided.
-            raise Busy(INSUFFICIENT_FUNDS)
+            youngest = books.youngest_hold(tx, debit.account_id)
+            raise in_the_way(key.txn_id, youngest, INSUFFICIENT_FUNDS)
         if credit.posted_minor + amount_minor > BALANCE_MAX_MINOR:
             raise Refused(BALANCE_LIMIT)
         books.place_hold(tx, key, debit.account_id, credit.account_id, amount_minor)

@@ -9,9 +9,10 @@ from tallystick.order.v1 import order_service_pb2
 
 from services.order import trades
 from services.order.state import TradeState
+from txn.barrier import in_the_way
 from txn.clock import Clock
-from txn.errors import Busy, Refused
-from txn.model import BranchKey
+from txn.errors import Refused
+from txn.model import BranchKey, TxnId
 from txn.state import Vote
 
 TRADE_NOT_FOUND = "TRADE_NOT_FOUND"
@@ -41,7 +42,7 @@ class PayTradeResource:
         if trade is None:
             raise Refused(TRADE_NOT_FOUND)
         if trade.state is TradeState.PAYING:
-            raise Busy(TRADE_PAYING)
+            raise in_the_way(key.txn_id, TxnId(trade.txn_id), TRADE_PAYING)
         if trade.state in _REFUSED_IN:
             raise Refused(_REFUSED_IN[trade.state])
         if trade.expired(self._clock.utc_us()):

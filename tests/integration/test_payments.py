@@ -73,7 +73,8 @@ async def test_two_payments_of_one_trade_charge_once(shop: Shop) -> None:
         shop.pay(trade, key="one"), shop.pay(trade, key="two"), return_exceptions=True
     )
     refusals = [reason_of(r) for r in results if isinstance(r, grpc.aio.AioRpcError)]
-    assert ["TRADE_PAID"] == refusals
+    # Refused after waiting for an older one, or at once because of a younger one.
+    assert refusals in (["TRADE_PAID"], ["TRADE_PAYING"])
     assert (await shop.balance(shop.merchant)).posted_minor == 500
     await books_agree(shop.mesh)
 

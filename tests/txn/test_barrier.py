@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.txn.helpers import key, operation
-from txn.barrier import OnAbort, OnCommit, OnPrepare, on_abort, on_commit, on_prepare
-from txn.model import BranchRow
+from txn.barrier import OnAbort, OnCommit, OnPrepare, in_the_way, on_abort, on_commit, on_prepare
+from txn.errors import Busy, Refused
+from txn.model import BranchRow, TxnId
 from txn.state import BranchState
 
 OP = operation(b"first")
@@ -57,3 +58,12 @@ def test_prepare_after_an_empty_abort_is_late() -> None:
     """An empty abort has no operation to compare with, and refuses every prepare."""
     row = BranchRow(key(), BranchState.ABORTED, "", None, 1)
     assert OnPrepare.LATE is on_prepare(row, OP)
+
+
+def test_the_younger_waits_for_the_older_and_never_the_other_way() -> None:
+    """Of two that want what the other holds one is refused at once, so neither waits for ever."""
+    older, younger = TxnId("t1"), TxnId("t2")
+    waits, gives_up = in_the_way(younger, older, "WHY"), in_the_way(older, younger, "WHY")
+    assert isinstance(waits, Busy)
+    assert isinstance(gives_up, Refused)
+    assert ("WHY", "WHY") == (waits.reason, gives_up.reason)

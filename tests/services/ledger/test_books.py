@@ -153,6 +153,7 @@ async def test_exact_funds(ledger: Ledger) -> None:
     assert INSUFFICIENT_FUNDS == await ledger.prepare("t1", transfer(101))
     assert "" == await ledger.prepare("t2", transfer(100))
     assert FUNDS_BUSY == await ledger.prepare("t3", transfer(1))
+    assert INSUFFICIENT_FUNDS == await ledger.prepare("t0", transfer(1))
     await ledger.abort("t2", transfer(100))
     assert "" == await ledger.prepare("t4", transfer(1))
 

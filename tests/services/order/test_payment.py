@@ -137,13 +137,14 @@ async def test_abort_frees(orders: Orders) -> None:
     assert "" == await orders.prepare(pay(), "t2")
 
 
-async def test_a_trade_that_another_transaction_has_is_busy(orders: Orders) -> None:
-    """Its outcome is not known yet, so neither is the answer; nothing is changed."""
+async def test_a_trade_that_an_older_transaction_has_is_busy(orders: Orders) -> None:
+    """The older one's outcome is not known yet: a younger one waits, and nothing is changed."""
     await orders.create()
-    await orders.prepare(pay())
+    await orders.prepare(pay(), "t1")
     taken = await orders.trade()
     with pytest.raises(Busy, match="TRADE_PAYING"):
         await orders.prepare(pay(), "t2")
+    assert "TRADE_PAYING" == await orders.prepare(pay(), "t0")
     assert taken == await orders.trade()
 
 
