@@ -46,6 +46,7 @@ CONCURRENT_STREAMS_MAX = 1_000
 CONCURRENT_RPCS_MAX = 2_000
 EXIT_CANNOT_START = 3
 EXIT_STORE_IN_DOUBT = 4
+EXIT_TASK_FAILED = 5
 
 _SERVER_OPTIONS: list[tuple[str, int]] = [
     # Two servers on one port would share it silently; a taken port must be an error.
@@ -114,7 +115,7 @@ class Runtime:
         self.server = server
         self.clock = SystemClock()
         self.rng = random.Random()  # noqa: S311 - jitter, not secrets
-        self._resolver = resolver
+        self.resolver = resolver
         self._channels: dict[str, balancer.BalancedChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_drain: list[Callable[[float], Awaitable[None]]] = []
@@ -124,7 +125,7 @@ class Runtime:
     def channel(self, service: str) -> balancer.BalancedChannel:
         """The one balanced channel to a service of the registry."""
         if service not in self._channels:
-            self._channels[service] = balancer.channel(service, resolver=self._resolver)
+            self._channels[service] = balancer.channel(service, resolver=self.resolver)
         return self._channels[service]
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
@@ -171,6 +172,8 @@ Setup = Callable[[Runtime], Awaitable[tuple[str, ...]]]
 
 def main(service: str, setup: Setup) -> NoReturn:
     """The main function of every service process; never returns."""
+    # The books, and the password hashes in them, are the owner's alone.
+    os.umask(0o077)
     _configure_logs()
     try:
         config = _parse(service)
@@ -320,4 +323,4 @@ def _die_if_failed(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.critical("a background task failed: restarting", exc_info=error)
         sys.stderr.flush()
-        os._exit(EXIT_CANNOT_START)
+        os._exit(EXIT_TASK_FAILED)

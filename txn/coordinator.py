@@ -21,6 +21,7 @@ from txn.errors import (
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
+    OtherLog,
     Overloaded,
     ShuttingDown,
     UnknownParticipant,
@@ -62,14 +63,20 @@ class Coordinator:
         transport: ParticipantTransport,
         clock: Clock,
         rng: random.Random,
-        new_txn_id: Callable[[], TxnId],
+        new_txn_id: Callable[[], str],
         crash_point: CrashPoint = no_crash,
     ) -> None:
-        """Ids from `new_txn_id` are unique and sort by age: UUIDv7, for example."""
+        """Ids from `new_txn_id` are unique, sort by age, and have at most 47 characters.
+
+        The name of the log is added to each, so that a coordinator over another log never
+        answers for it.
+        """
         self._config = config
         self._decisions = log
         self._clock = clock
+        self._rng = rng
         self._new_txn_id = new_txn_id
+        self._log_id = ""
         self._phases = Phases(config, log, transport, clock=clock, rng=rng, crash_point=crash_point)
         self._active: dict[TxnId, Transaction] = {}
         self._by_key: dict[tuple[str, str], Transaction] = {}
@@ -80,6 +87,7 @@ class Coordinator:
 
     async def start(self) -> int:
         """Recovers, then serves. Returns how many commits were taken up again."""
+        self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
         count = await recover(self._decisions, self._resume)
         self._serving = True
         return count
@@ -133,9 +141,12 @@ class Coordinator:
         """Answers a participant in doubt: PENDING while active, else what the log says for ever.
 
         Where the log says nothing the abort is written first, so that the answer is never
-        taken from mere absence. Raises ShuttingDown before recovery is through.
+        taken from mere absence. Raises ShuttingDown before recovery is through, and
+        OtherLog for a transaction that another log decides.
         """
         self._refuse_unless_serving()
+        if not txn_id.endswith(self._log_id):
+            raise OtherLog("the transaction belongs to another coordinator's log")
         active = self._active.get(txn_id)
         if active is not None:
             return active.progress.durable or Outcome.PENDING
@@ -201,7 +212,7 @@ class Coordinator:
     def _begin(self, request: RequestKey, branches: Sequence[Branch]) -> Transaction:
         if len(self._active) >= self._config.max_active:
             raise Overloaded(f"{self._config.max_active} transactions are active")
-        txn_id = self._new_txn_id()
+        txn_id = TxnId(self._new_txn_id() + self._log_id)
         progress, actions = protocol.begin(branch.branch_id for branch in branches)
         transaction = Transaction(
             txn_id,

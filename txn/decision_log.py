@@ -17,6 +17,9 @@ from txn.model import Decision, TxnId
 class DecisionLog(Protocol):
     """Every implementation passes `txn.testing.check_decision_log`."""
 
+    async def identity(self, proposed: str) -> str:
+        """The log's own name, the same for ever: the first that was proposed, durable."""
+
     async def decide(self, decision: Decision) -> Decision:
         """Inserts the row unless one stands under its txn_id or key; returns what stands, durable.
 

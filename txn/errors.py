@@ -8,6 +8,7 @@ TxnError
 |-- UnknownParticipant    not on the coordinator's list
 |-- NotFound              no such transaction or branch
 |-- Overloaded            a named limit is reached; nothing was done, try later
+|-- OtherLog              decided, or to be decided, in another coordinator's log
 |-- ShuttingDown          starting or draining; nothing was done, try elsewhere
 |-- Alarm                 a promise was broken somewhere; people must look
 |   |-- UnknownBranch     commit of a branch that was never prepared here
@@ -60,6 +61,10 @@ class FieldViolation:
     rule: str
     description: str
 
+    def inside(self, prefix: str) -> FieldViolation:
+        """The same, seen from a message that holds the field's message under `prefix`."""
+        return FieldViolation(f"{prefix}.{self.field}", self.rule, self.description)
+
 
 class InvalidOperation(TxnError):
     """An operation is of an unknown type, unreadable, or breaks a rule; or the list does."""
@@ -87,6 +92,10 @@ class NotFound(TxnError):
 
 class Overloaded(TxnError):
     """A named limit is reached; nothing was done."""
+
+
+class OtherLog(TxnError):
+    """The transaction belongs to another coordinator's log: nothing can be said of it here."""
 
 
 class ShuttingDown(TxnError):

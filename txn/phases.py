@@ -95,10 +95,10 @@ class Phases:
                 _log.info("prepare %s at %s: %s", message.key, participant, error)
             except Exception:  # noqa: BLE001 - see above
                 _log.exception("prepare %s at %s", message.key, participant)
-            if transaction.progress.state is not TransactionState.PREPARING:
-                break
             await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
             attempt += 1
+            if transaction.progress.state is not TransactionState.PREPARING:
+                break
         return protocol.PrepareFailed(branch_id, reason)
 
     async def force(self, transaction: Transaction, outcome: Outcome) -> protocol.Event:

@@ -113,6 +113,14 @@ class MemoryDecisionLog:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
 
+    async def identity(self, proposed: str) -> str:
+        """See DecisionLog.identity."""
+
+        def first(tx: Tables) -> str:
+            return str(tx.setdefault("log_identity", {}).setdefault(1, proposed))
+
+        return await self._store.write(first)
+
     async def decide(self, decision: Decision) -> Decision:
         """See DecisionLog.decide."""
 
@@ -205,6 +213,8 @@ async def check_decision_log(log: DecisionLog) -> None:
     same_txn = replace(commit, outcome=Outcome.ABORTED, request=None, ended=True)
     same_key = replace(commit, txn_id=TxnId("t2"), outcome=Outcome.ABORTED, ended=True)
     other_caller = replace(same_key, request=RequestKey("other", "key", b"body"))
+    assert await log.identity("first") == "first", "a new log takes the name proposed"
+    assert await log.identity("second") == "first", "a log keeps its name"
     assert await log.decide(commit) == commit, "the first outcome stands"
     assert await log.decide(same_txn) == commit, "a second outcome of a txn_id loses"
     assert await log.decide(same_key) == commit, "a second outcome of a key loses"

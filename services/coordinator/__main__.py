@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
+from google.protobuf.message import Message
 from tallystick.ledger.v1 import ledger_service_pb2
 from tallystick.order.v1 import order_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
+from discovery import NAMESPACE
+from services.coordinator.alone import Alone
 from services.failpoints import crash_point
 from services.ids import new_id
 from services.runtime import Runtime, main
 from services.store import open_store
 from txn.coordinator import Coordinator
-from txn.model import TxnId
+from txn.participant import Codec
 from txn.phases import CoordinatorConfig
-from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
+from txn.rpc import CoordinatorServicer, GrpcParticipantTransport, OperationCodec
 from txn.store import sqlite_log
 
-# Who may be named in a branch: a coordinator does not call whatever a caller names. The
-# operations are opaque to it; that it knows their types lets reflection show them, so that
-# grpcurl can write them as JSON.
-OPERATIONS = {
-    "order": order_service_pb2.PayTradeOperation,
-    "ledger": ledger_service_pb2.TransferOperation,
+# Who may be named in a branch: a coordinator does not call whatever a caller names. That it
+# knows their operations lets it refuse a malformed one before anything is begun, and lets
+# reflection show them, so that grpcurl can write them as JSON.
+OPERATIONS: Mapping[str, Codec[Message]] = {
+    "order": OperationCodec(order_service_pb2.PayTradeOperation),
+    "ledger": OperationCodec(ledger_service_pb2.TransferOperation),
 }
 
 
@@ -37,6 +41,8 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
 
     # Before the store is opened, so that it is let go of after the store is closed.
     runtime.on_stop(disown)
+    alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.address)
+    await alone.wait()
     store = open_store(runtime, sqlite_log.schema())
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
@@ -44,11 +50,11 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         transport=GrpcParticipantTransport(runtime.channel),
         clock=runtime.clock,
         rng=runtime.rng,
-        new_txn_id=lambda: TxnId(new_id()),
+        new_txn_id=new_id,
         crash_point=crash_point(),
     )
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-        CoordinatorServicer(coordinator), runtime.server
+        CoordinatorServicer(coordinator, OPERATIONS), runtime.server
     )
 
     await coordinator.start()

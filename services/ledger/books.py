@@ -170,13 +170,15 @@ def list_entries(
     tx: sqlite3.Connection, *, account_id: str, txn_id: str, after: int, limit: int
 ) -> Sequence[Entry]:
     """Entries above `after`, ascending; of one account or one transaction only, if named."""
+    # Only the conditions that are asked for, so that their indexes are used.
+    condition = ""
+    if txn_id:
+        condition += "AND txn_id = :txn_id "
+    if account_id:
+        condition += "AND entry_id IN (SELECT entry_id FROM posting WHERE account_id = :account_id)"
     rows = tx.execute(
-        "SELECT entry_id, txn_id, reference, posted_at_us FROM journal_entry e "
-        "WHERE entry_id > :after "
-        "AND (:txn_id = '' OR txn_id = :txn_id) "
-        "AND (:account_id = '' OR EXISTS (SELECT 1 FROM posting p "
-        "     WHERE p.entry_id = e.entry_id AND p.account_id = :account_id)) "
-        "ORDER BY entry_id LIMIT :limit",
+        "SELECT entry_id, txn_id, reference, posted_at_us FROM journal_entry "
+        f"WHERE entry_id > :after {condition} ORDER BY entry_id LIMIT :limit",
         {"after": after, "txn_id": txn_id, "account_id": account_id, "limit": limit},
     ).fetchall()
     return [

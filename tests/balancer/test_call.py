@@ -17,7 +17,8 @@ from balancer import BalancedChannel, ChannelConfig, PickInfo, PickResult, Subch
 from discovery.testing import FakeResolver
 from tests.balancer.calls import call, stream_stream, unary_stream
 from tests.balancer.echo import EchoServer
-from tests.balancer.waiting import eventually, reaches
+from tests.balancer.waiting import reaches
+from tests.support.waiting import eventually
 
 SERVICE = "tallystick/echo"
 TARGET = f"etcd:///{SERVICE}"

@@ -24,7 +24,7 @@ from discovery.target import InvalidTargetError
 from discovery.testing import FakeResolver
 from tests.balancer.calls import call
 from tests.balancer.echo import HANG, EchoServer
-from tests.balancer.waiting import eventually
+from tests.support.waiting import eventually
 
 
 async def test_errors_of_set_up() -> None:

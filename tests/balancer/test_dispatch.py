@@ -18,7 +18,7 @@ from discovery.endpoint import Endpoint
 from tests.balancer.calls import call, stream_unary, unary_stream
 from tests.balancer.conftest import StartServer
 from tests.balancer.echo import FAIL, HANG, STREAM_UNARY, UNARY_UNARY, EchoServer
-from tests.balancer.waiting import eventually
+from tests.support.waiting import eventually
 
 
 class Recording:

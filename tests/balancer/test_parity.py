@@ -23,7 +23,8 @@ from tests.balancer.echo import (
     UNARY_UNARY,
     EchoServer,
 )
-from tests.balancer.waiting import TIMEOUT_S, eventually
+from tests.balancer.waiting import TIMEOUT_S
+from tests.support.waiting import eventually
 
 Call = Any
 

@@ -17,7 +17,8 @@ from discovery.endpoint import Endpoint
 from tests.balancer.calls import call, only, served_by
 from tests.balancer.conftest import StartServer
 from tests.balancer.echo import HANG, EchoServer
-from tests.balancer.waiting import eventually, reaches
+from tests.balancer.waiting import reaches
+from tests.support.waiting import eventually
 
 EMPTY_SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 READY = ChannelConnectivity.READY

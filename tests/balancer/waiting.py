@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import grpc
 import grpc.aio
 
 TIMEOUT_S = 10.0
 POLL_S = 0.005
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
-    """Returns when `condition()` holds; fails after `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the condition may be anything
-            await asyncio.sleep(POLL_S)
 
 
 async def reaches(

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 
 from discovery import Endpoint, ResolverState
+from tests.support.waiting import eventually
 
 WAIT_S = 15.0
 _POLL_EVERY_S = 0.01
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = WAIT_S) -> None:
-    """Waits until `condition` holds; fails when it does not within `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("the condition did not come true in time")
-        await asyncio.sleep(_POLL_EVERY_S)
 
 
 async def happens(event: asyncio.Event) -> None:

@@ -14,9 +14,9 @@ from discovery.etcd_types import (
     StoreRolledBackError,
     UnavailableError,
 )
-from tests.discovery.helpers import eventually
 from tests.discovery.proxy import TcpProxy
 from tests.support.etcd import EtcdProcess
+from tests.support.waiting import eventually
 
 _UNUSED_LEASE = 77
 

@@ -15,9 +15,10 @@ from discovery import (
     encode_value,
 )
 from discovery.testing import check_resolver
-from tests.discovery.helpers import Recorder, eventually, happens
+from tests.discovery.helpers import Recorder, happens
 from tests.discovery.proxy import TcpProxy
 from tests.support.etcd import EtcdProcess
+from tests.support.waiting import eventually
 
 _SERVICE = "tallystick/ledger"
 

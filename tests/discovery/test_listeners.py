@@ -5,7 +5,8 @@ import pytest
 
 from discovery import Endpoint, ResolverState
 from discovery.listeners import ListenerSet
-from tests.discovery.helpers import Recorder, eventually
+from tests.discovery.helpers import Recorder
+from tests.support.waiting import eventually
 
 _ONE = ResolverState((Endpoint("a:1"),), resolved=True)
 _TWO = ResolverState((Endpoint("b:2"),), resolved=True)

@@ -14,8 +14,9 @@ from discovery import (
     Registrar,
     decode_value,
 )
-from tests.discovery.helpers import eventually, happens
+from tests.discovery.helpers import happens
 from tests.support.etcd import EtcdProcess
+from tests.support.waiting import eventually
 
 _SERVICE = "tallystick/ledger"
 _ENDPOINT = Endpoint("10.0.0.7:50051", zone="a")

@@ -7,8 +7,9 @@ import pytest
 
 from discovery import EtcdClient, Session
 from discovery.etcd_types import Lease, LeaseNotFoundError, UnavailableError
-from tests.discovery.helpers import eventually, happens
+from tests.discovery.helpers import happens
 from tests.support.etcd import EtcdProcess
+from tests.support.waiting import eventually
 
 
 class _Clock:

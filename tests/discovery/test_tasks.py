@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from discovery.tasks import spawn
-from tests.discovery.helpers import eventually
+from tests.support.waiting import eventually
 
 
 async def test_a_defect_is_logged_and_not_silent(caplog: pytest.LogCaptureFixture) -> None:

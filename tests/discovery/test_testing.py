@@ -4,7 +4,8 @@ import pytest
 
 from discovery import Endpoint, Listener, Resolver, ResolverState, StaticResolver, Subscription
 from discovery.testing import FakeResolver, check_resolver
-from tests.discovery.helpers import Recorder, eventually
+from tests.discovery.helpers import Recorder
+from tests.support.waiting import eventually
 
 _A, _B = Endpoint("a:1"), Endpoint("b:2")
 

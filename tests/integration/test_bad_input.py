@@ -152,6 +152,27 @@ BAD: list[tuple[str, str, str, Message, str]] = [
         _execute(branches=[transfer("a", "b", 1), transfer("a", "c", 1)]),
         "branches",
     ),
+    (
+        "executed amount zero",
+        "coordinator",
+        EXECUTE,
+        _execute(branches=[transfer("a", "b", 0)]),
+        "branches[0].operation.amount",
+    ),
+    (
+        "executed payer is payee",
+        "coordinator",
+        EXECUTE,
+        _execute(branches=[transfer("a", "a", 1)]),
+        "branches[0].operation",
+    ),
+    (
+        "executed operation huge",
+        "coordinator",
+        EXECUTE,
+        _execute(branches=[transfer("a" * 70_000, "b", 1)]),
+        "branches[0].operation",
+    ),
     ("unknown wait_for", "coordinator", EXECUTE, _execute(wait_for=99), "wait_for"),
     (
         "password short",

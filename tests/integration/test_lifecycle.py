@@ -12,7 +12,8 @@ from tallystick.wallet.v1 import wallet_service_pb2
 
 from services.runtime import EXIT_CANNOT_START
 from tests.support.books import books_agree
-from tests.support.mesh import ROOT, Mesh, ServiceProcess, Shop, eventually, free_port
+from tests.support.mesh import ROOT, Mesh, ServiceProcess, Shop, free_port
+from tests.support.waiting import eventually
 
 
 def _start(service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,6 +30,19 @@ async def test_second_coordinator_is_refused(shared_mesh: Mesh, tmp_path: Path) 
     second.launch()
     assert await second.ended() == EXIT_CANNOT_START
     assert "another coordinator runs" in second.log
+
+
+async def test_second_coordinator_over_another_log_is_refused(
+    shared_mesh: Mesh, tmp_path: Path
+) -> None:
+    """Two logs would mean two effects for one key, so the registry is asked first."""
+    second = ServiceProcess("coordinator", 0, shared_mesh.etcd.endpoint, tmp_path)
+    second.launch()
+    assert await second.ended() == EXIT_CANNOT_START
+    first = shared_mesh.processes["coordinator-0"].address
+    assert f"another coordinator is registered at {first}" in second.log
+    registered = shared_mesh.etcd.entries("tallystick/coordinator/")
+    assert [f"tallystick/coordinator/{first}"] == list(registered)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "10.0.0.7:50051", "[::]:50051", "a:1"])
@@ -72,7 +86,7 @@ async def test_service_starts_before_its_registry(own_mesh: Mesh) -> None:
     async def registered() -> bool:
         return key in own_mesh.etcd.entries("tallystick/")
 
-    await eventually(registered, within_s=15, what="registration")
+    await eventually(registered, timeout_s=15, what="registration")
 
 
 async def test_sigterm_lets_payments_in_flight_finish(own_mesh: Mesh) -> None:

@@ -19,10 +19,10 @@ from tests.support.mesh import (
     Mesh,
     Shop,
     euros,
-    eventually,
     packed,
     transfer,
 )
+from tests.support.waiting import eventually
 from txn.rpc import reason_of
 
 
@@ -146,7 +146,7 @@ async def test_expired_trade_is_not_paid(shop: Shop) -> None:
     async def closed() -> bool:
         return await shop.state_of(reply.trade) == "TRADE_CLOSED"
 
-    await eventually(closed, within_s=10, what="expiry")
+    await eventually(closed, timeout_s=10, what="expiry")
     refused = await _refused(shop.pay(reply.trade))
     assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "TRADE_EXPIRED")
 

@@ -6,7 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.support.mesh import Clients, eventually
+from tests.support.mesh import Clients
+from tests.support.waiting import eventually
 
 CONVERGE_WITHIN_S = 30.0
 
@@ -27,7 +28,7 @@ async def books_agree(mesh: Clients) -> None:
     async def settled() -> bool:
         return unfinished(mesh) == []
 
-    await eventually(settled, within_s=CONVERGE_WITHIN_S, what="nothing in doubt")
+    await eventually(settled, timeout_s=CONVERGE_WITHIN_S, what="nothing in doubt")
     ledger, order = mesh.book("ledger"), mesh.book("order")
     assert _rows(ledger, "SELECT entry_id FROM posting GROUP BY 1 HAVING SUM(amount_minor)") == []
     assert (

@@ -12,9 +12,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +31,7 @@ import balancer
 from discovery import EtcdClient, EtcdResolver
 from services.failpoints import VARIABLE
 from tests.support.etcd import EtcdProcess
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("order", "ledger", "wallet", "coordinator")
@@ -49,20 +48,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-async def eventually(holds: Callable[[], Awaitable[object]], *, within_s: float, what: str) -> None:
-    """Waits until `holds()` neither raises nor is false; fails with the last reason."""
-    deadline = time.monotonic() + within_s
-    while True:
-        try:
-            reason: object = await holds() or "it does not hold"
-            if reason is True:
-                return
-        except (AssertionError, grpc.aio.AioRpcError) as error:
-            reason = error
-        assert time.monotonic() < deadline, f"{what} not within {within_s} s: {reason}"
-        await asyncio.sleep(LOOK_EVERY_S)
 
 
 class ServiceProcess:
@@ -122,7 +107,7 @@ class ServiceProcess:
                 )
                 return reply.status == health_pb2.HealthCheckResponse.SERVING
 
-        await eventually(healthy, within_s=START_TIMEOUT_S, what=f"{self.service} serving")
+        await eventually(healthy, timeout_s=START_TIMEOUT_S, what=f"{self.service} serving")
 
     async def ended(self) -> int:
         """Waits until it has ended by itself; its exit code."""
@@ -327,7 +312,7 @@ class Shop:
             txn_id = reply.txn_id
             return reply.state == wallet_service_pb2.PAYMENT_STATE_SUCCEEDED
 
-        await eventually(final, within_s=within_s, what="a final outcome")
+        await eventually(final, timeout_s=within_s, what="a final outcome")
         return txn_id
 
     async def balance(self, account_id: str) -> ledger_service_pb2.Account:

@@ -34,13 +34,6 @@ CALLER = "tester"
 COORDINATORS = frozenset({"coordinator"})
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
-    """Returns when `condition()` holds; fails after `timeout_s`."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the condition may be anything
-            await asyncio.sleep(POLL_S)
-
-
 async def turns(count: int = 20) -> None:
     """Lets everything that is ready to run do so."""
     for _ in range(count):
@@ -192,6 +185,12 @@ def coordinator(
     )
 
 
+async def start(engine: Coordinator) -> int:
+    """Starts an engine over a log without a name, so that ids stay as the tests give them."""
+    await engine._decisions.identity("")
+    return await engine.start()
+
+
 @asynccontextmanager
 async def serving(
     transport: ScriptedTransport,
@@ -204,7 +203,7 @@ async def serving(
         MemoryDecisionLog(MemoryStore()) if log is None else log,
         **settings,  # type: ignore[arg-type]
     )
-    await engine.start()
+    await start(engine)
     try:
         yield engine
     finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.waiting import eventually
 from tests.txn.helpers import (
     CALLER,
     TWO,
@@ -16,8 +17,8 @@ from tests.txn.helpers import (
     ScriptedTransport,
     branch,
     coordinator,
-    eventually,
     serving,
+    start,
     turns,
 )
 from txn.coordinator import Coordinator
@@ -27,6 +28,7 @@ from txn.errors import (
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
+    OtherLog,
     Overloaded,
     Refused,
     ShuttingDown,
@@ -463,7 +465,7 @@ async def test_refused_outside_of_its_time() -> None:
         await pay(engine)
     with pytest.raises(ShuttingDown):
         await engine.inquire(TxnId("t1"))
-    await engine.start()
+    await start(engine)
     await engine.close(grace_s=0)
     with pytest.raises(ShuttingDown):
         await pay(engine)
@@ -477,7 +479,7 @@ async def test_close_waits_for_what_is_active() -> None:
     gate = Gate(Vote.COMMIT)
     transport.on("prepare", "ledger", gate)
     engine = coordinator(transport, memory_log())
-    await engine.start()
+    await start(engine)
     call = asyncio.ensure_future(pay(engine))
     await gate.reached.wait()
     closing = asyncio.ensure_future(engine.close(grace_s=WAIT_S))
@@ -492,7 +494,7 @@ async def test_close_writes_the_ends() -> None:
     """What ended before a planned stop is not taken up again by the next start."""
     transport, log = ScriptedTransport(), memory_log()
     engine = coordinator(transport, log)
-    await engine.start()
+    await start(engine)
     call = asyncio.ensure_future(pay(engine))
     await eventually(lambda: transport.calls)
     await engine.close(grace_s=WAIT_S)
@@ -506,7 +508,7 @@ async def test_close_leaves_the_rest_to_the_next_start() -> None:
     transport, log = ScriptedTransport(), memory_log()
     transport.on("prepare", "ledger", Gate())
     engine = coordinator(transport, log)
-    await engine.start()
+    await start(engine)
     result = await pay(engine, wait_s=0.01)
     await engine.close(grace_s=0.01)
     assert Outcome.PENDING is result.outcome
@@ -602,3 +604,20 @@ def test_config_is_checked(changes: dict[str, object]) -> None:
     good = CoordinatorConfig(name="c", participants=frozenset({"a"}))
     with pytest.raises(ValueError, match="must"):
         replace(good, **changes)  # type: ignore[arg-type]
+
+
+async def test_another_log_never_answers_for_this_one() -> None:
+    """Its silence about a transaction means nothing: no outcome and no row come of it."""
+    mine, other = MemoryDecisionLog(MemoryStore()), MemoryDecisionLog(MemoryStore())
+    await mine.identity("-mine")
+    await other.identity("-other")
+    async with serving(ScriptedTransport(), mine) as engine:
+        txn_id = (await pay(engine)).txn_id
+        unseen = TxnId("never-seen-mine")
+        assert Outcome.COMMITTED is await engine.inquire(txn_id)
+        assert Outcome.ABORTED is await engine.inquire(unseen)
+    async with serving(ScriptedTransport(), other) as engine:
+        for foreign in (txn_id, unseen):
+            with pytest.raises(OtherLog):
+                await engine.inquire(foreign)
+    assert [] == list(await other.list_decisions(after="", limit=9))

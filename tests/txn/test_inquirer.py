@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from tests.txn.helpers import COORDINATORS, FastClock, eventually, key, prepare
+from tests.support.waiting import eventually
+from tests.txn.helpers import COORDINATORS, FastClock, key, prepare
 from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.errors import StoreFull, Unreachable
 from txn.model import BranchKey, TxnId

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.waiting import eventually
 from tests.txn.helpers import (
     CALLER,
     WAIT_S,
@@ -11,8 +12,8 @@ from tests.txn.helpers import (
     ScriptedTransport,
     commit_row,
     coordinator,
-    eventually,
     serving,
+    start,
 )
 from txn import recovery
 from txn.errors import Unreachable
@@ -37,7 +38,7 @@ async def test_unfinished_commits_are_sent_again() -> None:
     transport = ScriptedTransport()
     log = await log_with(ROW)
     engine = coordinator(transport, log, first_txn=2)
-    count = await engine.start()
+    count = await start(engine)
     await eventually(lambda: transport.sent("commit") == {"order", "ledger"})
     await engine.close(WAIT_S)
     assert (1, set()) == (count, transport.sent("prepare"))
@@ -48,7 +49,7 @@ async def test_a_read_only_branch_is_not_told() -> None:
     transport = ScriptedTransport()
     log = await log_with(commit_row("t1", ("order", Vote.READ_ONLY), ("ledger", Vote.COMMIT)))
     engine = coordinator(transport, log)
-    await engine.start()
+    await start(engine)
     await engine.close(WAIT_S)
     assert {"ledger"} == transport.sent("commit")
 
@@ -93,7 +94,7 @@ async def _run_until_told(
     transport: ScriptedTransport, log: MemoryDecisionLog, grace_s: float
 ) -> int:
     engine = coordinator(transport, log)
-    count = await engine.start()
+    count = await start(engine)
     await eventually(lambda: transport.sent("commit") == {"order", "ledger"})
     await engine.close(grace_s)
     return count
@@ -104,7 +105,7 @@ async def test_aborts_and_ended_commits_need_nothing() -> None:
     abort = Decision(TxnId("t2"), Outcome.ABORTED, None, (), decided_at_us=1, ended=True)
     transport = ScriptedTransport()
     engine = coordinator(transport, await log_with(abort))
-    assert 0 == await engine.start()
+    assert 0 == await start(engine)
     await engine.close(grace_s=0)
     assert [] == transport.calls
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.txn.helpers import CALLER, COORDINATORS, TWO, WAIT_S, FastClock, key
+from tests.txn.helpers import CALLER, COORDINATORS, TWO, WAIT_S, FastClock, key, start
 from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.clock import Backoff
 from txn.coordinator import Coordinator
@@ -117,7 +117,7 @@ class Mesh:
             rng=self.rng,
             new_txn_id=lambda: TxnId(f"t{next(numbers):04}"),
         )
-        await engine.start()
+        await start(engine)
         self.network.coordinator = engine
         return engine
 
@@ -174,7 +174,8 @@ async def test_a_lone_transaction_forces_five_times() -> None:
         rng=Random(1),
         new_txn_id=lambda: TxnId(f"t{logs.forces}"),
     )
-    await engine.start()
+    await start(engine)
+    logs.forces = 0
     result = await engine.execute(caller=CALLER, idempotency_key="k", branches=TWO, wait_s=WAIT_S)
     assert Outcome.COMMITTED is result.outcome
     assert [1, 2, 2] == [logs.forces, *(stores[name].forces for name in NAMES)]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 from google.protobuf import timestamp_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 from txn.coordinator import Coordinator
-from txn.errors import Unreachable
+from txn.errors import InvalidOperation, Unreachable
 from txn.model import Branch, BranchId, BranchKey, TxnId
+from txn.participant import Codec
 from txn.rpc.attempt import attempt
-from txn.rpc.operation import operation_from
+from txn.rpc.operation import check_size, operation_from
 from txn.rpc.page import page_limit
 from txn.rpc.status import Context, or_abort
 from txn.state import Outcome, TransactionState
-from txn.transaction import View
+from txn.transaction import Result, View
 
 # Execute answers PENDING this long before the caller stops listening.
 EXECUTE_MARGIN_S = 0.25
@@ -62,8 +63,15 @@ class GrpcCoordinatorTransport:
 class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
     """CoordinatorService over a Coordinator."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(
+        self, coordinator: Coordinator, operations: Mapping[str, Codec[object]] | None = None
+    ) -> None:
+        """`operations`, by participant, are checked before anything is begun.
+
+        Those of other participants are left to their participants, up to their size.
+        """
         self._coordinator = coordinator
+        self._operations = operations or {}
 
     async def Execute(  # noqa: N802
         self, request: coordinator_service_pb2.ExecuteRequest, context: Context
@@ -71,19 +79,8 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         """See the proto."""
         left_s: float | None = context.time_remaining()
         wait_s = EXECUTE_WAIT_MAX_S if left_s is None else left_s - EXECUTE_MARGIN_S
-        branches = [
-            Branch(BranchId(b.branch_id), b.participant, operation_from(b.operation))
-            for b in request.branches
-        ]
         result = await or_abort(
-            context,
-            self._coordinator.execute(
-                caller=ANONYMOUS_CALLER,
-                idempotency_key=request.idempotency_key,
-                branches=branches,
-                wait_s=max(0.0, min(wait_s, EXECUTE_WAIT_MAX_S)),
-                wait_for_applied=request.wait_for != coordinator_service_pb2.WAIT_FOR_DECIDED,
-            ),
+            context, self._execute(request, max(0.0, min(wait_s, EXECUTE_WAIT_MAX_S)))
         )
         return coordinator_service_pb2.ExecuteResponse(
             txn_id=result.txn_id,
@@ -91,6 +88,34 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
             reason=result.reason,
             refused_branch_id=result.refused_branch_id,
         )
+
+    async def _execute(
+        self, request: coordinator_service_pb2.ExecuteRequest, wait_s: float
+    ) -> Result:
+        branches = [
+            Branch(BranchId(b.branch_id), b.participant, operation_from(b.operation))
+            for b in request.branches
+        ]
+        self._check_operations(branches)
+        return await self._coordinator.execute(
+            caller=ANONYMOUS_CALLER,
+            idempotency_key=request.idempotency_key,
+            branches=branches,
+            wait_s=wait_s,
+            wait_for_applied=request.wait_for != coordinator_service_pb2.WAIT_FOR_DECIDED,
+        )
+
+    def _check_operations(self, branches: Sequence[Branch]) -> None:
+        violations = []
+        for index, branch in enumerate(branches):
+            try:
+                check_size(branch.operation)
+                if (codec := self._operations.get(branch.participant)) is not None:
+                    codec.decode(branch.operation)
+            except InvalidOperation as invalid:
+                violations += [v.inside(f"branches[{index}]") for v in invalid.violations]
+        if violations:
+            raise InvalidOperation(violations)
 
     async def GetTransaction(  # noqa: N802
         self, request: coordinator_service_pb2.GetTransactionRequest, context: Context

@@ -34,8 +34,7 @@ class OperationCodec(Generic[M]):
 
     def decode(self, operation: Operation) -> M:
         """An operation from outside. Raises InvalidOperation."""
-        if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
-            raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
+        check_size(operation)
         message = self.read(operation)
         if violations := violations_of(message, "operation"):
             raise InvalidOperation(violations)
@@ -50,6 +49,12 @@ class OperationCodec(Generic[M]):
             return self._type.FromString(operation.value)
         except DecodeError:
             raise _invalid("operation.value", "is not a readable message of its type") from None
+
+
+def check_size(operation: Operation) -> None:
+    """Raises InvalidOperation for one that is over OPERATION_SIZE_MAX_BYTES."""
+    if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
+        raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
 
 
 def _invalid(rule: str, description: str) -> InvalidOperation:

@@ -22,6 +22,7 @@ from txn.errors import (
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
+    OtherLog,
     Overloaded,
     ResourceFailed,
     ShuttingDown,
@@ -47,6 +48,7 @@ _STATUS: tuple[tuple[type[TxnError], grpc.StatusCode, str], ...] = (
     (BranchCommitted, grpc.StatusCode.FAILED_PRECONDITION, "BRANCH_COMMITTED"),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (StoreFull, grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL"),
+    (OtherLog, grpc.StatusCode.UNAVAILABLE, "OTHER_LOG"),
     (ShuttingDown, grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN"),
     (TxnError, grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
 )

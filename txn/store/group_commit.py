@@ -220,6 +220,9 @@ class GroupCommit(Generic[Tx]):
             return Done(self._backend.run(tx, item.work))
         except GroupLost:
             raise
+        except StopIteration as error:
+            # The one exception that a future does not take.
+            return Failed(RuntimeError(f"the work raised {error!r}"))
         except Exception as error:  # noqa: BLE001 - it belongs to the submitter, not to the group
             return Failed(error)
 

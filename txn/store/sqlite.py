@@ -87,8 +87,11 @@ class SqliteWriter:
                 # On a full disk or an I/O error SQLite rolls everything back by itself;
                 # what ran after that would be committed statement by statement.
                 raise GroupLost("the group was rolled back") from error
-            tx.execute("ROLLBACK TO work")
-            tx.execute("RELEASE work")
+            try:
+                tx.execute("ROLLBACK TO work")
+                tx.execute("RELEASE work")
+            except sqlite3.Error as failure:
+                raise GroupLost("one piece of work could not be undone alone") from failure
             raise
         return result
 

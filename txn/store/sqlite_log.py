@@ -58,6 +58,10 @@ class SqliteDecisionLog:
         # Ends that wait for the next force: readers should see them already.
         self._ending: set[TxnId] = set()
 
+    async def identity(self, proposed: str) -> str:
+        """See DecisionLog.identity."""
+        return await self._store.write(lambda tx: _identity(tx, proposed))
+
     async def decide(self, decision: Decision) -> Decision:
         """See DecisionLog.decide."""
         # A commit, and the answer to an inquiry, free what is held; a refusal can wait for room.
@@ -112,6 +116,12 @@ class SqliteDecisionLog:
         ending = frozenset(self._ending)
         row = await self._store.read(find)
         return None if row is None else _decoded(row, ending)
+
+
+def _identity(tx: sqlite3.Connection, proposed: str) -> str:
+    tx.execute("INSERT INTO log_identity VALUES (1, ?) ON CONFLICT DO NOTHING", (proposed,))
+    (log_id,) = tx.execute("SELECT log_id FROM log_identity").fetchone()
+    return str(log_id)
 
 
 def _insert_and_read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:

@@ -7,6 +7,7 @@ reader thread, so that a read neither waits for a force nor holds one up.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from txn.store.group_commit import (
 
 Tx = TypeVar("Tx")
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class ThreadedStore(Generic[Tx]):
@@ -98,4 +101,8 @@ class ThreadedStore(Generic[Tx]):
 
 def _tell(settled: list[Settlement]) -> None:
     for report, result in settled:
-        report(result)
+        try:
+            report(result)
+        except Exception:  # noqa: BLE001 - as said below
+            # The others of the group have to hear of it all the same.
+            _log.exception("a result could not be delivered")

@@ -12,7 +12,8 @@ import pytest_asyncio
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
-from tests.txn.helpers import Gate, ScriptedTransport, coordinator, eventually, key
+from tests.support.waiting import eventually
+from tests.txn.helpers import Gate, ScriptedTransport, coordinator, key, start
 from tests.txn.rpc.rig import Answers, details, failed, packed, served, transfer
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
@@ -44,7 +45,7 @@ async def rig() -> AsyncIterator[Rig]:
     """A started engine over a memory log, with room for one transaction."""
     transport = ScriptedTransport()
     engine = coordinator(transport, MemoryDecisionLog(MemoryStore()), max_active=1)
-    await engine.start()
+    await start(engine)
 
     def add(server: grpc.aio.Server) -> None:
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(

@@ -14,7 +14,8 @@ from google.rpc import status_pb2
 from tallystick.txn.v1 import participant_service_pb2 as pb
 from tallystick.txn.v1 import participant_service_pb2_grpc
 
-from tests.txn.helpers import COORDINATORS, FastClock, eventually, key, prepare
+from tests.support.waiting import eventually
+from tests.txn.helpers import COORDINATORS, FastClock, key, prepare
 from tests.txn.rpc.rig import Answers, details, failed, served
 from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
 from txn.errors import (

@@ -197,6 +197,17 @@ def test_a_queue_has_a_limit(rig: Rig, monkeypatch: pytest.MonkeyPatch, lazy: bo
     assert {"a", "b", "d"} == rig.rows
 
 
+def test_work_that_raises_stop_iteration_fails_alone(rig: Rig) -> None:
+    """A future cannot hold that exception, and the others of the group must not pay for it."""
+    rig.put("a", StopIteration())
+    rig.put("b")
+    rig.drain()
+    failed = rig.told["a"]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, RuntimeError)
+    assert {"b"} == rig.rows
+
+
 def test_without_room_only_what_was_promised_is_done(rig: Rig) -> None:
     """New work is refused before anything is begun; essential and lazy work still goes."""
     rig.backend.room = False

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.txn.helpers import eventually
+from tests.support.waiting import eventually
 from tests.txn.support import open_sqlite
 from txn.errors import StoreClosed
 from txn.store.group_commit import Done, Failed

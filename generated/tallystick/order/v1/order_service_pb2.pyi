@@ -294,8 +294,8 @@ class PayTradeOperation(_message.Message):
     TRADE_STATE_TRADE_SUCCESS at commit or back at abort.
 
     Refused with TRADE_NOT_FOUND, TRADE_PAID, TRADE_CLOSED, TRADE_EXPIRED or
-    TRADE_MISMATCH (amount or payee are not the trade's); with TRADE_PAYING when
-    another payment of the trade did not come to its end in time.
+    TRADE_MISMATCH (amount or payee are not the trade's); with TRADE_PAYING when a
+    younger payment has the trade, or an older one did not come to its end in time.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -96,8 +96,9 @@ class ParticipantServiceServicer:
         """Makes the prepared effect final. Success means that it is durable here.
 
         Errors: FAILED_PRECONDITION with ErrorInfo.reason UNKNOWN_BRANCH when the
-        branch is not known, or BRANCH_ABORTED when it was aborted: both say that a
-        promise was broken somewhere and are alarms, never success.
+        branch is not known, BRANCH_ABORTED when it was aborted, or RESOURCE_FAILED
+        when what was promised could not be done: each says that a promise was broken
+        somewhere and is an alarm, never success.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +109,7 @@ class ParticipantServiceServicer:
         abort), so that a Prepare which arrives later is refused.
 
         Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
-        branch was committed: an alarm.
+        branch was committed, or RESOURCE_FAILED: alarms.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

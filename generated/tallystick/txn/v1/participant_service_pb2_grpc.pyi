@@ -55,15 +55,16 @@ class ParticipantServiceStub:
     """Makes the prepared effect final. Success means that it is durable here.
 
     Errors: FAILED_PRECONDITION with ErrorInfo.reason UNKNOWN_BRANCH when the
-    branch is not known, or BRANCH_ABORTED when it was aborted: both say that a
-    promise was broken somewhere and are alarms, never success.
+    branch is not known, BRANCH_ABORTED when it was aborted, or RESOURCE_FAILED
+    when what was promised could not be done: each says that a promise was broken
+    somewhere and is an alarm, never success.
     """
     Abort: _grpc.UnaryUnaryMultiCallable[_participant_service_pb2.AbortRequest, _participant_service_pb2.AbortResponse]
     """Undoes the reservation. An unknown branch is remembered as aborted (empty
     abort), so that a Prepare which arrives later is refused.
 
     Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
-    branch was committed: an alarm.
+    branch was committed, or RESOURCE_FAILED: alarms.
     """
     GetBranch: _grpc.UnaryUnaryMultiCallable[_participant_service_pb2.GetBranchRequest, _participant_service_pb2.GetBranchResponse]
     """One branch as this participant knows it. NOT_FOUND when it knows nothing."""
@@ -97,15 +98,16 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
     """Makes the prepared effect final. Success means that it is durable here.
 
     Errors: FAILED_PRECONDITION with ErrorInfo.reason UNKNOWN_BRANCH when the
-    branch is not known, or BRANCH_ABORTED when it was aborted: both say that a
-    promise was broken somewhere and are alarms, never success.
+    branch is not known, BRANCH_ABORTED when it was aborted, or RESOURCE_FAILED
+    when what was promised could not be done: each says that a promise was broken
+    somewhere and is an alarm, never success.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_participant_service_pb2.AbortRequest, _participant_service_pb2.AbortResponse]  # type: ignore[assignment]
     """Undoes the reservation. An unknown branch is remembered as aborted (empty
     abort), so that a Prepare which arrives later is refused.
 
     Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
-    branch was committed: an alarm.
+    branch was committed, or RESOURCE_FAILED: alarms.
     """
     GetBranch: _aio.UnaryUnaryMultiCallable[_participant_service_pb2.GetBranchRequest, _participant_service_pb2.GetBranchResponse]  # type: ignore[assignment]
     """One branch as this participant knows it. NOT_FOUND when it knows nothing."""
@@ -148,8 +150,9 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes the prepared effect final. Success means that it is durable here.
 
         Errors: FAILED_PRECONDITION with ErrorInfo.reason UNKNOWN_BRANCH when the
-        branch is not known, or BRANCH_ABORTED when it was aborted: both say that a
-        promise was broken somewhere and are alarms, never success.
+        branch is not known, BRANCH_ABORTED when it was aborted, or RESOURCE_FAILED
+        when what was promised could not be done: each says that a promise was broken
+        somewhere and is an alarm, never success.
         """
 
     @_abc_1.abstractmethod
@@ -162,7 +165,7 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
         abort), so that a Prepare which arrives later is refused.
 
         Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
-        branch was committed: an alarm.
+        branch was committed, or RESOURCE_FAILED: alarms.
         """
 
     @_abc_1.abstractmethod

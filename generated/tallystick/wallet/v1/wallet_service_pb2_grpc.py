@@ -76,9 +76,10 @@ class WalletServiceServicer:
         when user and password do not belong together, without saying which is
         wrong; NOT_FOUND for an unknown trade; ALREADY_EXISTS when the key was used
         for another trade; FAILED_PRECONDITION with ErrorInfo.reason when the
-        payment was refused and both books are as before: INSUFFICIENT_FUNDS,
+        payment was refused and both books are as before: INSUFFICIENT_FUNDS, BALANCE_LIMIT,
         ACCOUNT_NOT_FOUND, CURRENCY_MISMATCH, TRADE_PAID, TRADE_PAYING, TRADE_CLOSED, TRADE_EXPIRED,
-        PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE. UNAVAILABLE or
+        PARTICIPANT_UNAVAILABLE, PAYER_IS_PAYEE; RESOURCE_EXHAUSTED when too many
+        passwords are being checked (nothing was begun). UNAVAILABLE or
         DEADLINE_EXCEEDED say nothing about the outcome: send the same request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -1,3 +1,9 @@
+-- The log's own random name, one row: every txn_id that is decided here carries it.
+CREATE TABLE log_identity (
+    one    INTEGER PRIMARY KEY CHECK (one = 1),
+    log_id TEXT NOT NULL
+);
+
 -- Write-once outcome rows. A row without a key is an abort that an inquiry wrote.
 CREATE TABLE decision (
     txn_id            TEXT PRIMARY KEY,
