@@ -10,10 +10,12 @@ from pathlib import Path
 
 from services.launcher.catalogue import CATALOGUE, Service
 from services.launcher.cleaning import home_of
+from services.launcher.errors import EtcdUnavailable
 from services.launcher.home import Home
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ETCD_PORT = 2379
+PORT_MAX = 65_535
 # A service drains within 10 s of SIGTERM by itself.
 SERVICE_DRAIN_S = 12.0
 ETCD_DRAIN_S = 5.0
@@ -56,10 +58,18 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings as TALLYSTICK_HOME, TALLYSTICK_ETCD and ETCD say."""
+    """Settings as TALLYSTICK_HOME, TALLYSTICK_ETCD and ETCD say. Raises EtcdUnavailable."""
     named = environ.get("TALLYSTICK_ETCD", "").replace(",", " ").split()
     return Settings(
         home=home_of(REPOSITORY),
-        etcd=tuple(endpoint.removeprefix("http://").rstrip("/") for endpoint in named),
+        etcd=tuple(_endpoint(text) for text in named),
         etcd_binary=environ.get("ETCD") or None,
     )
+
+
+def _endpoint(text: str) -> str:
+    endpoint = text.removeprefix("http://").rstrip("/")
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= PORT_MAX:
+        raise EtcdUnavailable(f"TALLYSTICK_ETCD: {text!r} is not HOST:PORT, like 127.0.0.1:2379")
+    return endpoint
