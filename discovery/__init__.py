@@ -19,21 +19,24 @@ from discovery.endpoint import (
     encode_value,
     service_prefix,
 )
-from discovery.etcd_channel import EtcdClientConfig
 from discovery.etcd_client import EtcdClient
+from discovery.etcd_config import EtcdClientConfig, EtcdTls
 from discovery.etcd_resolver import EtcdResolver
 from discovery.etcd_types import (
     CompactedError,
     EtcdError,
+    GapError,
     LeaseNotFoundError,
+    PermissionDeniedError,
     RejectedError,
     ResourceExhaustedError,
     StoreRolledBackError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from discovery.registrar import Registrar, Registration
 from discovery.resolver import Listener, Resolver, ResolverState, Subscription
-from discovery.service_watch import EtcdResolverConfig
+from discovery.resolver_config import EtcdResolverConfig
 from discovery.session import Session
 from discovery.static_resolver import StaticResolver
 from discovery.target import NAMESPACE, InvalidTargetError, Target, parse_target
@@ -47,12 +50,15 @@ __all__ = [
     "EtcdError",
     "EtcdResolver",
     "EtcdResolverConfig",
+    "EtcdTls",
+    "GapError",
     "InvalidServiceNameError",
     "InvalidTargetError",
     "LeaseNotFoundError",
     "Listener",
     "MalformedEndpointError",
     "NamingError",
+    "PermissionDeniedError",
     "Registrar",
     "Registration",
     "RejectedError",
@@ -64,6 +70,7 @@ __all__ = [
     "StoreRolledBackError",
     "Subscription",
     "Target",
+    "UnauthenticatedError",
     "UnavailableError",
     "decode_key",
     "decode_value",

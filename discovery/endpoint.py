@@ -27,6 +27,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from discovery.addresses import Reach, reach
+
 MAX_VALUE_BYTES: Final = 16 * 1024
 MAX_SERVICE_NAME_CHARS: Final = 256
 MAX_ADDRESS_CHARS: Final = 300
@@ -40,6 +42,8 @@ _ADDRESS = re.compile(
     r"(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
 )
 _MAX_PORT = 65535
+# 0.0.0.0 is for listening; and what readers may take for different hosts is no address.
+_NOBODY = (Reach.UNSPECIFIED, Reach.MULTICAST, Reach.MALFORMED)
 # Go's endpoints manager: Add is 0, Delete is 1. Only Add is ever stored.
 _OP_ADD = 0
 
@@ -143,7 +147,7 @@ def decode_value(value: bytes) -> Endpoint:
     Raises MalformedEndpointError.
     """
     if len(value) > MAX_VALUE_BYTES:
-        raise MalformedEndpointError(f"value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
+        raise MalformedEndpointError(f"value has more than {MAX_VALUE_BYTES} bytes")
     update = _parse_json(value)
     if not isinstance(update, dict):
         raise MalformedEndpointError("value is not a JSON object")
@@ -195,6 +199,8 @@ def _check_address(address: object) -> None:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= _MAX_PORT:
         raise MalformedEndpointError(f"address is not host:port: {address!r}")
+    if (reached := reach(address)) in _NOBODY:
+        raise MalformedEndpointError(f"address is {reached.value}: {address!r}")
 
 
 def _check_text(name: str, text: object) -> None:

@@ -1,38 +1,47 @@
 """The only file that speaks to etcd.
 
-etcd's v3 API is plain gRPC, so the eight RPCs needed here are a page of messages and
+etcd's v3 API is plain gRPC, so the nine RPCs needed here are a page of messages and
 the method paths below; why no client library stands in docs/adr/0001. The upper half
-(requests and replies) knows no channel and no event loop, so that a blocking face can
-stand on it; the lower half is the asyncio face, on `discovery.etcd_channel`.
+(requests and replies) knows no connection and no event loop; the lower half says them
+over `discovery.etcd_channel`, on whichever transport it stands.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 from tallystick.etcd.v3 import etcd_pb2 as pb
 
-from discovery.etcd_channel import EtcdChannel, EtcdClientConfig, Method, Stream, within
+from discovery import aio_transport
+from discovery.etcd_auth import TokenKeeper
+from discovery.etcd_channel import EtcdChannel
+from discovery.etcd_config import EtcdClientConfig
+from discovery.etcd_route import Connect, Endpoints, route_of
 from discovery.etcd_types import (
+    MAX_KEPT_VALUE_BYTES,
     CompactedError,
+    Fingerprint,
     KeyValue,
     Lease,
     LeaseNotFoundError,
     Listing,
+    Page,
     RejectedError,
     ResourceExhaustedError,
     StoreRolledBackError,
-    UnavailableError,
     WatchBatch,
     WatchEvent,
 )
+from discovery.transport import Method, Stream, Transport, refusal_of, within
 
 MAX_LISTED_KEYS: Final = 100_000
 MAX_BATCH_EVENTS: Final = 100_000
+MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)
@@ -47,6 +56,7 @@ def _method(path: str, request: type[_Request], reply: type[_Reply]) -> Method[_
 
 RANGE = _method("/etcdserverpb.KV/Range", pb.RangeRequest, pb.RangeResponse)
 PUT = _method("/etcdserverpb.KV/Put", pb.PutRequest, pb.PutResponse)
+TXN = _method("/etcdserverpb.KV/Txn", pb.TxnRequest, pb.TxnResponse)
 DELETE = _method("/etcdserverpb.KV/DeleteRange", pb.DeleteRangeRequest, pb.DeleteRangeResponse)
 LEASE_GRANT = _method("/etcdserverpb.Lease/LeaseGrant", pb.LeaseGrantRequest, pb.LeaseGrantResponse)
 LEASE_REVOKE = _method(
@@ -56,6 +66,9 @@ LEASE_KEEPALIVE = _method(
     "/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse
 )
 WATCH = _method("/etcdserverpb.Watch/Watch", pb.WatchRequest, pb.WatchResponse)
+AUTHENTICATE = _method(
+    "/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest, pb.AuthenticateResponse
+)
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -68,15 +81,17 @@ class Pages:
     """A listing in progress: what to ask next, until there is no more.
 
     All pages are read at the revision of the first, so that together they are one
-    moment. A page too big for a message is asked for again in halves.
+    moment. A page too big for a message is asked for again in halves; what follows a
+    few big values may be small, so pages grow again.
     """
 
     def __init__(self, prefix: bytes, page_size: int) -> None:
         self._start = prefix
         self._end = prefix_end(prefix)
+        self._page_size = page_size
         self._limit = page_size
         self._revision = 0
-        self._entries: list[KeyValue] = []
+        self._listed = 0
 
     def request(self) -> pb.RangeRequest:
         """The next page to ask for."""
@@ -84,19 +99,17 @@ class Pages:
             key=self._start, range_end=self._end, limit=self._limit, revision=self._revision
         )
 
-    def feed(self, reply: pb.RangeResponse) -> Listing | None:
-        """Takes a page; the whole listing when it was the last.
-
-        Raises ResourceExhaustedError beyond MAX_LISTED_KEYS.
-        """
+    def feed(self, reply: pb.RangeResponse) -> Page:
+        """Takes a reply. Raises ResourceExhaustedError beyond MAX_LISTED_KEYS."""
         self._revision = self._revision or reply.header.revision
-        self._entries.extend(_key_value(each) for each in reply.kvs)
-        if len(self._entries) > MAX_LISTED_KEYS:
+        self._listed += len(reply.kvs)
+        if self._listed > MAX_LISTED_KEYS:
             raise ResourceExhaustedError(f"more than {MAX_LISTED_KEYS} keys")
-        if not reply.more or not reply.kvs:
-            return Listing(self._revision, tuple(self._entries))
-        self._start = reply.kvs[-1].key + b"\0"
-        return None
+        if reply.kvs:
+            self._start = reply.kvs[-1].key + b"\0"
+        self._limit = min(2 * self._limit, self._page_size)
+        entries = tuple(_key_value(each) for each in reply.kvs)
+        return Page(self._revision, entries, last=not (reply.more and entries))
 
     def halve(self, error: ResourceExhaustedError) -> None:
         """Asks for less at a time; raises `error` when there is no less."""
@@ -116,6 +129,7 @@ class WatchReader:
         self._prefix = prefix
         self._start_revision = start_revision
         self._fragments: list[WatchEvent] = []
+        self._size_bytes = 0
 
     def create_request(self) -> pb.WatchRequest:
         """The first message of the stream."""
@@ -131,20 +145,25 @@ class WatchReader:
     def feed(self, reply: pb.WatchResponse) -> WatchBatch | None:
         """Takes a response; None while parts are missing.
 
-        Raises CompactedError, StoreRolledBackError, UnavailableError, RejectedError,
-        and ResourceExhaustedError beyond MAX_BATCH_EVENTS.
+        Raises CompactedError, StoreRolledBackError, ResourceExhaustedError beyond
+        MAX_BATCH_EVENTS or MAX_BATCH_BYTES, and what `discovery.transport.refusal_of`
+        reads in a reason.
         """
         if reply.canceled:
             self._refuse(reply)
         if reply.created:
             self._accept(reply.header.revision)
-        self._fragments.extend(_event(each) for each in reply.events)
-        if len(self._fragments) > MAX_BATCH_EVENTS:
-            raise ResourceExhaustedError(f"more than {MAX_BATCH_EVENTS} events at once")
+        self._keep([_event(each) for each in reply.events])
         if reply.fragment:
             return None
-        events, self._fragments = tuple(self._fragments), []
+        events, self._fragments, self._size_bytes = tuple(self._fragments), [], 0
         return WatchBatch(reply.header.revision, events)
+
+    def _keep(self, events: list[WatchEvent]) -> None:
+        self._fragments += events
+        self._size_bytes += sum(len(each.entry.key) + len(each.entry.value) for each in events)
+        if len(self._fragments) > MAX_BATCH_EVENTS or self._size_bytes > MAX_BATCH_BYTES:
+            raise ResourceExhaustedError("more events at once than can be joined")
 
     def _accept(self, revision: int) -> None:
         # etcd would wait in silence for the store to grow up to the start revision.
@@ -159,50 +178,92 @@ class WatchReader:
         reason = reply.cancel_reason or "watch cancelled"
         if reply.compact_revision:
             raise CompactedError(reason, reply.compact_revision)
-        if "no leader" in reason:
-            raise UnavailableError(reason)
-        raise RejectedError(reason)
+        raise refusal_of(reason)(reason)
 
 
 def _key_value(entry: pb.KeyValue) -> KeyValue:
-    return KeyValue(entry.key, entry.value, entry.mod_revision, entry.lease)
+    return KeyValue(
+        entry.key,
+        entry.value[:MAX_KEPT_VALUE_BYTES],
+        entry.mod_revision,
+        entry.lease,
+        entry.version,
+        entry.create_revision,
+    )
 
 
 def _event(event: pb.Event) -> WatchEvent:
     return WatchEvent(_key_value(event.kv), deleted=event.type == pb.EVENT_TYPE_DELETE)
 
 
-# --- the asyncio face ---
+# --- what is said ---
 
 
 class EtcdClient:
-    """Speaks to the first of `endpoints` that answers.
+    """Speaks to one of `endpoints`: `host:port`, `http://` or `https://host:port`.
 
-    `endpoints` are `host:port`, optionally after `http://`. After a call that nobody
-    answered, the next call goes to the next of them. The client opens nothing until it
-    is used, and belongs to the event loop on which it is used first.
+    Names are resolved by gRPC and verified in etcd's certificate. After a call that
+    nobody answered, the next call goes to the next endpoint. In place of endpoints an
+    `etcd3.Etcd3Client` is taken, on whose channel everything then goes; it stays open.
+    The client opens nothing until it is used, and belongs to the event loop on which it
+    is used first. Raises ValueError for what is no endpoint.
 
     Every method raises a class of `discovery.etcd_types.EtcdError`.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, config: EtcdClientConfig | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        *,
+        config: EtcdClientConfig | None = None,
+        connect: Connect = aio_transport.connect,
+    ) -> None:
         self._config = config or EtcdClientConfig()
-        self._channel = EtcdChannel(endpoints, self._config)
+        route = route_of(endpoints, self._config, connect)
+        self.local = route.local
+        self._channel = EtcdChannel(
+            route,
+            request_timeout_s=self._config.request_timeout_s,
+            tokens=self._tokens() if self._config.username else None,
+        )
 
-    async def list_prefix(self, prefix: bytes) -> Listing:
-        """Every key that starts with `prefix`, as of one revision, read in pages.
+    async def pages(self, prefix: bytes) -> AsyncIterator[Page]:
+        """Every key that starts with `prefix`, as of one revision, page by page.
 
         Linearizable. Raises CompactedError when the store was compacted meanwhile.
         """
         pages = Pages(prefix, self._config.page_size)
-        while True:
+        last = False
+        while not last:
             try:
-                listing = pages.feed(await self._channel.call(RANGE, pages.request()))
+                page = pages.feed(await self._channel.call(RANGE, pages.request()))
             except ResourceExhaustedError as error:
                 pages.halve(error)
                 continue
-            if listing is not None:
-                return listing
+            last = page.last
+            yield page
+
+    async def list_prefix(self, prefix: bytes) -> Listing:
+        """All `pages` in one: every value in memory at once."""
+        pages = [page async for page in self.pages(prefix)]
+        return Listing(pages[0].revision, tuple(each for page in pages for each in page.entries))
+
+    async def fingerprint(self, prefix: bytes, revision: int) -> Fingerprint:
+        """What tells whether the keys under `prefix` at `revision` are those known.
+
+        Raises CompactedError, and StoreRolledBackError when there is no such revision.
+        """
+        request = pb.RangeRequest(
+            key=prefix,
+            range_end=prefix_end(prefix),
+            revision=revision,
+            limit=1,
+            sort_order=pb.RangeRequest.SORT_ORDER_DESCEND,
+            sort_target=pb.RangeRequest.SORT_TARGET_MOD,
+            keys_only=True,
+        )
+        reply = await self._channel.call(RANGE, request)
+        return Fingerprint(reply.count, _key_value(reply.kvs[0]) if reply.kvs else None)
 
     async def get(self, key: bytes) -> KeyValue | None:
         """One key, or None. Linearizable."""
@@ -216,6 +277,24 @@ class EtcdClient:
         """
         request = pb.PutRequest(key=key, value=value, lease=lease_id)
         return (await self._channel.call(PUT, request)).header.revision
+
+    async def replace(self, entry: KeyValue, value: bytes) -> bool:
+        """Writes `value` under the same lease; False when the key is no longer `entry`."""
+        request = pb.TxnRequest(
+            compare=[
+                pb.Compare(
+                    target=pb.Compare.COMPARE_TARGET_MOD,
+                    key=entry.key,
+                    mod_revision=entry.mod_revision,
+                )
+            ],
+            success=[
+                pb.RequestOp(
+                    request_put=pb.PutRequest(key=entry.key, value=value, lease=entry.lease_id)
+                )
+            ],
+        )
+        return (await self._channel.call(TXN, request)).succeeded
 
     async def delete(self, key: bytes) -> bool:
         """Deletes one key; False when it was not there."""
@@ -254,11 +333,28 @@ class EtcdClient:
         """Closes every connection; calls under way fail with UnavailableError."""
         await self._channel.close()
 
+    def _tokens(self) -> TokenKeeper:
+        return TokenKeeper(self._sign_in, self._config.refused_pause_s, time.monotonic)
+
+    async def _sign_in(self, transport: Transport) -> str:
+        request = pb.AuthenticateRequest(name=self._config.username, password=self._config.password)
+        timeout_s = self._config.request_timeout_s
+        try:
+            reply = await transport.call(AUTHENTICATE, request, timeout_s=timeout_s, metadata=())
+        except RejectedError as error:
+            if _AUTH_IS_OFF in str(error):
+                return ""
+            raise
+        return reply.token
+
+
+_AUTH_IS_OFF = "authentication is not enabled"
+
 
 class Renewals:
     """An open keepalive stream of one lease."""
 
-    def __init__(self, stream: Stream[Any, Any], lease_id: int) -> None:
+    def __init__(self, stream: Stream, lease_id: int) -> None:
         self._stream = stream
         self._lease_id = lease_id
 
@@ -279,7 +375,7 @@ class Renewals:
 class Watch:
     """An open watch: an async iterator of batches that never ends by itself."""
 
-    def __init__(self, stream: Stream[Any, Any], reader: WatchReader, timeout_s: float) -> None:
+    def __init__(self, stream: Stream, reader: WatchReader, timeout_s: float) -> None:
         self._stream = stream
         self._reader = reader
         self._timeout_s = timeout_s

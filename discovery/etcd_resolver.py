@@ -11,9 +11,12 @@ import time
 from typing import Final
 
 from discovery.backoff import Clock, Sleep
+from discovery.cache_file import CacheFile
+from discovery.entries import EntryRules
 from discovery.etcd_client import EtcdClient
 from discovery.resolver import Listener, Subscription
-from discovery.service_watch import EtcdResolverConfig, ServiceWatch, Surroundings
+from discovery.resolver_config import EtcdResolverConfig
+from discovery.service_watch import ServiceWatch, Surroundings
 
 MAX_SERVICES: Final = 1000
 
@@ -30,23 +33,37 @@ class EtcdResolver:
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
+        config = config or EtcdResolverConfig()
+        loopback = config.accept_loopback
         self._surroundings = Surroundings(
             client=client,
-            config=config or EtcdResolverConfig(),
+            config=config,
+            rules=EntryRules(
+                accept_loopback=client.local if loopback is None else loopback,
+                accept_leaseless=config.accept_leaseless,
+            ),
+            cache=None if config.cache_dir is None else CacheFile(config.cache_dir),
             clock=clock,
             sleep=sleep,
             rng=rng or random.Random(),  # noqa: S311 - jitter, not secrets
         )
-        self._malformed_before = 0
+        self._skipped_before = 0
+        self._leaseless_before = 0
         self._services: dict[str, ServiceWatch] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
-    def malformed_total(self) -> int:
-        """How many entries were skipped so far."""
-        now = sum(watch.malformed_total for watch in self._services.values())
-        return self._malformed_before + now
+    def skipped_total(self) -> int:
+        """How many entries were skipped so far, being malformed, hostile or too many."""
+        now = sum(watch.view.skipped_total for watch in self._services.values())
+        return self._skipped_before + now
+
+    @property
+    def leaseless_total(self) -> int:
+        """How many entries without a lease were taken so far."""
+        now = sum(watch.view.leaseless_total for watch in self._services.values())
+        return self._leaseless_before + now
 
     def subscribe(self, service: str, listener: Listener) -> Subscription:
         """Reports the state of `service` to `listener`, from now on.
@@ -78,7 +95,8 @@ class EtcdResolver:
 
     def _end(self, service: str) -> None:
         watch = self._services.pop(service)
-        self._malformed_before += watch.malformed_total
+        self._skipped_before += watch.view.skipped_total
+        self._leaseless_before += watch.view.leaseless_total
         ending = watch.end()
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

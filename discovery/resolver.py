@@ -20,6 +20,10 @@ class ResolverState:
 
     `endpoints` is ordered by address and holds each address once. While the registry
     cannot be reached it is the last known good list, and `error` says why.
+    `withdrawn`, ordered in the same way, are endpoints that left the registry with most
+    of the service at once and without draining, which is more often the registry's
+    fault than theirs: who has a working connection to one should go on using it until
+    it leaves the tuple, and nobody should make a new one.
     `resolved` is False until a complete list has been seen for the first time: then
     an empty list means "nobody serves this", not "nobody asked yet".
     """
@@ -27,6 +31,7 @@ class ResolverState:
     endpoints: tuple[Endpoint, ...] = ()
     resolved: bool = False
     error: str | None = None
+    withdrawn: tuple[Endpoint, ...] = ()
 
 
 Listener = Callable[[ResolverState], None]

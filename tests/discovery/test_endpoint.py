@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from discovery.addresses import Reach, reach
 from discovery.endpoint import (
     MAX_FIELD_CHARS,
     MAX_SERVICES,
@@ -21,7 +22,11 @@ from discovery.endpoint import (
     service_prefix,
 )
 
-_HOSTS = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,40}|\[[0-9a-f:]{2,30}\]", fullmatch=True)
+_HOSTS = st.one_of(
+    st.from_regex(r"[a-z0-9][a-z0-9.-]{0,40}[a-z]", fullmatch=True),
+    st.ip_addresses(v=4, network="10.0.0.0/8").map(str),
+    st.ip_addresses(v=6, network="fd00::/8").map("[{}]".format),
+).filter(lambda host: reach(f"{host}:1") is Reach.ANYWHERE)
 _PRINTABLE = st.text(max_size=40).filter(str.isprintable)
 _SERVICES = st.from_regex(r"[a-z][a-z0-9_-]{0,9}(/[a-z][a-z0-9._-]{0,9}){0,3}", fullmatch=True)
 _ENDPOINTS = st.builds(

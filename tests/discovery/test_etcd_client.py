@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any, cast
 
 import pytest
 from tallystick.etcd.v3 import etcd_pb2 as pb
@@ -9,9 +10,11 @@ from discovery.etcd_client import WatchReader, prefix_end
 from discovery.etcd_types import (
     CompactedError,
     LeaseNotFoundError,
+    PermissionDeniedError,
     RejectedError,
     ResourceExhaustedError,
     StoreRolledBackError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from tests.discovery.proxy import TcpProxy
@@ -60,7 +63,17 @@ def test_endless_fragments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (pb.WatchResponse(created=True, canceled=True, compact_revision=9), CompactedError),
         (pb.WatchResponse(canceled=True, cancel_reason="etcdserver: no leader"), UnavailableError),
-        (pb.WatchResponse(canceled=True, cancel_reason="permission denied"), RejectedError),
+        (
+            pb.WatchResponse(canceled=True, cancel_reason="etcdserver: permission denied"),
+            PermissionDeniedError,
+        ),
+        (
+            pb.WatchResponse(
+                created=True, canceled=True, cancel_reason="etcdserver: invalid auth token"
+            ),
+            UnauthenticatedError,
+        ),
+        (pb.WatchResponse(canceled=True, cancel_reason="for reasons of its own"), RejectedError),
         (
             pb.WatchResponse(created=True, header=pb.ResponseHeader(revision=3)),
             StoreRolledBackError,
@@ -281,10 +294,10 @@ async def test_a_cancelled_caller_is_cancelled(etcd: EtcdProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoints", [[], [""], ["a"], ["a:"], ["https://a:1"], ["a:1/x"], ["a:1"] * 17]
+    "endpoints", [[], [""], ["a"], ["a:"], ["ftp://a:1"], ["a:1/x"], "a:1", ["a:1"] * 17]
 )
-def test_what_is_not_an_endpoint_is_refused(endpoints: list[str]) -> None:
-    """Nonsense is refused at once, and so is TLS, which is not spoken yet."""
+def test_what_is_not_an_endpoint_is_refused(endpoints: list[str] | str) -> None:
+    """Nonsense is refused at once."""
     with pytest.raises(ValueError, match="endpoint"):
         EtcdClient(endpoints)
 
@@ -295,4 +308,4 @@ def test_what_is_not_an_endpoint_is_refused(endpoints: list[str]) -> None:
 def test_limits_must_make_sense(field: str) -> None:
     """A limit of nothing is refused at construction."""
     with pytest.raises(ValueError, match=field):
-        EtcdClientConfig(**{field: 0})
+        EtcdClientConfig(**cast("Any", {field: 0}))

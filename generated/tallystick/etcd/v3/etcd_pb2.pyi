@@ -110,10 +110,51 @@ Global___KeyValue: _TypeAlias = KeyValue  # noqa: Y015
 class RangeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _SortOrder:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SortOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RangeRequest._SortOrder.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SORT_ORDER_NONE: RangeRequest._SortOrder.ValueType  # 0
+        """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+        SORT_ORDER_ASCEND: RangeRequest._SortOrder.ValueType  # 1
+        SORT_ORDER_DESCEND: RangeRequest._SortOrder.ValueType  # 2
+
+    class SortOrder(_SortOrder, metaclass=_SortOrderEnumTypeWrapper): ...
+    SORT_ORDER_NONE: RangeRequest.SortOrder.ValueType  # 0
+    """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+    SORT_ORDER_ASCEND: RangeRequest.SortOrder.ValueType  # 1
+    SORT_ORDER_DESCEND: RangeRequest.SortOrder.ValueType  # 2
+
+    class _SortTarget:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SortTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RangeRequest._SortTarget.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SORT_TARGET_KEY: RangeRequest._SortTarget.ValueType  # 0
+        """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+        SORT_TARGET_VERSION: RangeRequest._SortTarget.ValueType  # 1
+        SORT_TARGET_CREATE: RangeRequest._SortTarget.ValueType  # 2
+        SORT_TARGET_MOD: RangeRequest._SortTarget.ValueType  # 3
+        SORT_TARGET_VALUE: RangeRequest._SortTarget.ValueType  # 4
+
+    class SortTarget(_SortTarget, metaclass=_SortTargetEnumTypeWrapper): ...
+    SORT_TARGET_KEY: RangeRequest.SortTarget.ValueType  # 0
+    """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+    SORT_TARGET_VERSION: RangeRequest.SortTarget.ValueType  # 1
+    SORT_TARGET_CREATE: RangeRequest.SortTarget.ValueType  # 2
+    SORT_TARGET_MOD: RangeRequest.SortTarget.ValueType  # 3
+    SORT_TARGET_VALUE: RangeRequest.SortTarget.ValueType  # 4
+
     KEY_FIELD_NUMBER: _builtins.int
     RANGE_END_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
+    SORT_TARGET_FIELD_NUMBER: _builtins.int
+    KEYS_ONLY_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Exclusive; empty means the one key."""
@@ -121,6 +162,9 @@ class RangeRequest(_message.Message):
     """0 means no limit."""
     revision: _builtins.int
     """Read at this revision; 0 means the newest."""
+    sort_order: Global___RangeRequest.SortOrder.ValueType
+    sort_target: Global___RangeRequest.SortTarget.ValueType
+    keys_only: _builtins.bool
     def __init__(
         self,
         *,
@@ -128,10 +172,13 @@ class RangeRequest(_message.Message):
         range_end: _builtins.bytes = ...,
         limit: _builtins.int = ...,
         revision: _builtins.int = ...,
+        sort_order: Global___RangeRequest.SortOrder.ValueType = ...,
+        sort_target: Global___RangeRequest.SortTarget.ValueType = ...,
+        keys_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit", "range_end", b"range_end", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "keys_only", b"keys_only", "limit", b"limit", "range_end", b"range_end", "revision", b"revision", "sort_order", b"sort_order", "sort_target", b"sort_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,6 +304,182 @@ class DeleteRangeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRangeResponse: _TypeAlias = DeleteRangeResponse  # noqa: Y015
+
+@_typing.final
+class TxnRequest(_message.Message):
+    """The part of a transaction that "put unless it changed" needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARE_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def compare(self) -> _containers.RepeatedCompositeFieldContainer[Global___Compare]: ...
+    @_builtins.property
+    def success(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestOp]: ...
+    def __init__(
+        self,
+        *,
+        compare: _abc.Iterable[Global___Compare] | None = ...,
+        success: _abc.Iterable[Global___RequestOp] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare", b"compare", "success", b"success"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnRequest: _TypeAlias = TxnRequest  # noqa: Y015
+
+@_typing.final
+class Compare(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _CompareResult:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CompareResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._CompareResult.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        COMPARE_RESULT_EQUAL: Compare._CompareResult.ValueType  # 0
+        """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+
+    class CompareResult(_CompareResult, metaclass=_CompareResultEnumTypeWrapper): ...
+    COMPARE_RESULT_EQUAL: Compare.CompareResult.ValueType  # 0
+    """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+
+    class _CompareTarget:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CompareTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Compare._CompareTarget.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        COMPARE_TARGET_VERSION: Compare._CompareTarget.ValueType  # 0
+        """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+        COMPARE_TARGET_CREATE: Compare._CompareTarget.ValueType  # 1
+        COMPARE_TARGET_MOD: Compare._CompareTarget.ValueType  # 2
+
+    class CompareTarget(_CompareTarget, metaclass=_CompareTargetEnumTypeWrapper): ...
+    COMPARE_TARGET_VERSION: Compare.CompareTarget.ValueType  # 0
+    """buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX"""
+    COMPARE_TARGET_CREATE: Compare.CompareTarget.ValueType  # 1
+    COMPARE_TARGET_MOD: Compare.CompareTarget.ValueType  # 2
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    MOD_REVISION_FIELD_NUMBER: _builtins.int
+    result: Global___Compare.CompareResult.ValueType
+    target: Global___Compare.CompareTarget.ValueType
+    key: _builtins.bytes
+    mod_revision: _builtins.int
+    def __init__(
+        self,
+        *,
+        result: Global___Compare.CompareResult.ValueType = ...,
+        target: Global___Compare.CompareTarget.ValueType = ...,
+        key: _builtins.bytes = ...,
+        mod_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mod_revision", b"mod_revision", "target_union", b"target_union"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "mod_revision", b"mod_revision", "result", b"result", "target", b"target", "target_union", b"target_union"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target_union: _TypeAlias = _typing.Literal["mod_revision"]  # noqa: Y015
+    _WhichOneofArgType_target_union: _TypeAlias = _typing.Literal["target_union", b"target_union"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target_union) -> _WhichOneofReturnType_target_union | None: ...
+
+Global___Compare: _TypeAlias = Compare  # noqa: Y015
+
+@_typing.final
+class RequestOp(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_PUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request_put(self) -> Global___PutRequest: ...
+    def __init__(
+        self,
+        *,
+        request_put: Global___PutRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_put", b"request_put"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_put", b"request_put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_put"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___RequestOp: _TypeAlias = RequestOp  # noqa: Y015
+
+@_typing.final
+class TxnResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    succeeded: _builtins.bool
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        succeeded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "succeeded", b"succeeded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TxnResponse: _TypeAlias = TxnResponse  # noqa: Y015
+
+@_typing.final
+class AuthenticateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    password: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "password", b"password"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthenticateRequest: _TypeAlias = AuthenticateRequest  # noqa: Y015
+
+@_typing.final
+class AuthenticateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthenticateResponse: _TypeAlias = AuthenticateResponse  # noqa: Y015
 
 @_typing.final
 class LeaseGrantRequest(_message.Message):

@@ -1,0 +1,80 @@
+"""What is known of one service: the registry's entries, what was withdrawn, and a reason."""
+
+from __future__ import annotations
+
+import logging
+
+from discovery.endpoint import encode_key, encode_value
+from discovery.entries import Changes, Remark, ServiceEntries
+from discovery.removal import Removals
+from discovery.resolver import ResolverState
+
+MAX_LOGGED_KEYS = 100
+_MAX_LOGGED_CHARS = 200
+
+_log = logging.getLogger(__name__)
+
+
+class ServiceView:
+    """Folds changes of `entries` into states.
+
+    `error` says why the registry cannot be followed now. `skipped_total` counts the
+    entries that were skipped, `leaseless_total` those without a lease that were not.
+    """
+
+    def __init__(self, service: str, entries: ServiceEntries, removals: Removals) -> None:
+        self.error: str | None = None
+        self.skipped_total = 0
+        self.leaseless_total = 0
+        self.resolved = False
+        self._service = service
+        self._entries = entries
+        self._removals = removals
+        self._logged: set[bytes] = set()
+
+    def take(self, changes: Changes, now_s: float) -> None:
+        """Takes what a listing or events changed."""
+        self._removals.observe(
+            appeared=changes.delta.appeared,
+            vanished=changes.delta.vanished,
+            present_count=len(self._entries),
+            now_s=now_s,
+        )
+        for remark in changes.remarks:
+            self._remark(remark)
+
+    def state(self, now_s: float) -> ResolverState:
+        """What to tell listeners now."""
+        return ResolverState(
+            endpoints=self._entries.endpoints(),
+            withdrawn=self._removals.withdrawn(now_s),
+            resolved=self.resolved,
+            error=self.error,
+        )
+
+    def next_change_at_s(self) -> float | None:
+        """When `state` changes by time alone, or None."""
+        return self._removals.next_change_at_s()
+
+    def kept(self, now_s: float) -> tuple[tuple[bytes, bytes], ...]:
+        """Keys and values worth keeping for a start without a registry.
+
+        What was withdrawn is among them: a registry that was emptied by accident must
+        not empty the memory of what it held.
+        """
+        known = (*self._entries.endpoints(), *self._removals.withdrawn(now_s))
+        return tuple((encode_key(self._service, each), encode_value(each)) for each in known)
+
+    def _remark(self, remark: Remark) -> None:
+        if remark.skipped:
+            self.skipped_total += 1
+        else:
+            self.leaseless_total += 1
+        if remark.key in self._logged or len(self._logged) > MAX_LOGGED_KEYS:
+            return
+        self._logged.add(remark.key[:_MAX_LOGGED_CHARS])
+        if len(self._logged) > MAX_LOGGED_KEYS:
+            _log.warning("%s: further bad entries are counted, not logged", self._service)
+            return
+        verb = "skipped" if remark.skipped else "took"
+        _log.warning("%s %r: %s", verb, remark.key[:_MAX_LOGGED_CHARS], remark.reason)

@@ -1,0 +1,132 @@
+"""The seam between what we say to etcd and whatever carries it.
+
+A transport is one connection: a grpc.aio.Channel (`discovery.aio_transport`) or a blocking
+grpc.Channel (`discovery.sync_transport`), which may belong to somebody else. What to
+say, to whom, with which token and what to do about a failure is decided above it, once.
+Both kinds are used from an event loop, and both fail with `discovery.etcd_types` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+
+from discovery.etcd_types import (
+    CompactedError,
+    EtcdError,
+    LeaseNotFoundError,
+    PermissionDeniedError,
+    RejectedError,
+    ResourceExhaustedError,
+    StoreRolledBackError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[_Request, _Reply]):
+    """One RPC: its path, and how its messages become bytes and back."""
+
+    path: str
+    encode: Callable[[_Request], bytes]
+    decode: Callable[[bytes], _Reply]
+
+
+class Stream(Protocol):
+    """A bidirectional call that can be listened to for a while and then again."""
+
+    async def send(self, request: Any) -> None:
+        """Sends one message. Raises EtcdError."""
+
+    async def receive(self, timeout_s: float | None) -> Any:
+        """The next message, or None after `timeout_s` without one. Raises EtcdError."""
+
+    async def close(self) -> None:
+        """Ends the call."""
+
+
+class Transport(Protocol):
+    """One connection to etcd."""
+
+    async def call(
+        self,
+        method: Method[_Request, _Reply],
+        request: _Request,
+        *,
+        timeout_s: float,
+        metadata: Metadata,
+    ) -> _Reply:
+        """One unary call. Raises EtcdError."""
+
+    def stream(self, method: Method[Any, Any], *, metadata: Metadata) -> Stream:
+        """Opens a bidirectional call, without a deadline. Raises EtcdError."""
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way fail with UnavailableError."""
+
+
+@asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[None]:
+    """Bounds what stands in it; raises UnavailableError when the time is over."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise UnavailableError(f"no answer within {timeout_s:g} s") from None
+
+
+def error_of(code: grpc.StatusCode, details: str) -> EtcdError:
+    """What a failed call means."""
+    message = f"{code.name}: {details}"
+    if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
+        return CompactedError(message)
+    if code in _SPEAKING and (said := refusal_of(details)) is not RejectedError:
+        return said(message)
+    return _MEANINGS.get(code, RejectedError)(message)
+
+
+def refusal_of(reason: str) -> type[EtcdError]:
+    """What etcd's own words mean, where it gives no code (a cancelled watch) or a vague one.
+
+    The words are those of etcd's api/v3rpc/rpctypes, which its clients compare too.
+    """
+    for words, meaning in _WORDS:
+        if words in reason:
+            return meaning
+    return RejectedError
+
+
+_WORDS: tuple[tuple[str, type[EtcdError]], ...] = (
+    ("invalid auth token", UnauthenticatedError),
+    ("revision of auth store is old", UnauthenticatedError),
+    ("user name is empty", UnauthenticatedError),
+    ("authentication failed", UnauthenticatedError),
+    ("permission denied", PermissionDeniedError),
+    ("no leader", UnavailableError),
+)
+_SPEAKING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+_MEANINGS: dict[grpc.StatusCode, type[EtcdError]] = {
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
+    # What gRPC makes of a connection reset in the middle of a call.
+    grpc.StatusCode.INTERNAL: UnavailableError,
+    grpc.StatusCode.UNKNOWN: UnavailableError,
+    grpc.StatusCode.NOT_FOUND: LeaseNotFoundError,
+    # "required revision is a future revision"
+    grpc.StatusCode.OUT_OF_RANGE: StoreRolledBackError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+}
