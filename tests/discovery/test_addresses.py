@@ -211,6 +211,22 @@ def test_no_ip_address_is_malformed_in_its_own_form(ip: IPv4Address | IPv6Addres
     assert reach(f"{host}:1") is not Reach.MALFORMED
 
 
+@given(st.ip_addresses(v=4))
+def test_it_agrees_with_the_standard_library(ip: IPv4Address) -> None:
+    """On every IPv4 address that it names; 0.0.0.0/8 and broadcast are this table's own."""
+    expected = Reach.ANYWHERE
+    if ip.packed[0] == 0:
+        expected = Reach.UNSPECIFIED
+    elif ip.is_loopback:
+        expected = Reach.LOOPBACK
+    elif ip.is_link_local:
+        expected = Reach.LINK_LOCAL
+    elif ip.is_multicast or str(ip) == "255.255.255.255":
+        expected = Reach.MULTICAST
+
+    assert expected is reach(f"{ip}:1") is reach(f"[::ffff:{ip}]:1")
+
+
 _PARTS = st.builds(
     lambda number, form: form.format(number),
     st.sampled_from([0, 1, 8, 10, 127, 128, 255, 256, 65535, 16777215, 2130706433, 4294967295]),
