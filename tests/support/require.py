@@ -16,11 +16,15 @@ VARIABLE = "TALLYSTICK_REQUIRE"
 PLACES = (Path.home() / "go" / "bin",)
 
 
-def require(program: str) -> Path:
-    """The program's path; skips the test, or fails it when the program is demanded."""
+def require(program: str, *, name: str | None = None) -> Path:
+    """The program's path; skips the test, or fails it when the program is demanded.
+
+    It is spoken of, and demanded, by `name` where its file is called something else.
+    """
     path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, PLACES)])
     if (found := shutil.which(program, path=path)) is not None:
         return Path(found)
-    if program in os.environ.get(VARIABLE, "").split(","):
-        pytest.fail(f"{program} is demanded by {VARIABLE} and is not here")
-    pytest.skip(f"{program} is not installed")
+    name = name or program
+    if name in os.environ.get(VARIABLE, "").split(","):
+        pytest.fail(f"{name} is demanded by {VARIABLE} and is not here")
+    pytest.skip(f"{name} is not installed")
