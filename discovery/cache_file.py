@@ -147,9 +147,7 @@ def _check_directory(directory: Path) -> None:
 
 def _read(path: Path) -> bytes:
     """Raises OSError, and _UnusableError when what is there must not be trusted."""
-    # O_NONBLOCK, since opening a pipe would wait for its writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags), "rb") as file:
+    with open(path, "rb", opener=_open) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise _UnusableError("not a regular file")
@@ -161,6 +159,11 @@ def _read(path: Path) -> bytes:
     if len(content) > MAX_CACHE_FILE_BYTES:
         raise _UnusableError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
     return content
+
+
+def _open(path: str, flags: int) -> int:
+    # O_NONBLOCK, since opening a pipe would wait for its writer.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _encode(service: str, entries: Sequence[tuple[bytes, bytes]]) -> bytes:

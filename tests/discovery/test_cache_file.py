@@ -106,6 +106,12 @@ def _damage(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     path.write_text(json.dumps(whole))
 
 
+def _open_descriptors() -> int:
+    """How many, where the system tells."""
+    descriptors = Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.exists() else 0
+
+
 def _make_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path, 0o600)
@@ -156,8 +162,10 @@ def test_a_file_that_cannot_be_trusted_is_ignored_with_one_line(
 ) -> None:
     """Damaged, foreign, or such that somebody else could have written it."""
     damage(saved)
+    open_before = _open_descriptors()
 
     assert cache.load(_SERVICE) is None
+    assert open_before == _open_descriptors()
     assert [str(saved) in record.getMessage() for record in caplog.records] == [True]
 
 
