@@ -74,6 +74,7 @@ class Pool:
         self._connect = connect
         self._resolution = ResolverState()
         self._subchannels: dict[str, AioSubchannel] = {}
+        self._withdrawn: set[str] = set()
         self._retiring: dict[AioSubchannel, asyncio.Task[None]] = {}
         self._built_from: tuple[tuple[AioSubchannel, Endpoint], ...] = ()
         self._changed = asyncio.Event()
@@ -90,8 +91,12 @@ class Pool:
         if self.closed:
             return
         self._resolution = resolution
-        wanted = self._within_limit(resolution.endpoints)
         known = self._subchannels
+        wanted = self._within_limit(resolution.endpoints)
+        withdrawn = [each for each in resolution.withdrawn if _is_ready(known.get(each.address))]
+        if withdrawn:
+            wanted = tuple(sorted((*wanted, *withdrawn), key=lambda each: each.address))
+        self._withdrawn = {each.address for each in withdrawn}
         self._subchannels = {
             endpoint.address: self._keep_or_connect(known.pop(endpoint.address, None), endpoint)
             for endpoint in wanted
@@ -105,6 +110,7 @@ class Pool:
         self._stale = False
         if self.closed:
             return
+        self._drop_withdrawn()
         candidates = eligible(self._subchannels.values())
         ready = [each for each in candidates if each.state is ChannelConnectivity.READY]
         self._build(ready)
@@ -123,7 +129,7 @@ class Pool:
         self._notify()
         for subchannel in self._subchannels.values():
             self._retire(subchannel, grace_s)
-        self._subchannels = {}
+        self._subchannels, self._withdrawn = {}, set()
         retiring = dict(self._retiring)
         if retiring and grace_s:
             await asyncio.wait(retiring.values(), timeout=grace_s)
@@ -131,6 +137,12 @@ class Pool:
             task.cancel()
         await asyncio.gather(*(subchannel.close() for subchannel in retiring))
         await asyncio.gather(*retiring.values(), return_exceptions=True)
+
+    def _drop_withdrawn(self) -> None:
+        """Lets go of endpoints that the registry no longer has once their connection is lost."""
+        for address in [a for a in self._withdrawn if not _is_ready(self._subchannels[a])]:
+            self._withdrawn.remove(address)
+            self._retire(self._subchannels.pop(address), self._config.drain_grace_s)
 
     def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         limit = self._config.max_subchannels
@@ -190,6 +202,10 @@ class Pool:
 
 
 _FAILED = ChannelConnectivity.TRANSIENT_FAILURE
+
+
+def _is_ready(subchannel: AioSubchannel | None) -> bool:
+    return subchannel is not None and subchannel.state is ChannelConnectivity.READY
 
 
 async def _drain_and_close(subchannel: AioSubchannel, grace_s: float) -> None:

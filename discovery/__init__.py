@@ -34,7 +34,8 @@ from discovery.etcd_types import (
     UnauthenticatedError,
     UnavailableError,
 )
-from discovery.registrar import Registrar, Registration
+from discovery.registrar import Registrar
+from discovery.registration import Registration
 from discovery.resolver import Listener, Resolver, ResolverState, Subscription
 from discovery.resolver_config import EtcdResolverConfig
 from discovery.session import Session

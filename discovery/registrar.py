@@ -3,7 +3,8 @@
 A registrar is a reconciler: callers say what should be there, and one task, the only
 writer, makes it so again and again, whatever happens to etcd in between. Every lost
 session is followed by a new one under which everything is put again. Since etcd may
-lose data without losing the lease, each key is also looked at every few TTLs.
+lose data without losing the lease, or go on renewing one that was revoked, each key is
+also looked at once in a TTL.
 
 A lost lease is not revoked but left to expire: by the time etcd can be reached again
 its keys may be all that the readers have, and putting them again moves them to the new
@@ -17,99 +18,29 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import tenacity
 
 from discovery.backoff import MAX_BACKOFF_S, retrying
-from discovery.endpoint import Endpoint, encode_key, encode_value
+from discovery.endpoint import Endpoint
 from discovery.etcd_client import EtcdClient
 from discovery.etcd_types import EtcdError, LeaseNotFoundError, RejectedError
+from discovery.registration import DEREGISTER_TIMEOUT_S, Registration, Wanted
 from discovery.session import DEFAULT_TTL_S, Session, checked_ttl
 from discovery.tasks import spawn
 
 MAX_REGISTRATIONS: Final = 1000
-DEREGISTER_TIMEOUT_S: Final = 3.0
-_CHECK_EVERY_TTLS = 3
 _TRIES_PER_TTL = 4
 
 _log = logging.getLogger(__name__)
-
-
-class Registration:
-    """One endpoint's place in the registry.
-
-    `registered` is set while etcd is known to hold the endpoint as it now is.
-    """
-
-    def __init__(self, service: str, endpoint: Endpoint, wake: asyncio.Event) -> None:
-        self.registered = asyncio.Event()
-        self.gone = asyncio.Event()
-        self.key = encode_key(service, endpoint)
-        self.leaving = False
-        # The leases the key may stand under: after a put without an answer, two.
-        self.leases: set[int] = set()
-        self._value = encode_value(endpoint)
-        self._endpoint = endpoint
-        self._wake = wake
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint as it should be in the registry."""
-        return self._endpoint
-
-    @property
-    def value(self) -> bytes:
-        """The value that should be in the registry."""
-        return self._value
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left to do."""
-        return self.gone.is_set() if self.leaving else self.registered.is_set()
-
-    async def update(self, endpoint: Endpoint) -> None:
-        """Replaces the endpoint at the same address. Returns at once.
-
-        Raises ValueError when the address differs, MalformedEndpointError.
-        """
-        if endpoint.address != self._endpoint.address:
-            raise ValueError("another address is another registration")
-        self._value, self._endpoint = encode_value(endpoint), endpoint
-        self._unsettle()
-
-    async def drain(self) -> None:
-        """Marks the endpoint as draining: no new work, please. Returns at once."""
-        await self.update(replace(self._endpoint, draining=True))
-
-    async def deregister(self) -> None:
-        """Takes the endpoint out of the registry.
-
-        Waits until it is gone, at most DEREGISTER_TIMEOUT_S; while etcd is away the
-        registrar goes on trying, and in the end the lease expires.
-        """
-        self.leaving = True
-        self._unsettle()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
-                await self.gone.wait()
-
-    def succeed(self, former: Registration) -> None:
-        """Takes the key over from one that was leaving."""
-        self.leases = former.leases
-        former.gone.set()
-
-    def _unsettle(self) -> None:
-        self.registered.clear()
-        self._wake.set()
 
 
 class Registrar:
     """Keeps the endpoints of one process in the registry, under one lease.
 
     `ttl_s`, at least 2, is how long they outlive a process that dies; `check_every_s`
-    (three TTLs by default) how often each key is looked at. Raises ValueError.
+    (a TTL by default) how often each key is looked at. Raises ValueError.
     """
 
     def __init__(
@@ -122,7 +53,7 @@ class Registrar:
     ) -> None:
         self._client = client
         self._ttl_s = checked_ttl(ttl_s)
-        self._check_every_s = check_every_s or _CHECK_EVERY_TTLS * ttl_s
+        self._check_every_s = check_every_s or ttl_s
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._registrations: dict[bytes, Registration] = {}
         self._wake = asyncio.Event()
@@ -142,7 +73,7 @@ class Registrar:
             raise RuntimeError("the registrar is closed")
         registration = Registration(service, endpoint, self._wake)
         former = self._registrations.get(registration.key)
-        if former is not None and not former.leaving:
+        if former is not None and former.wanted is not Wanted.LEAVING:
             raise ValueError(f"{registration.key.decode()} is registered already")
         if len(self._registrations) >= MAX_REGISTRATIONS:
             raise ValueError(f"more than {MAX_REGISTRATIONS} registrations")
@@ -160,15 +91,21 @@ class Registrar:
             await registration.drain()
 
     async def close(self) -> None:
-        """Takes everything out of the registry at once, by revoking the lease.
+        """Takes everything out of the registry, by revoking the lease.
 
-        While etcd is away the lease is left to expire.
+        Before that each endpoint is marked as draining, so that readers take them for
+        gone at once, however many go. While etcd is away the lease is left to expire.
         """
         self._closed = True
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait({self._running})
         if self._session is not None:
+            with contextlib.suppress(EtcdError, TimeoutError):
+                async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
+                    for registration in self._registrations.values():
+                        if registration.registered.is_set():
+                            await self._say_farewell(registration)
             await self._session.close()
         for registration in self._registrations.values():
             registration.registered.clear()
@@ -216,35 +153,53 @@ class Registrar:
     async def _settle_one(self, registration: Registration, lease_id: int) -> None:
         if registration.settled:
             return
-        if registration.leaving:
-            await self._remove(registration)
-        else:
+        if registration.wanted is Wanted.PRESENT:
             await self._put(registration, lease_id)
+        else:
+            await self._remove(registration)
 
     async def _put(self, registration: Registration, lease_id: int) -> None:
         value = registration.value
         registration.leases.add(lease_id)
         await self._client.put(registration.key, value, lease_id=lease_id)
         registration.leases = {lease_id}
-        # It may have been updated, or told to leave, while we waited.
-        if registration.value == value and not registration.leaving:
+        # It may have been updated, paused or told to leave while we waited.
+        if registration.value == value and registration.wanted is Wanted.PRESENT:
             registration.registered.set()
 
     async def _remove(self, registration: Registration) -> None:
-        entry = await self._client.get(registration.key)
-        # A key under a lease that is not ours belongs to our successor at this address.
-        if entry is not None and entry.lease_id in registration.leases:
+        if await self._say_farewell(registration):
             await self._client.delete(registration.key)
+        # It may have been resumed while we waited.
+        if registration.wanted is Wanted.PRESENT:
+            return
         registration.gone.set()
-        if self._registrations.get(registration.key) is registration:
+        leaving = registration.wanted is Wanted.LEAVING
+        if leaving and self._registrations.get(registration.key) is registration:
             del self._registrations[registration.key]
 
+    async def _say_farewell(self, registration: Registration) -> bool:
+        """Marks the key as draining; False when there is none of ours."""
+        entry = await self._client.get(registration.key)
+        # A key under a lease that is not ours belongs to our successor at this address.
+        if entry is None or entry.lease_id not in registration.leases:
+            return False
+        value = registration.farewell(entry.value)
+        if value is not None:
+            await self._client.replace(entry, value)
+        return True
+
     async def _check(self, session: Session) -> None:
-        """Notices keys that etcd has lost or that stand under another lease."""
+        """Notices keys that etcd has lost, or that are no longer as we put them."""
         for registration in tuple(self._registrations.values()):
+            if not registration.registered.is_set():
+                continue
             entry = await self._client.get(registration.key)
             if entry is None or entry.lease_id != session.lease_id:
                 _log.warning("%s was not ours in the registry", registration.key.decode())
+                registration.registered.clear()
+            elif registration.registered.is_set() and not registration.adopt(entry.value):
+                _log.warning("%s was changed by somebody", registration.key.decode())
                 registration.registered.clear()
 
     async def _woken(self, session: Session) -> bool:

@@ -1,7 +1,8 @@
 """When endpoints that leave the registry are withdrawn rather than removed. Pure.
 
 A removal is immediate, except when more than half (at least 2) of the endpoints seen in
-the last `window_s` vanish undrained: then they are withdrawn, not removed, for `grace_s`.
+the last `window_s` vanish undrained, or the last one there is: then they are withdrawn,
+not removed, for `grace_s`.
 One endpoint that goes has most likely died. Most of a service going at once is more
 likely the registry's fault (an etcd restored empty, every lease revoked), and a client
 that believed it would drop connections that work.
@@ -22,7 +23,7 @@ from typing import Final
 
 from discovery.endpoint import Endpoint
 
-# Two of two or of three are a mass removal, the only one of one is a removal.
+# Two of three are a mass removal, one of two is a removal.
 MIN_MASS_REMOVAL: Final = 2
 # As many as a service may hold; beyond it the oldest is forgotten, that is, removed.
 MAX_VANISHED: Final = 20_000
@@ -101,6 +102,8 @@ class Removals:
 
     def _is_mass(self, present_count: int) -> bool:
         count = self._undrained_in_window
+        if present_count == 0:
+            return True
         seen = present_count + len(self._window)
         return count >= MIN_MASS_REMOVAL and 2 * count > seen
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from discovery.endpoint import Endpoint
 from discovery.listeners import ListenerSet
@@ -26,20 +27,32 @@ class FakeResolver:
         """As Resolver: silent until something is set. Needs a running event loop."""
         return self._of(service).add(listener)
 
-    def set(self, service: str, endpoints: Iterable[str | Endpoint]) -> None:
-        """The registry now holds exactly these, by address or as whole Endpoints."""
-        known = [Endpoint(each) if isinstance(each, str) else each for each in endpoints]
-        ordered = tuple(sorted(known, key=lambda endpoint: endpoint.address))
-        self._of(service).publish(ResolverState(endpoints=ordered, resolved=True))
+    def set(
+        self,
+        service: str,
+        endpoints: Iterable[str | Endpoint],
+        *,
+        withdrawn: Iterable[str | Endpoint] = (),
+    ) -> None:
+        """The registry now holds exactly these, by address or as whole Endpoints.
+
+        The `withdrawn` left it with most of the service at once.
+        """
+        state = ResolverState(_ordered(endpoints), resolved=True, withdrawn=_ordered(withdrawn))
+        self._of(service).publish(state)
 
     def fail(self, service: str, error: str) -> None:
         """The registry cannot be reached: what was known stays."""
         listeners = self._of(service)
-        state = listeners.state
-        listeners.publish(ResolverState(state.endpoints, state.resolved, error))
+        listeners.publish(replace(listeners.state, error=error))
 
     def _of(self, service: str) -> ListenerSet:
         return self._services.setdefault(service, ListenerSet())
+
+
+def _ordered(endpoints: Iterable[str | Endpoint]) -> tuple[Endpoint, ...]:
+    known = (Endpoint(each) if isinstance(each, str) else each for each in endpoints)
+    return tuple(sorted(known, key=lambda endpoint: endpoint.address))
 
 
 async def check_resolver(
@@ -112,5 +125,8 @@ class _Recorder:
             addresses = [endpoint.address for endpoint in state.endpoints]
             assert addresses == sorted(set(addresses)), f"not ordered and unique: {addresses}"
             assert state.resolved or not state.endpoints, "endpoints before the first full list"
+            withdrawn = [endpoint.address for endpoint in state.withdrawn]
+            assert withdrawn == sorted(set(withdrawn)), f"not ordered and unique: {withdrawn}"
+            assert not {*withdrawn} & {*addresses}, f"present and withdrawn: {withdrawn}"
         for before, after in zip(self.states, self.states[1:], strict=False):
             assert before != after, f"the same state was reported twice: {after}"

@@ -27,6 +27,7 @@ def _pure_files() -> list[str]:
 PURE = _pure_files()
 ALLOWED_IMPORTS = {
     "__future__",
+    "bisect",
     "collections",
     "collections.abc",
     "dataclasses",

@@ -103,6 +103,45 @@ async def test_a_removed_endpoint_finishes_its_calls(
     assert b"a:hang" == await in_flight
 
 
+async def test_a_withdrawn_endpoint_serves_while_its_connection_lasts(
+    channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
+) -> None:
+    """It gets calls as before, goes with its connection, and is not connected again."""
+    a, b, c = (server.address for server in servers)
+    resolver.set(SERVICE, [a, b])
+    await only(channel, "a", "b")
+
+    resolver.set(SERVICE, [], withdrawn=[a, b, c])
+    assert {"a": 5, "b": 5} == await served_by(channel, 10)
+    await servers[0].stop()
+    await only(channel, "b")
+
+    resolver.set(SERVICE, [c], withdrawn=[b])
+    await only(channel, "b", "c")
+    resolver.set(SERVICE, [c])
+    await only(channel, "c")
+
+
+async def test_a_withdrawn_endpoint_that_returns_is_never_away(
+    channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
+) -> None:
+    """Its connection is the one it had, and calls in flight end as they would have."""
+    a, b, _ = servers
+    resolver.set(SERVICE, [a.address, b.address])
+    await only(channel, "a", "b")
+    in_flight = [call(channel, HANG), call(channel, HANG)]
+    await eventually(lambda: a.hanging == b.hanging == 1)
+
+    resolver.set(SERVICE, [], withdrawn=[a.address, b.address])
+    assert {"a": 2, "b": 2} == await served_by(channel, 4)
+    resolver.set(SERVICE, [a.address, b.address])
+    assert {"a": 2, "b": 2} == await served_by(channel, 4)
+
+    a.release()
+    b.release()
+    assert {b"a:hang", b"b:hang"} == {await each for each in in_flight}
+
+
 async def test_a_removed_endpoint_is_closed_after_the_grace(
     resolver: FakeResolver, server: EchoServer
 ) -> None:

@@ -7,14 +7,16 @@ import pytest
 import pytest_asyncio
 
 import discovery.registrar
+import discovery.registration
 from discovery import (
     Endpoint,
     EtcdClient,
     InvalidServiceNameError,
     Registrar,
     decode_value,
+    encode_value,
 )
-from tests.discovery.helpers import happens
+from tests.discovery.helpers import WAIT_S, happens
 from tests.support.etcd import EtcdProcess
 from tests.support.waiting import eventually
 
@@ -186,7 +188,7 @@ async def test_deregistering_goes_on_when_etcd_is_back(
     etcd: EtcdProcess, client: EtcdClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With etcd away it returns in bounded time, and the key goes as soon as it can."""
-    monkeypatch.setattr(discovery.registrar, "DEREGISTER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(discovery.registration, "DEREGISTER_TIMEOUT_S", 0.05)
     registrar = Registrar(client, 60.0)
     leaving = await registrar.register(_SERVICE, _ENDPOINT)
     await happens(leaving.registered)
@@ -223,6 +225,95 @@ async def test_draining_is_seen_in_the_metadata(etcd: EtcdProcess, registrar: Re
     await happens(registration.registered)
 
     assert replace(_ENDPOINT, draining=True) == decode_value(etcd.entries()[_KEY])
+
+
+async def test_a_paused_endpoint_is_away_until_it_resumes(
+    etcd: EtcdProcess, registrar: Registrar
+) -> None:
+    """It is gone when pause returns, and comes back as it then is, under the same lease."""
+    registration = await registrar.register(_SERVICE, _ENDPOINT)
+    await happens(registration.registered)
+    lease_id = etcd.lease_of(_KEY)
+
+    await registration.pause()
+    assert registration.paused
+    assert etcd.entries() == {}
+    await registration.update(replace(_ENDPOINT, weight=7))
+    assert etcd.entries() == {}
+
+    await registration.resume()
+    await happens(registration.registered)
+    assert decode_value(etcd.entries()[_KEY]).weight == 7
+    assert lease_id == etcd.lease_of(_KEY)
+
+
+async def test_a_pause_outlives_the_session(etcd: EtcdProcess, registrar: Registrar) -> None:
+    """A new lease puts back what is wanted, and nothing else."""
+    paused = await registrar.register(_SERVICE, _ENDPOINT)
+    staying = await registrar.register("tallystick/order", _ENDPOINT)
+    await happens(staying.registered)
+    await paused.pause()
+
+    etcd.restart(empty=True)
+    await eventually(lambda: list(etcd.entries()) == ["tallystick/order/10.0.0.7:50051"])
+
+    await paused.resume()
+    await eventually(lambda: _KEY in etcd.entries())
+
+
+async def test_who_leaves_on_purpose_drains_first(etcd: EtcdProcess, client: EtcdClient) -> None:
+    """Pausing, deregistering and closing each write the mark before the key goes."""
+    registrar = Registrar(client)
+    before = etcd.revision()
+    async with client.watch(b"", start_revision=before + 1) as watch:
+        for leave in ("pause", "deregister"):
+            registration = await registrar.register(_SERVICE, _ENDPOINT)
+            await happens(registration.registered)
+            await getattr(registration, leave)()
+            if leave == "pause":
+                await registration.deregister()
+        await happens((await registrar.register(_SERVICE, _ENDPOINT)).registered)
+        await registrar.close()
+        history: list[str] = []
+        while history.count("deleted") < 3:
+            batch = await watch.next(WAIT_S)
+            assert batch is not None
+            for event in batch.events:
+                value = event.entry.value
+                history.append("deleted" if event.deleted else str(decode_value(value).draining))
+
+    assert history == ["False", "True", "deleted"] * 3
+
+
+async def test_a_mark_that_an_operator_set_stays(
+    etcd: EtcdProcess, client: EtcdClient, registrar: Registrar
+) -> None:
+    """It is not undone by the owner, and outlives the owner's lease."""
+    registration = await registrar.register(_SERVICE, _ENDPOINT)
+    await happens(registration.registered)
+    entry = await client.get(_KEY.encode())
+    assert entry is not None
+
+    assert await client.replace(entry, encode_value(replace(_ENDPOINT, draining=True)))
+    await eventually(lambda: registration.endpoint.draining)
+    etcd.revoke(etcd.lease_of(_KEY))
+    await eventually(lambda: not etcd.entries() or etcd.lease_of(_KEY) != entry.lease_id)
+    await eventually(lambda: _KEY in etcd.entries())
+
+    assert decode_value(etcd.entries()[_KEY]).draining
+
+
+async def test_what_somebody_else_wrote_under_our_lease_is_put_right(
+    etcd: EtcdProcess, client: EtcdClient, registrar: Registrar
+) -> None:
+    """Only the mark of draining is an operator's to change."""
+    registration = await registrar.register(_SERVICE, _ENDPOINT)
+    await happens(registration.registered)
+    entry = await client.get(_KEY.encode())
+    assert entry is not None
+
+    assert await client.replace(entry, encode_value(replace(_ENDPOINT, weight=9)))
+    await eventually(lambda: decode_value(etcd.entries()[_KEY]) == _ENDPOINT)
 
 
 async def test_an_update_replaces_the_value(etcd: EtcdProcess, registrar: Registrar) -> None:

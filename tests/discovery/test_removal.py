@@ -57,7 +57,7 @@ def test_most_of_a_service_at_once_is_withdrawn_in_order() -> None:
 @pytest.mark.parametrize(
     ("present", "vanish", "withdrawn"),
     [
-        (1, 1, False),
+        (1, 1, True),
         (2, 1, False),
         (2, 2, True),
         (3, 1, False),
@@ -71,7 +71,7 @@ def test_most_of_a_service_at_once_is_withdrawn_in_order() -> None:
 def test_the_threshold_is_more_than_half_and_at_least_two(
     present: int, vanish: int, withdrawn: bool
 ) -> None:
-    """Exactly half is no mass removal, nor is the only one there was."""
+    """Exactly half is no mass removal; the last one there is stays in any case."""
     addresses = [f"a:{port}" for port in range(1, present + 1)]
     service = _Service(*addresses)
 
@@ -130,8 +130,8 @@ def test_one_that_returns_is_neither_withdrawn_nor_counted_as_vanished() -> None
 
 
 def test_a_drained_endpoint_counts_as_seen_but_is_never_withdrawn() -> None:
-    """Two drained and two not vanish of four: half, and so removed."""
-    service = _Service("a:1", "b:1", "c:1", "d:1")
+    """Two drained and two not vanish of five: less than half, and so removed."""
+    service = _Service("a:1", "b:1", "c:1", "d:1", "e:1")
     service.drains("a:1", "b:1", at_s=1.0)
 
     service.goes("a:1", "b:1", "c:1", "d:1", at_s=2.0)
@@ -263,7 +263,8 @@ class _Slow:
         undrained = {address for address, endpoint in recent.items() if not endpoint.draining}
         seen = len(present) + len(recent)
         judged = any(not endpoint.draining for endpoint in gone)
-        if judged and len(undrained) >= MIN_MASS_REMOVAL and len(undrained) > seen / 2:
+        mass = len(undrained) >= MIN_MASS_REMOVAL and len(undrained) > seen / 2
+        if judged and (mass or not present):
             self.withdrawn |= undrained
 
     def at(self, now_s: float) -> tuple[Endpoint, ...]:
