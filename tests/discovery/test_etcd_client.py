@@ -1,11 +1,14 @@
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+import pytest_asyncio
 from tallystick.etcd.v3 import etcd_pb2 as pb
 
 import discovery.etcd_client
-from discovery import EtcdClient, EtcdClientConfig
+from discovery import EtcdClient, EtcdClientConfig, sync_transport
+from discovery.etcd3_compat import etcd3
 from discovery.etcd_client import WatchReader, prefix_end
 from discovery.etcd_types import (
     CompactedError,
@@ -22,6 +25,28 @@ from tests.support.etcd import EtcdProcess
 from tests.support.waiting import eventually
 
 _UNUSED_LEASE = 77
+
+
+def _on_aio(etcd: EtcdProcess) -> EtcdClient:
+    return EtcdClient([etcd.endpoint])
+
+
+def _on_threads(etcd: EtcdProcess) -> EtcdClient:
+    return EtcdClient([etcd.endpoint], connect=sync_transport.connect)
+
+
+def _on_etcd3(etcd: EtcdProcess) -> EtcdClient:
+    host, _, port = etcd.endpoint.rpartition(":")
+    options = {"grpc.max_reconnect_backoff_ms": 500, "grpc.initial_reconnect_backoff_ms": 100}
+    return EtcdClient(etcd3.Etcd3Client(host, int(port), grpc_options=options.items()))
+
+
+@pytest_asyncio.fixture(params=[_on_aio, _on_threads, _on_etcd3])
+async def client(etcd: EtcdProcess, request: pytest.FixtureRequest) -> AsyncIterator[EtcdClient]:
+    """A client on each of the transports, the last on a channel of the package etcd3."""
+    client: EtcdClient = request.param(etcd)
+    yield client
+    await client.close()
 
 
 @pytest.mark.parametrize(
