@@ -10,7 +10,7 @@ from typing import TextIO
 
 from discovery.cli.arguments import parse
 from discovery.cli.console import Console
-from discovery.cli.errors import DONE, INTERRUPTED, READER_LEFT, CommandError
+from discovery.cli.errors import DONE, INTERRUPTED, READER_LEFT, CommandError, FailedError
 
 
 def main(
@@ -31,6 +31,10 @@ def main(
     except BrokenPipeError:
         _discard(console)
         return READER_LEFT
+    except OSError as error:
+        # A full disk below a redirected output, for example.
+        _discard(console)
+        return _failed(console, FailedError(str(error)))
 
 
 def _run(argv: Sequence[str] | None, environ: Mapping[str, str], console: Console) -> int:

@@ -21,8 +21,9 @@ async def run(connection: Connection, options: argparse.Namespace, console: Cons
     """
     service, endpoint = options.service, _endpoint(options)
     registrar = _registrar(connection, options.ttl)
+    # Until there is something to take out, an interrupt is an interrupt.
+    await _check_welcome(connection, service, endpoint, console)
     with stopped_by_signal() as stop:
-        await _check_welcome(connection, service, endpoint, console)
         registration = await registrar.register(service, endpoint)
         try:
             await first_of(registration.registered, stop)

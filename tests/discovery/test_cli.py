@@ -3,10 +3,13 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import discovery
 from discovery import Endpoint, EtcdClient, EtcdResolver, Registrar, decode_value, encode_value
 from discovery.cli.main import main
 from tests.discovery.cli.shell import ran, running, said
@@ -431,6 +434,30 @@ async def test_nonsense_is_one_line_and_exit_code_2(arguments: list[str], compla
     assert result.err.rstrip("\n").isprintable()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the machine has no /dev/full")
+async def test_an_output_that_cannot_be_written_is_one_line(etcd: EtcdProcess) -> None:
+    """A full disk is told like any other failure."""
+    result = await asyncio.to_thread(_on_a_full_disk, "ls", "--json", "--etcd", etcd.endpoint)
+    assert (1, 1) == (result.returncode, len(result.stderr.splitlines()))
+    assert "No space left" in result.stderr
+
+
+def test_help_and_usage_load_nothing_that_speaks_to_etcd() -> None:
+    """They are answered in a fraction of the time that gRPC takes to load."""
+    program = """
+import sys, types
+package = sys.modules["discovery"] = types.ModuleType("discovery")
+package.__path__ = [sys.argv[1]]  # without what the package itself imports
+from discovery.cli.main import main
+codes = [main(["--help"]), main(["ls", "a b"])]
+sys.exit(f"{codes} {sorted({'grpc', 'asyncio', 'google.protobuf'} & sys.modules.keys())}")
+"""
+    package = str(Path(discovery.__file__).parent)
+    command = [sys.executable, "-c", program, package]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert "[0, 2] []" == result.stderr.splitlines()[-1]
+
+
 def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     """`--help` is complete and no failure."""
     assert 0 == main(["--help"], environ={})
@@ -438,3 +465,9 @@ def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "exit codes: 0 done; 1 not there, or refused; 2 usage; 3 etcd does not answer" in shown
     for name in ("ls", "watch", "register", "drain", "--password-file", "TALLYSTICK_ETCD"):
         assert name in shown
+
+
+def _on_a_full_disk(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "discovery", *arguments]
+    with Path("/dev/full").open("w") as full:
+        return subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
