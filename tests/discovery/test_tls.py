@@ -166,6 +166,18 @@ async def test_a_client_without_tls_gets_nowhere(
     await _refusal(etcd.named_endpoint, EtcdClientConfig(request_timeout_s=2.0))
 
 
+async def test_https_alone_trusts_the_well_known_authorities(
+    authority: Authority, start_etcd: StartEtcd
+) -> None:
+    """An endpoint may ask for encryption; our own authority is then a stranger."""
+    etcd = start_etcd(EtcdOptions(tls=authority.server("localhost")))
+    config = EtcdClientConfig(request_timeout_s=2.0)
+
+    refusal = await _refusal(f"https://{etcd.named_endpoint}", config)
+
+    assert "CERTIFICATE_VERIFY_FAILED" in refusal
+
+
 async def test_a_client_certificate_is_shown_to_an_etcd_that_asks(
     authority: Authority, start_etcd: StartEtcd, party: StartParty
 ) -> None:
