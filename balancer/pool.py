@@ -74,7 +74,9 @@ class Pool:
         self._connect = connect
         self._resolution = ResolverState()
         self._subchannels: dict[str, AioSubchannel] = {}
+        self._wanted: tuple[Endpoint, ...] = ()
         self._withdrawn: set[str] = set()
+        self._is_over_limit = False
         self._retiring: dict[AioSubchannel, asyncio.Task[None]] = {}
         self._built_from: tuple[tuple[AioSubchannel, Endpoint], ...] = ()
         self._changed = asyncio.Event()
@@ -97,6 +99,12 @@ class Pool:
         if withdrawn:
             wanted = tuple(sorted((*wanted, *withdrawn), key=lambda each: each.address))
         self._withdrawn = {each.address for each in withdrawn}
+        if wanted == self._wanted:
+            # Only what is said about a failure can differ.
+            if self.state is not ChannelConnectivity.READY:
+                self.refresh()
+            return
+        self._wanted = wanted
         self._subchannels = {
             endpoint.address: self._keep_or_connect(known.pop(endpoint.address, None), endpoint)
             for endpoint in wanted
@@ -142,12 +150,14 @@ class Pool:
         """Lets go of endpoints that the registry no longer has once their connection is lost."""
         for address in [a for a in self._withdrawn if not _is_ready(self._subchannels[a])]:
             self._withdrawn.remove(address)
+            self._wanted = tuple(each for each in self._wanted if each.address != address)
             self._retire(self._subchannels.pop(address), self._config.drain_grace_s)
 
     def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         limit = self._config.max_subchannels
-        if len(endpoints) > limit:
+        if len(endpoints) > limit and not self._is_over_limit:
             _log.warning("%s: using %d of %d endpoints", self._target, limit, len(endpoints))
+        self._is_over_limit = len(endpoints) > limit
         return endpoints[:limit]
 
     def _keep_or_connect(

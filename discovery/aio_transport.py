@@ -9,7 +9,7 @@ import grpc.aio
 
 from discovery.etcd_config import EtcdClientConfig, EtcdEndpoint, EtcdTls
 from discovery.etcd_types import EtcdError, UnavailableError
-from discovery.transport import Metadata, Method, error_of
+from discovery.transport import MAX_UNREAD_REPLIES, Inbox, Metadata, Method, error_of
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -37,6 +37,7 @@ class AioTransport:
         *,
         timeout_s: float,
         metadata: Metadata,
+        patient: bool,
     ) -> _Reply:
         """As Transport."""
         try:
@@ -45,11 +46,13 @@ class AioTransport:
                 request_serializer=method.encode,
                 response_deserializer=method.decode,
             )
-            return await invoke(request, timeout=timeout_s, metadata=metadata)
+            return await invoke(
+                request, timeout=timeout_s, metadata=metadata, wait_for_ready=patient
+            )
         except _FAILURES as failure:
             raise _meaning(failure) from None
 
-    def stream(self, method: Method[Any, Any], *, metadata: Metadata) -> AioStream:
+    def stream(self, method: Method[Any, Any], *, metadata: Metadata, patient: bool) -> AioStream:
         """As Transport."""
         try:
             invoke = self._channel.stream_stream(
@@ -57,7 +60,7 @@ class AioTransport:
                 request_serializer=method.encode,
                 response_deserializer=method.decode,
             )
-            return AioStream(invoke(metadata=metadata))
+            return AioStream(invoke(metadata=metadata, wait_for_ready=patient))
         except _FAILURES as failure:
             raise _meaning(failure) from None
 
@@ -69,13 +72,15 @@ class AioTransport:
 class AioStream:
     """A `discovery.transport.Stream`.
 
-    gRPC cancels the call when a read is cancelled, so the read is a task of its own
-    that outlives whoever waits for it.
+    gRPC cancels the call when a read is cancelled, so one task reads, and whoever waits
+    for a reply may stop waiting.
     """
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self._reading: asyncio.Task[Any] | None = None
+        self._inbox = Inbox()
+        self._room = asyncio.Event()
+        self._reading = asyncio.ensure_future(self._read())
 
     async def send(self, request: Any) -> None:
         """As Stream."""
@@ -86,28 +91,26 @@ class AioStream:
 
     async def receive(self, timeout_s: float | None) -> Any:
         """As Stream."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
-        done, _ = await asyncio.wait({self._reading}, timeout=timeout_s)
-        if not done:
-            return None
-        reading, self._reading = self._reading, None
-        try:
-            reply = reading.result()
-        except _FAILURES as failure:
-            raise _meaning(failure) from None
-        if reply is grpc.aio.EOF:
-            raise UnavailableError("etcd ended the stream")
+        reply = await self._inbox.take(timeout_s)
+        self._room.set()
         return reply
 
     async def close(self) -> None:
         """As Stream."""
         self._call.cancel()
-        if self._reading is not None:
-            await asyncio.wait({self._reading})
-            if not self._reading.cancelled():
-                # Looked at, so that asyncio does not report it as forgotten.
-                self._reading.exception()
+        self._reading.cancel()
+        await asyncio.wait({self._reading})
+
+    async def _read(self) -> None:
+        try:
+            while (reply := await self._call.read()) is not grpc.aio.EOF:
+                self._inbox.put(reply)
+                while len(self._inbox) >= MAX_UNREAD_REPLIES:
+                    self._room.clear()
+                    await self._room.wait()
+            self._inbox.put(UnavailableError("etcd ended the stream"))
+        except _FAILURES as failure:
+            self._inbox.put(_meaning(failure))
 
 
 _FAILURES = (

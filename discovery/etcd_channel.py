@@ -38,6 +38,9 @@ class EtcdChannel:
         self._tokens = tokens
         self._turn = 0
         self._transport: Transport | None = None
+        # After a failure, where there is nobody else to turn to, calls wait for the
+        # connection that gRPC keeps trying to make, instead of each failing in turn.
+        self._patient = False
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -53,9 +56,15 @@ class EtcdChannel:
 
     async def _call(self, method: Method[_Request, _Reply], request: _Request) -> _Reply:
         async with self._using() as (transport, metadata):
-            return await transport.call(
-                method, request, timeout_s=self._request_timeout_s, metadata=metadata
+            reply = await transport.call(
+                method,
+                request,
+                timeout_s=self._request_timeout_s,
+                metadata=metadata,
+                patient=self._patient,
             )
+        self._patient = False
+        return reply
 
     @asynccontextmanager
     async def stream(self, method: Method[Any, Any]) -> AsyncIterator[Stream]:
@@ -65,7 +74,7 @@ class EtcdChannel:
         EtcdError that leaves the block is taken as news of the connection.
         """
         async with self._using() as (transport, metadata):
-            stream = transport.stream(method, metadata=metadata)
+            stream = transport.stream(method, metadata=metadata, patient=self._patient)
             try:
                 yield stream
             finally:
@@ -107,7 +116,10 @@ class EtcdChannel:
 
     def _move_on(self, transport: Transport) -> None:
         # Whoever fails late on a connection already left behind must not skip the next.
-        if transport is not self._transport or self._closed or not self._route.renewable:
+        if transport is not self._transport or self._closed:
+            return
+        if not self._route.renewable:
+            self._patient = True
             return
         self._turn += 1
         self._transport = None

@@ -340,7 +340,9 @@ class EtcdClient:
         request = pb.AuthenticateRequest(name=self._config.username, password=self._config.password)
         timeout_s = self._config.request_timeout_s
         try:
-            reply = await transport.call(AUTHENTICATE, request, timeout_s=timeout_s, metadata=())
+            reply = await transport.call(
+                AUTHENTICATE, request, timeout_s=timeout_s, metadata=(), patient=False
+            )
         except RejectedError as error:
             if _AUTH_IS_OFF in str(error):
                 return ""

@@ -117,12 +117,12 @@ class Registrar:
             await self._retrying(lambda: False)(session.open)
             self._session = session
             await self._keep_all(session)
+            self._unsettle_all()
             await session.abandon()
 
     async def _keep_all(self, session: Session) -> None:
         """Keeps everything under `session` until that is lost."""
-        for registration in self._registrations.values():
-            registration.registered.clear()
+        self._unsettle_all()
         retry = self._retrying(session.lost.is_set)
         while not session.lost.is_set():
             try:
@@ -133,6 +133,10 @@ class Registrar:
                 return
             except EtcdError as error:
                 self._is_passing(error)
+
+    def _unsettle_all(self) -> None:
+        for registration in self._registrations.values():
+            registration.registered.clear()
 
     async def _settle(self, session: Session) -> None:
         """Writes whatever is not yet as it should be."""

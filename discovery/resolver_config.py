@@ -15,8 +15,9 @@ class EtcdResolverConfig:
     A full list is made every `relist_every_s`, less up to a tenth so that a fleet does
     not list in step. A watch silent for `probe_after_s` is probed and given up
     `probe_timeout_s` later. A watch that lasted `healthy_after_s` is replaced at once
-    when it ends, a shorter one after a backoff. Listeners hear at most one state in
-    `report_every_s`: when ten thousand endpoints come, not ten thousand lists.
+    when it ends, a shorter one after a backoff. Listeners of a service of a thousand
+    endpoints or more hear at most one state in `report_every_s`, of smaller ones more:
+    when ten thousand endpoints come, not ten thousand lists.
 
     When more than half of the endpoints seen in the last `removal_window_s`, and at least
     two, vanish undrained, they are withdrawn for `removal_grace_s` before they are gone.

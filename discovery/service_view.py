@@ -32,6 +32,10 @@ class ServiceView:
         self._removals = removals
         self._logged: set[bytes] = set()
 
+    def __len__(self) -> int:
+        """How many endpoints there are."""
+        return len(self._entries)
+
     def take(self, changes: Changes, now_s: float) -> None:
         """Takes what a listing or events changed."""
         self._removals.observe(

@@ -18,10 +18,7 @@ import grpc
 
 from discovery.etcd_config import EtcdClientConfig, EtcdEndpoint, EtcdTls
 from discovery.etcd_types import EtcdError, UnavailableError
-from discovery.transport import Metadata, Method, error_of
-
-# Replies read and not yet taken; beyond it the stream's flow control holds etcd back.
-MAX_UNREAD_REPLIES: Final = 64
+from discovery.transport import MAX_UNREAD_REPLIES, Inbox, Metadata, Method, error_of
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -56,6 +53,7 @@ class SyncTransport:
         *,
         timeout_s: float,
         metadata: Metadata,
+        patient: bool,
     ) -> _Reply:
         """As Transport."""
         loop = asyncio.get_running_loop()
@@ -65,7 +63,12 @@ class SyncTransport:
                 method.path,
                 request_serializer=method.encode,
                 response_deserializer=method.decode,
-            ).future(request, timeout=timeout_s, metadata=self._metadata + metadata)
+            ).future(
+                request,
+                timeout=timeout_s,
+                metadata=self._metadata + metadata,
+                wait_for_ready=patient,
+            )
         call.add_done_callback(lambda _: _tell(loop, done.set))
         try:
             await done.wait()
@@ -74,7 +77,7 @@ class SyncTransport:
         with _failures():
             return call.result()
 
-    def stream(self, method: Method[Any, Any], *, metadata: Metadata) -> SyncStream:
+    def stream(self, method: Method[Any, Any], *, metadata: Metadata, patient: bool) -> SyncStream:
         """As Transport."""
         with _failures():
             invoke = self._channel.stream_stream(
@@ -82,7 +85,7 @@ class SyncTransport:
                 request_serializer=method.encode,
                 response_deserializer=method.decode,
             )
-            return SyncStream(invoke, self._metadata + metadata)
+            return SyncStream(invoke, self._metadata + metadata, patient)
 
     async def close(self) -> None:
         """As Transport."""
@@ -94,12 +97,13 @@ class SyncTransport:
 class SyncStream:
     """A `discovery.transport.Stream`."""
 
-    def __init__(self, invoke: Any, metadata: Metadata) -> None:
+    def __init__(self, invoke: Any, metadata: Metadata, patient: bool) -> None:
         self._loop = asyncio.get_running_loop()
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._replies: asyncio.Queue[Any] = asyncio.Queue()
+        self._inbox = Inbox()
         self._room = threading.Semaphore(MAX_UNREAD_REPLIES)
-        self._call = invoke(iter(self._requests.get, _END), metadata=metadata)
+        requests = iter(self._requests.get, _END)
+        self._call = invoke(requests, metadata=metadata, wait_for_ready=patient)
         threading.Thread(target=self._read, name="etcd stream", daemon=True).start()
 
     async def send(self, request: Any) -> None:
@@ -108,16 +112,9 @@ class SyncStream:
 
     async def receive(self, timeout_s: float | None) -> Any:
         """As Stream."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                reply = await self._replies.get()
-        except TimeoutError:
-            return None
-        self._room.release()
-        if isinstance(reply, EtcdError):
-            # Whoever asks again is told again.
-            self._replies.put_nowait(reply)
-            raise reply
+        reply = await self._inbox.take(timeout_s)
+        if reply is not None:
+            self._room.release()
         return reply
 
     async def close(self) -> None:
@@ -131,12 +128,12 @@ class SyncStream:
         try:
             for reply in self._call:
                 self._room.acquire()
-                _tell(self._loop, self._replies.put_nowait, reply)
+                _tell(self._loop, self._inbox.put, reply)
             failure: EtcdError = UnavailableError("etcd ended the stream")
         except grpc.RpcError as error:
             failure = _meaning(error)
         self._requests.put(_END)
-        _tell(self._loop, self._replies.put_nowait, failure)
+        _tell(self._loop, self._inbox.put, failure)
 
 
 _END: Final = object()

@@ -9,10 +9,11 @@ Both kinds are used from an event loop, and both fail with `discovery.etcd_types
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import grpc
 
@@ -27,6 +28,9 @@ from discovery.etcd_types import (
     UnauthenticatedError,
     UnavailableError,
 )
+
+# Replies read and not yet taken; beyond it the stream's flow control holds etcd back.
+MAX_UNREAD_REPLIES: Final = 64
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -66,14 +70,67 @@ class Transport(Protocol):
         *,
         timeout_s: float,
         metadata: Metadata,
+        patient: bool,
     ) -> _Reply:
-        """One unary call. Raises EtcdError."""
+        """One unary call. Raises EtcdError.
 
-    def stream(self, method: Method[Any, Any], *, metadata: Metadata) -> Stream:
+        A `patient` one waits for a connection, within its time (gRPC's wait-for-ready).
+        """
+
+    def stream(self, method: Method[Any, Any], *, metadata: Metadata, patient: bool) -> Stream:
         """Opens a bidirectional call, without a deadline. Raises EtcdError."""
 
     async def close(self) -> None:
         """Closes the connection; calls under way fail with UnavailableError."""
+
+
+class Inbox:
+    """What a stream has received and nobody has taken; for one taker, on one loop.
+
+    Ends with the error that was put last, which whoever asks again is told again.
+    """
+
+    def __init__(self) -> None:
+        self._replies: deque[Any] = deque()
+        self._failure: EtcdError | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def put(self, reply: Any) -> None:
+        """Adds a reply, or the EtcdError after which there is no more."""
+        if isinstance(reply, EtcdError):
+            self._failure = reply
+        else:
+            self._replies.append(reply)
+        self._wake()
+
+    async def take(self, timeout_s: float | None) -> Any:
+        """The next reply, or None after `timeout_s` without one. Raises EtcdError."""
+        if not self._replies and self._failure is None:
+            await self._news(timeout_s)
+        if self._replies:
+            return self._replies.popleft()
+        if self._failure is not None:
+            raise self._failure
+        return None
+
+    async def _news(self, timeout_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        # Cheaper than a task and asyncio.wait, and this is the path of every event.
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self._wake)
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
 @asynccontextmanager

@@ -101,6 +101,38 @@ def test_what_vanished_before_the_window_does_not_count() -> None:
     assert service.withdrawn(11.0) == []
 
 
+def test_a_mass_removal_brings_back_nothing_from_before_the_window() -> None:
+    """One that went long before stays removed."""
+    service = _Service("a:1", "b:1", "c:1")
+
+    service.goes("a:1", at_s=1.0)
+    service.goes("b:1", "c:1", at_s=20.0)
+
+    assert service.withdrawn(20.0) == ["b:1", "c:1"]
+
+
+def test_one_that_went_and_returned_is_no_part_of_the_mass_removal_after_it() -> None:
+    """It is present."""
+    service = _Service("a:1", "b:1", "c:1", "d:1")
+    service.goes("a:1", at_s=1.0)
+    service.comes("a:1", at_s=2.0)
+
+    service.goes("b:1", "c:1", "d:1", at_s=3.0)
+
+    assert service.withdrawn(3.0) == ["b:1", "c:1", "d:1"]
+
+
+def test_one_reported_twice_counts_once() -> None:
+    """Two reports of one removal are no mass removal."""
+    removals = Removals()
+    removals.observe(appeared=["a:1", "b:1"], present_count=2, now_s=0.0)
+
+    removals.observe(vanished=[Endpoint("a:1")], present_count=1, now_s=1.0)
+    removals.observe(vanished=[Endpoint("a:1")], present_count=1, now_s=2.0)
+
+    assert removals.withdrawn(2.0) == ()
+
+
 def test_withdrawn_lasts_for_the_grace_counted_from_vanishing() -> None:
     """Each leaves 60 s after it vanished, and next_change_at_s says so beforehand."""
     service = _Service("a:1", "b:1", "c:1")
@@ -205,6 +237,12 @@ def test_what_is_remembered_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         singly.goes(address, at_s=at_s * 6.0)
     assert singly.withdrawn(30.0) == ["a:4", "a:5", "a:6"]
 
+    drained = _Service(*(f"a:{port}" for port in range(1, 9)))
+    drained.drains(*tuple(drained.present)[:6], at_s=0.0)
+    for address in tuple(drained.present):
+        drained.goes(address, at_s=1.0)
+    assert drained.withdrawn(1.0) == ["a:7", "a:8"]
+
 
 @pytest.mark.parametrize(("window_s", "grace_s"), [(0, 1), (1, 0), (-1, 1), (float("nan"), 1)])
 def test_intervals_are_above_zero(window_s: float, grace_s: float) -> None:
@@ -235,7 +273,9 @@ _STEPS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.0, 1.0, 4.0, 9.0, 10.0, 25.0, 60.0]),
         st.dictionaries(
-            st.sampled_from(_ADDRESSES), st.sampled_from(["gone", "up", "draining"]), min_size=1
+            st.sampled_from(_ADDRESSES),
+            st.sampled_from(["gone", "gone", "up", "up", "draining"]),
+            min_size=1,
         ),
     ),
     max_size=25,
@@ -292,7 +332,7 @@ def test_it_agrees_with_the_rule_told_slowly(
 ) -> None:
     """After every step, and when nothing changes but the time."""
     removals, slow, now_s = Removals(_WINDOW_S, _GRACE_S), _Slow(), 0.0
-    present: dict[str, Endpoint] = {}
+    present = {address: Endpoint(address) for address in _ADDRESSES}
     for pause_s, wishes in steps:
         now_s += pause_s
         appeared, gone = _step(present, wishes)
@@ -308,7 +348,7 @@ def test_it_agrees_with_the_rule_told_slowly(
 def test_the_promises_hold_for_any_history(steps: list[tuple[float, dict[str, str]]]) -> None:
     """Never both present and withdrawn, never a drained one, never beyond the grace."""
     removals, now_s = Removals(_WINDOW_S, _GRACE_S), 0.0
-    present: dict[str, Endpoint] = {}
+    present = {address: Endpoint(address) for address in _ADDRESSES}
     vanished_at_s: dict[str, float] = {}
     for pause_s, wishes in steps:
         now_s += pause_s
