@@ -237,11 +237,11 @@ def test_what_is_remembered_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         singly.goes(address, at_s=at_s * 6.0)
     assert singly.withdrawn(30.0) == ["a:4", "a:5", "a:6"]
 
-    drained = _Service(*(f"a:{port}" for port in range(1, 9)))
+    drained = _Service(*(f"a:{port}" for port in range(11, 22)))
     drained.drains(*tuple(drained.present)[:6], at_s=0.0)
-    for address in tuple(drained.present):
+    for address in tuple(drained.present)[:-1]:
         drained.goes(address, at_s=1.0)
-    assert drained.withdrawn(1.0) == ["a:7", "a:8"]
+    assert drained.withdrawn(1.0) == ["a:18", "a:19", "a:20"]
 
 
 @pytest.mark.parametrize(("window_s", "grace_s"), [(0, 1), (1, 0), (-1, 1), (float("nan"), 1)])
