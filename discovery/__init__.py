@@ -34,12 +34,14 @@ from discovery.etcd_types import (
     UnauthenticatedError,
     UnavailableError,
 )
+from discovery.file_resolver import FileResolver, FileResolverConfig
 from discovery.registrar import Registrar
 from discovery.registration import Registration
 from discovery.resolver import Listener, Resolver, ResolverState, Subscription
 from discovery.resolver_config import EtcdResolverConfig
 from discovery.session import Session
 from discovery.static_resolver import StaticResolver
+from discovery.sync import SyncRegistrar, SyncRegistration, SyncResolver
 from discovery.target import NAMESPACE, InvalidTargetError, Target, parse_target
 
 __all__ = [
@@ -52,6 +54,8 @@ __all__ = [
     "EtcdResolver",
     "EtcdResolverConfig",
     "EtcdTls",
+    "FileResolver",
+    "FileResolverConfig",
     "GapError",
     "InvalidServiceNameError",
     "InvalidTargetError",
@@ -70,6 +74,9 @@ __all__ = [
     "StaticResolver",
     "StoreRolledBackError",
     "Subscription",
+    "SyncRegistrar",
+    "SyncRegistration",
+    "SyncResolver",
     "Target",
     "UnauthenticatedError",
     "UnavailableError",

@@ -151,11 +151,17 @@ def decode_value(value: bytes) -> Endpoint:
     update = _parse_json(value)
     if not isinstance(update, dict):
         raise MalformedEndpointError("value is not a JSON object")
+    if "Addr" not in update:
+        # Go's encoding/json takes field names in any case, and people write them so.
+        update = {_GO_FIELDS.get(name.lower(), name): field for name, field in update.items()}
     # `type` and not `isinstance`: JSON's true is no operation.
     operation = update.get("Op", _OP_ADD)
     if type(operation) is not int or operation != _OP_ADD:
         raise MalformedEndpointError("Op is not 0 (add)")
     return Endpoint(address=update.get("Addr", ""), **_fields(update.get("Metadata")))
+
+
+_GO_FIELDS = {"op": "Op", "addr": "Addr", "metadata": "Metadata"}
 
 
 def _fields(metadata: Any) -> dict[str, Any]:

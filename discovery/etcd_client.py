@@ -86,7 +86,8 @@ class Pages:
     """
 
     def __init__(self, prefix: bytes, page_size: int) -> None:
-        self._start = prefix
+        # No key is empty, and etcd takes an empty one for a mistake.
+        self._start = prefix or b"\0"
         self._end = prefix_end(prefix)
         self._page_size = page_size
         self._limit = page_size
@@ -121,13 +122,17 @@ class Pages:
 class WatchReader:
     """Turns watch responses into batches; joins fragments.
 
+    etcd is asked to begin at `after_revision` itself, and what happened in it is dropped:
+    etcd 3.6 answers no progress request on a watch that begins beyond the store's
+    revision, as one at the next revision does while nothing is written.
+
     `revision` is the store's own when the watch was created.
     """
 
-    def __init__(self, prefix: bytes, start_revision: int) -> None:
+    def __init__(self, prefix: bytes, after_revision: int) -> None:
         self.revision = 0
         self._prefix = prefix
-        self._start_revision = start_revision
+        self._after_revision = after_revision
         self._fragments: list[WatchEvent] = []
         self._size_bytes = 0
 
@@ -135,9 +140,10 @@ class WatchReader:
         """The first message of the stream."""
         return pb.WatchRequest(
             create_request=pb.WatchCreateRequest(
-                key=self._prefix,
+                key=self._prefix or b"\0",
                 range_end=prefix_end(self._prefix),
-                start_revision=self._start_revision,
+                # 0 would mean "from now on".
+                start_revision=max(1, self._after_revision),
                 fragment=True,
             )
         )
@@ -153,7 +159,8 @@ class WatchReader:
             self._refuse(reply)
         if reply.created:
             self._accept(reply.header.revision)
-        self._keep([_event(each) for each in reply.events])
+        news = (_event(each) for each in reply.events)
+        self._keep([each for each in news if each.entry.mod_revision > self._after_revision])
         if reply.fragment:
             return None
         events, self._fragments, self._size_bytes = tuple(self._fragments), [], 0
@@ -166,10 +173,10 @@ class WatchReader:
             raise ResourceExhaustedError("more events at once than can be joined")
 
     def _accept(self, revision: int) -> None:
-        # etcd would wait in silence for the store to grow up to the start revision.
-        if revision + 1 < self._start_revision:
+        # etcd would wait in silence for the store to grow up to it.
+        if revision < self._after_revision:
             raise StoreRolledBackError(
-                f"store is at {revision}, watch was to start at {self._start_revision}"
+                f"store is at {revision}, watch was to go on after {self._after_revision}"
             )
         self.revision = revision
 
@@ -318,12 +325,12 @@ class EtcdClient:
             yield Renewals(stream, lease_id)
 
     @asynccontextmanager
-    async def watch(self, prefix: bytes, *, start_revision: int) -> AsyncIterator[Watch]:
-        """Events of every key that starts with `prefix`, from `start_revision` on.
+    async def watch(self, prefix: bytes, *, after_revision: int) -> AsyncIterator[Watch]:
+        """Events of every key that starts with `prefix`, after `after_revision`.
 
         Entered once etcd has confirmed it. Raises CompactedError, StoreRolledBackError.
         """
-        reader = WatchReader(prefix, start_revision)
+        reader = WatchReader(prefix, after_revision)
         async with self._channel.stream(WATCH) as stream:
             watch = Watch(stream, reader, self._config.request_timeout_s)
             await watch.open()

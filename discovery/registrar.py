@@ -25,13 +25,21 @@ import tenacity
 from discovery.backoff import MAX_BACKOFF_S, retrying
 from discovery.endpoint import Endpoint
 from discovery.etcd_client import EtcdClient
-from discovery.etcd_types import EtcdError, LeaseNotFoundError, RejectedError
+from discovery.etcd_types import (
+    EtcdError,
+    LeaseNotFoundError,
+    PermissionDeniedError,
+    RejectedError,
+)
 from discovery.registration import DEREGISTER_TIMEOUT_S, Registration, Wanted
 from discovery.session import DEFAULT_TTL_S, Session, checked_ttl
 from discovery.tasks import spawn
 
 MAX_REGISTRATIONS: Final = 1000
+# Between two tries to write what etcd refused, to this user or at all.
+REFUSED_PAUSE_S: Final = 2.0
 _TRIES_PER_TTL = 4
+_REFUSALS = (RejectedError, PermissionDeniedError)
 
 _log = logging.getLogger(__name__)
 
@@ -124,11 +132,16 @@ class Registrar:
         """Keeps everything under `session` until that is lost."""
         self._unsettle_all()
         retry = self._retrying(session.lost.is_set)
+        clock = asyncio.get_running_loop().time
+        check_at = clock() + self._check_every_s
         while not session.lost.is_set():
             try:
-                await retry(self._settle, session)
-                if not await self._woken(session):
+                all_settled: bool = await retry(self._settle, session)
+                patience_s = check_at - clock() if all_settled else REFUSED_PAUSE_S
+                await self._woken(session, max(0.0, patience_s))
+                if clock() >= check_at:
                     await self._check(session)
+                    check_at = clock() + self._check_every_s
             except LeaseNotFoundError:
                 return
             except EtcdError as error:
@@ -138,21 +151,22 @@ class Registrar:
         for registration in self._registrations.values():
             registration.registered.clear()
 
-    async def _settle(self, session: Session) -> None:
-        """Writes whatever is not yet as it should be."""
+    async def _settle(self, session: Session) -> bool:
+        """Writes whatever is not yet as it should be; False when some was refused."""
         self._wake.clear()
-        rejected: RejectedError | None = None
+        refused: EtcdError | None = None
         for registration in tuple(self._registrations.values()):
             try:
                 await self._settle_one(registration, session.lease_id)
-            except RejectedError as error:
+            except _REFUSALS as error:
                 # What is refused for one key may be allowed for the next.
-                rejected = error
-        if rejected is not None:
-            raise rejected
-        if self._away:
+                refused = error
+        if refused is not None:
+            self._complain(refused)
+        elif self._away:
             self._away = False
             _log.warning("the registry is back")
+        return refused is None
 
     async def _settle_one(self, registration: Registration, lease_id: int) -> None:
         if registration.settled:
@@ -206,17 +220,14 @@ class Registrar:
                 _log.warning("%s was changed by somebody", registration.key.decode())
                 registration.registered.clear()
 
-    async def _woken(self, session: Session) -> bool:
-        """Waits for something to do; False when it is time to check."""
+    async def _woken(self, session: Session, patience_s: float) -> None:
+        """Waits for something to do, at most `patience_s`."""
         waits = {asyncio.ensure_future(each.wait()) for each in (self._wake, session.lost)}
         try:
-            done, _ = await asyncio.wait(
-                waits, timeout=self._check_every_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-        return bool(done)
 
     def _retrying(self, until: Callable[[], bool]) -> tenacity.AsyncRetrying:
         # After an outage the readers' last hold is the old lease, which etcd prolongs by
@@ -228,7 +239,10 @@ class Registrar:
         """Whether trying again under the same lease may help; says so once."""
         if not isinstance(error, EtcdError) or isinstance(error, LeaseNotFoundError):
             return False
+        self._complain(error)
+        return True
+
+    def _complain(self, error: EtcdError) -> None:
         if not self._away:
             self._away = True
             _log.warning("cannot write to the registry, will keep trying: %s", error)
-        return True

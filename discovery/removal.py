@@ -23,8 +23,6 @@ from typing import Final
 
 from discovery.endpoint import Endpoint
 
-# Two of three are a mass removal, one of two is a removal.
-MIN_MASS_REMOVAL: Final = 2
 # As many as a service may hold; beyond it the oldest is forgotten, that is, removed.
 MAX_VANISHED: Final = 20_000
 
@@ -101,11 +99,9 @@ class Removals:
         return next(iter(self._withdrawn.values())).at_s + self._grace_s
 
     def _is_mass(self, present_count: int) -> bool:
-        count = self._undrained_in_window
-        if present_count == 0:
-            return True
+        # More than half is at least two, but for a service of one.
         seen = present_count + len(self._window)
-        return count >= MIN_MASS_REMOVAL and 2 * count > seen
+        return present_count == 0 or 2 * self._undrained_in_window > seen
 
     def _withdraw(self) -> None:
         self._withdrawn.update(self._removed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from discovery.endpoint import encode_key, encode_value
 from discovery.entries import Changes, Remark, ServiceEntries
 from discovery.removal import Removals
 from discovery.resolver import ResolverState
 
-MAX_LOGGED_KEYS = 100
+MAX_LOGGED_KEYS: Final = 100
 _MAX_LOGGED_CHARS = 200
 
 _log = logging.getLogger(__name__)
@@ -70,15 +71,20 @@ class ServiceView:
         return tuple((encode_key(self._service, each), encode_value(each)) for each in known)
 
     def _remark(self, remark: Remark) -> None:
+        key = remark.key[:_MAX_LOGGED_CHARS]
         if remark.skipped:
             self.skipped_total += 1
-        else:
-            self.leaseless_total += 1
-        if remark.key in self._logged or len(self._logged) > MAX_LOGGED_KEYS:
+            self._log_once(key, remark.reason)
             return
-        self._logged.add(remark.key[:_MAX_LOGGED_CHARS])
+        self.leaseless_total += 1
+        if self.leaseless_total == 1:
+            _log.warning("took %r, and counts further ones: %s", key, remark.reason)
+
+    def _log_once(self, key: bytes, reason: str) -> None:
+        if key in self._logged or len(self._logged) > MAX_LOGGED_KEYS:
+            return
+        self._logged.add(key)
         if len(self._logged) > MAX_LOGGED_KEYS:
             _log.warning("%s: further bad entries are counted, not logged", self._service)
-            return
-        verb = "skipped" if remark.skipped else "took"
-        _log.warning("%s %r: %s", verb, remark.key[:_MAX_LOGGED_CHARS], remark.reason)
+        else:
+            _log.warning("skipped %r: %s", key, reason)

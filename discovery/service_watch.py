@@ -1,6 +1,6 @@
 """Follows one service in etcd.
 
-The rule is list, then watch from the listing's revision + 1. A watch whose connection
+The rule is list, then watch what happens after the listing's revision. A watch whose connection
 broke is resumed where it stood, once a fingerprint has shown that the store is still
 the one that was listed; etcd's revisions alone cannot tell, since a store that lost its
 data counts them anew. Whatever else ends a watch (compaction, cancel, a gap, refused
@@ -124,8 +124,8 @@ class ServiceWatch:
 
     async def _watch(self) -> None:
         """Watches until it is time for a new list. Raises EtcdError."""
-        client, start_revision = self._around.client, self._entries.revision + 1
-        async with client.watch(self._prefix, start_revision=start_revision) as watch:
+        client, revision = self._around.client, self._entries.revision
+        async with client.watch(self._prefix, after_revision=revision) as watch:
             self._is_well()
             while (left_s := self._relist_at - self._around.clock()) > 0:
                 batch = await watch.next(min(left_s, self._around.config.probe_after_s))

@@ -194,3 +194,18 @@ async def test_rights_may_change_under_a_client(guarded: EtcdProcess) -> None:
 
     assert {key_of("a:1"): b"after"} == guarded.entries(SERVICE)
     await client.close()
+
+
+async def test_a_registration_that_is_denied_holds_up_no_other(
+    guarded: EtcdProcess, party: StartParty
+) -> None:
+    """What is refused for one key is allowed for the next."""
+    one = party([guarded.endpoint], _OURS)
+    denied = await one.registrar.register(_FOREIGN, Endpoint("a:1"))
+
+    await one.register("a:1")
+
+    assert not denied.registered.is_set()
+    # And the one that is allowed is still looked after.
+    guarded.delete(key_of("a:1"))
+    await eventually(lambda: key_of("a:1") in guarded.entries(SERVICE))

@@ -252,7 +252,7 @@ async def test_a_member_that_lost_its_leader_ends_the_watch(cluster: EtcdCluster
     """It would be silent for as long as the others are away; `hasleader` makes it speak."""
     alone = cluster.followers()[0]
     client = EtcdClient([alone.endpoint], config=EtcdClientConfig(request_timeout_s=5.0))
-    async with client.watch(b"a", start_revision=1) as watch:
+    async with client.watch(b"a", after_revision=0) as watch:
         for member in cluster.others(alone):
             member.freeze()
         with pytest.raises(UnavailableError, match="leader"):

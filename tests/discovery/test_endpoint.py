@@ -209,3 +209,9 @@ def test_a_service_name_that_cannot_be_a_prefix_is_refused(name: str) -> None:
     """A service name is made of plain segments."""
     with pytest.raises(InvalidServiceNameError):
         service_prefix(name)
+
+
+@pytest.mark.parametrize("value", [b'{"addr":"a:1"}', b'{"op":0,"ADDR":"a:1","metadata":"{}"}'])
+def test_field_names_in_any_case_are_read(value: bytes) -> None:
+    """As Go's encoding/json reads them, so people write them by hand."""
+    assert Endpoint("a:1") == decode_value(value)

@@ -59,12 +59,17 @@ def test_the_end_of_a_prefix(prefix: bytes, end: bytes) -> None:
 
 
 def test_fragments_are_joined() -> None:
-    """Events arrive together although etcd split the response."""
-    reader = WatchReader(b"a", 5)
-    part = pb.WatchResponse(events=[pb.Event(kv=pb.KeyValue(key=b"a1"))], fragment=True)
+    """Events arrive together although etcd split the response, and old ones do not."""
+    reader = WatchReader(b"a", 4)
+    part = pb.WatchResponse(
+        events=[pb.Event(kv=pb.KeyValue(key=b"a1", mod_revision=6))], fragment=True
+    )
     last = pb.WatchResponse(
         header=pb.ResponseHeader(revision=6),
-        events=[pb.Event(type=pb.EVENT_TYPE_DELETE, kv=pb.KeyValue(key=b"a2"))],
+        events=[
+            pb.Event(type=pb.EVENT_TYPE_DELETE, kv=pb.KeyValue(key=b"a2", mod_revision=6)),
+            pb.Event(kv=pb.KeyValue(key=b"known", mod_revision=4)),
+        ],
     )
 
     assert reader.feed(part) is None
@@ -77,10 +82,11 @@ def test_fragments_are_joined() -> None:
 def test_endless_fragments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to be joined is bounded."""
     monkeypatch.setattr(discovery.etcd_client, "MAX_BATCH_EVENTS", 1)
-    reader = WatchReader(b"a", 5)
+    reader = WatchReader(b"a", 4)
+    event = pb.Event(kv=pb.KeyValue(key=b"a1", mod_revision=6))
 
     with pytest.raises(ResourceExhaustedError):
-        reader.feed(pb.WatchResponse(events=[pb.Event(), pb.Event()], fragment=True))
+        reader.feed(pb.WatchResponse(events=[event, event], fragment=True))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_endless_fragments_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_watch_says_why(reply: pb.WatchResponse, error: type[Exception]) -> None:
     """Each reason for which a watch ends is an error of its own."""
     with pytest.raises(error):
-        WatchReader(b"a", 5).feed(reply)
+        WatchReader(b"a", 4).feed(reply)
 
 
 async def test_what_is_put_can_be_got_and_deleted(client: EtcdClient) -> None:
@@ -185,10 +191,10 @@ async def test_a_lease_takes_its_keys_with_it(client: EtcdClient) -> None:
 
 async def test_a_watch_reports_puts_and_deletes(etcd: EtcdProcess, client: EtcdClient) -> None:
     """Events from the start revision on arrive, in order, old ones too."""
-    start = etcd.revision() + 1
+    before = etcd.revision()
     etcd.put("p/1", b"old")
 
-    async with client.watch(b"p/", start_revision=start) as watch:
+    async with client.watch(b"p/", after_revision=before) as watch:
         etcd.delete("p/1")
         seen = []
         async for batch in watch:
@@ -201,7 +207,7 @@ async def test_a_watch_reports_puts_and_deletes(etcd: EtcdProcess, client: EtcdC
 
 async def test_a_silent_watch_answers_a_progress_request(client: EtcdClient) -> None:
     """Silence is no batch; a probe is answered by one without events."""
-    async with client.watch(b"p/", start_revision=2) as watch:
+    async with client.watch(b"p/", after_revision=1) as watch:
         assert await watch.next(0.01) is None
         await watch.request_progress()
         batch = await watch.next(5.0)
@@ -219,7 +225,7 @@ async def test_a_watch_on_a_compacted_revision_says_so(
     compacted = etcd.compact()
 
     with pytest.raises(CompactedError) as caught:
-        async with client.watch(b"p/", start_revision=1) as watch:
+        async with client.watch(b"p/", after_revision=0) as watch:
             await watch.next(5.0)
 
     assert compacted == caught.value.compact_revision
@@ -228,13 +234,13 @@ async def test_a_watch_on_a_compacted_revision_says_so(
 async def test_a_watch_ahead_of_the_store_says_so(client: EtcdClient) -> None:
     """Etcd would wait in silence; we know that it has lost data."""
     with pytest.raises(StoreRolledBackError):
-        async with client.watch(b"p/", start_revision=1000):
+        async with client.watch(b"p/", after_revision=999):
             pass
 
 
 async def test_a_broken_connection_ends_the_watch(etcd: EtcdProcess, client: EtcdClient) -> None:
     """Killing etcd is UNAVAILABLE to whoever waits, and to the next call."""
-    async with client.watch(b"p/", start_revision=2) as watch:
+    async with client.watch(b"p/", after_revision=1) as watch:
         etcd.kill9()
         with pytest.raises(UnavailableError):
             await watch.next(5.0)
@@ -282,7 +288,7 @@ async def test_a_call_without_an_answer_is_unavailable(etcd: EtcdProcess) -> Non
         with pytest.raises(UnavailableError):
             await client.get(b"k")
         with pytest.raises(UnavailableError):
-            async with client.watch(b"k", start_revision=1):
+            async with client.watch(b"k", after_revision=0):
                 pass
         await client.close()
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from discovery import EtcdClient
+from discovery import EtcdClient, EtcdResolverConfig
 from discovery.etcd_config import EtcdClientConfig
 from discovery.etcd_types import (
     CompactedError,
@@ -111,7 +111,7 @@ async def test_a_watch_from_a_compacted_revision_is_refused(
     compacted = etcd.compact()
 
     with pytest.raises(CompactedError) as refusal:
-        async with client.watch(_PREFIX, start_revision=1) as watch:
+        async with client.watch(_PREFIX, after_revision=0) as watch:
             await watch.next(5.0)
 
     assert compacted == refusal.value.compact_revision
@@ -120,15 +120,15 @@ async def test_a_watch_from_a_compacted_revision_is_refused(
 async def test_a_watch_ahead_of_the_store_is_refused(client: EtcdClient) -> None:
     """The version that waits in silence is found out as well."""
     with pytest.raises(StoreRolledBackError):
-        async with client.watch(_PREFIX, start_revision=1000) as watch:
+        async with client.watch(_PREFIX, after_revision=999) as watch:
             await watch.next(5.0)
 
 
 async def test_a_silent_watch_is_probed(etcd: EtcdProcess, client: EtcdClient) -> None:
     """A progress request is answered by a batch without events, as often as we ask."""
     # etcd 3.6 answers only where the store has reached the start, and the watch the store.
-    start_revision = etcd.revision() + 1
-    async with client.watch(_PREFIX, start_revision=start_revision) as watch:
+    before = etcd.revision()
+    async with client.watch(_PREFIX, after_revision=before) as watch:
         etcd.put("tallystick/x", b"")
         await watch.next(5.0)
         for _ in range(3):
@@ -183,3 +183,16 @@ async def test_users_are_told_apart(etcd: EtcdProcess) -> None:
         with pytest.raises(error):
             await client.put(b"elsewhere/x", b"")
         await client.close()
+
+
+async def test_a_watch_of_an_idle_store_is_not_replaced(
+    etcd: EtcdProcess, party: StartParty
+) -> None:
+    """Where nothing is ever written probes are answered too, so one watch goes on and on."""
+    idle = EtcdResolverConfig(probe_after_s=0.2, probe_timeout_s=0.5)
+    one = party([etcd.endpoint], resolver_config=idle)
+    await one.heard.hears()
+
+    await stays(lambda: one.heard.last.error is None, 3.0)
+
+    assert 1 == etcd.calls("Watch")

@@ -265,7 +265,7 @@ async def test_who_leaves_on_purpose_drains_first(etcd: EtcdProcess, client: Etc
     """Pausing, deregistering and closing each write the mark before the key goes."""
     registrar = Registrar(client)
     before = etcd.revision()
-    async with client.watch(b"", start_revision=before + 1) as watch:
+    async with client.watch(b"", after_revision=before) as watch:
         for leave in ("pause", "deregister"):
             registration = await registrar.register(_SERVICE, _ENDPOINT)
             await happens(registration.registered)

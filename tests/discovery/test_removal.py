@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import discovery.removal
 from discovery import Endpoint
-from discovery.removal import MIN_MASS_REMOVAL, Removals
+from discovery.removal import Removals
 
 _WINDOW_S, _GRACE_S = 10.0, 60.0
 
@@ -303,7 +303,7 @@ class _Slow:
         undrained = {address for address, endpoint in recent.items() if not endpoint.draining}
         seen = len(present) + len(recent)
         judged = any(not endpoint.draining for endpoint in gone)
-        mass = len(undrained) >= MIN_MASS_REMOVAL and len(undrained) > seen / 2
+        mass = len(undrained) >= 2 and len(undrained) > seen / 2
         if judged and (mass or not present):
             self.withdrawn |= undrained
 
