@@ -162,7 +162,7 @@ async def test_a_client_starts_from_its_cache_while_etcd_is_down(
     listener = Recorder()
     before.subscribe(_SERVICE, listener)
     await listener.hears("a:1", "b:1")
-    await eventually(lambda: list(tmp_path.glob("cache/*")))
+    await eventually(lambda: list(tmp_path.glob("cache/*.json")))
     await before.close()
     etcd.kill9()
 
