@@ -38,10 +38,6 @@ MAX_WEIGHT: Final = 1_000_000
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _SERVICE_NAME = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
-_ADDRESS = re.compile(
-    r"(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})"
-)
-_MAX_PORT = 65535
 # 0.0.0.0 is for listening; and what readers may take for different hosts is no address.
 _NOBODY = (Reach.UNSPECIFIED, Reach.MULTICAST, Reach.MALFORMED)
 # Go's endpoints manager: Add is 0, Delete is 1. Only Add is ever stored.
@@ -85,8 +81,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         _check_address(self.address)
-        for name in ("id", "zone", "version", "started_at"):
-            _check_text(name, getattr(self, name))
+        _check_text("id", self.id)
+        _check_text("zone", self.zone)
+        _check_text("version", self.version)
+        _check_text("started_at", self.started_at)
         _check_weight(self.weight)
         _check_services(self.services)
         if not isinstance(self.draining, bool):
@@ -182,9 +180,12 @@ def _fields(metadata: Any) -> dict[str, Any]:
 _METADATA_FIELDS = ("id", "zone", "weight", "version", "services", "started_at", "draining")
 
 
+_DECODER = json.JSONDecoder()
+
+
 def _parse_json(text: bytes | str) -> Any:
     try:
-        return json.loads(text)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError):
         raise MalformedEndpointError("not JSON") from None
 
@@ -202,21 +203,16 @@ def _checked_service(service: str) -> str:
 def _check_address(address: object) -> None:
     if not isinstance(address, str) or len(address) > MAX_ADDRESS_CHARS:
         raise MalformedEndpointError("address is not a short string")
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 1 <= int(match["port"]) <= _MAX_PORT:
-        raise MalformedEndpointError(f"address is not host:port: {address!r}")
-    if (reached := reach(address)) in _NOBODY:
-        raise MalformedEndpointError(f"address is {reached.value}: {address!r}")
+    reached = reach(address)
+    # A zone ("%eth0") names an interface of one host, so it says nothing to another.
+    if reached in _NOBODY or "%" in address:
+        raise MalformedEndpointError(f"address is {reached.value}, not host:port: {address!r}")
 
 
 def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str) or len(text) > MAX_FIELD_CHARS or not _is_clean(text):
+    # Not printable are also lone surrogates, which could not be written as UTF-8 again.
+    if not isinstance(text, str) or len(text) > MAX_FIELD_CHARS or not text.isprintable():
         raise MalformedEndpointError(f"{name} is not a short printable string")
-
-
-def _is_clean(text: str) -> bool:
-    # Also refuses lone surrogates, which could not be written as UTF-8 again.
-    return text.isprintable()
 
 
 def _check_weight(weight: object) -> None:
