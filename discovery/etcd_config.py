@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import grpc
+
+from discovery.variables import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    KEY_VARIABLE,
+    PASSWORD_VARIABLE,
+    USER_VARIABLE,
+)
 
 MAX_ENDPOINTS: Final = 16
 MAX_PEM_BYTES: Final = 1024 * 1024
@@ -95,6 +103,21 @@ class EtcdClientConfig:
         if self.tls is not None and self.tls.server_name:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
         return options
+
+
+def config_from(environ: Mapping[str, str]) -> EtcdClientConfig:
+    """The way to etcd as the environment describes it: files of TLS, user and password.
+
+    Raises ValueError for half of a pair.
+    """
+    files = {name: environ.get(name) for name in (CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE)}
+    ca, certificate, key = (Path(file) if file else None for file in files.values())
+    tls = EtcdTls(ca=ca, certificate=certificate, key=key) if any(files.values()) else None
+    return EtcdClientConfig(
+        tls=tls,
+        username=environ.get(USER_VARIABLE, ""),
+        password=environ.get(PASSWORD_VARIABLE, ""),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,15 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 import balancer
-from discovery import NAMESPACE, Endpoint, EtcdClient, EtcdResolver, Registrar
+from discovery import (
+    NAMESPACE,
+    Endpoint,
+    EtcdClient,
+    EtcdResolver,
+    EtcdResolverConfig,
+    Registrar,
+)
+from discovery.etcd_config import config_from
 from services.edge import Edge
 from txn.clock import SystemClock
 from txn.errors import AlreadyOwned
@@ -250,15 +258,24 @@ def _configure_logs() -> None:
     logging.basicConfig(level=level or logging.INFO, handlers=[handler], force=True)
 
 
+def _etcd_client(config: RuntimeConfig) -> EtcdClient:
+    try:
+        return EtcdClient(config.etcd, config=config_from(os.environ))
+    except ValueError as error:
+        raise CannotStart(f"etcd: {error}") from None
+
+
 async def _serve(config: RuntimeConfig, setup: Setup) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        client = EtcdClient(config.etcd)
+        client = _etcd_client(config)
         stack.push_async_callback(client.close)
-        resolver = EtcdResolver(client)
+        # Services listen on loopback only, so those in the registry are this machine's,
+        # wherever etcd may be.
+        resolver = EtcdResolver(client, config=EtcdResolverConfig(accept_loopback=True))
         stack.push_async_callback(resolver.close)
         registrar = Registrar(client, ttl_s=LEASE_TTL_S)
         stack.push_async_callback(registrar.close)

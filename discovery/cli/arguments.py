@@ -14,11 +14,17 @@ from typing import Any, Final, NoReturn
 from discovery.cli.errors import UsageError
 from discovery.endpoint import Endpoint, NamingError
 from discovery.target import InvalidTargetError, parse_target
+from discovery.variables import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    ETCD_VARIABLE,
+    KEY_VARIABLE,
+    PASSWORD_VARIABLE,
+    USER_VARIABLE,
+)
 
 DEFAULT_ETCD: Final = "127.0.0.1:2379"
 DEFAULT_TIMEOUT_S: Final = 5.0
-ETCD_VARIABLE: Final = "TALLYSTICK_ETCD"
-PASSWORD_VARIABLE: Final = "TALLYSTICK_ETCD_PASSWORD"  # noqa: S105 - a variable's name
 _SCHEME = "etcd:///"
 _EPILOG = """\
 A service is named as a target is: `ledger` is short for tallystick/ledger, a full name
@@ -107,9 +113,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT,...",
         help=f"members of etcd; else ${ETCD_VARIABLE}, else {DEFAULT_ETCD}; https:// encrypts",
     )
-    add("--ca", type=Path, metavar="PEM", help="authorities to trust; connections are encrypted")
-    add("--cert", type=Path, metavar="PEM", help="our certificate, with --key")
-    add("--key", type=Path, metavar="PEM", help="the key of --cert")
+    add("--ca", type=Path, metavar="PEM", help=f"whom to trust, and encrypt (${CA_VARIABLE})")
+    add("--cert", type=Path, metavar="PEM", help=f"our certificate, with --key (${CERT_VARIABLE})")
+    add("--key", type=Path, metavar="PEM", help=f"the key of --cert (${KEY_VARIABLE})")
     add("--user", metavar="NAME", help=f"sign in, with the password in ${PASSWORD_VARIABLE}")
     add("--password-file", type=Path, metavar="FILE", help="or in its first line")
     add(
@@ -189,11 +195,15 @@ def _defaults(environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "json": False,
         "etcd": environ.get(ETCD_VARIABLE) or DEFAULT_ETCD,
-        "ca": None,
-        "cert": None,
-        "key": None,
-        "user": "",
+        "ca": _path(environ.get(CA_VARIABLE)),
+        "cert": _path(environ.get(CERT_VARIABLE)),
+        "key": _path(environ.get(KEY_VARIABLE)),
+        "user": environ.get(USER_VARIABLE, ""),
         "password": environ.get(PASSWORD_VARIABLE, ""),
         "password_file": None,
         "timeout": DEFAULT_TIMEOUT_S,
     }
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

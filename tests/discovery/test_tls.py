@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from discovery import EtcdClient, EtcdClientConfig, EtcdTls
+from discovery.etcd_config import config_from
 from discovery.etcd_types import UnavailableError
 from tests.discovery.conftest import StartEtcd, StartParty
 from tests.discovery.party import key_of, value_of
@@ -216,3 +217,20 @@ async def test_certificates_that_cannot_be_read_are_told_and_found_later(
 
     shutil.copy(authority.certificate, missing)
     await one.heard.hears()
+
+
+def test_the_environment_says_how_to_reach_etcd() -> None:
+    """Files, user and password are read from it; half of a pair is refused by name."""
+    config = config_from(
+        {
+            "TALLYSTICK_ETCD_CA": "ca.pem",
+            "TALLYSTICK_ETCD_USER": "ops",
+            "TALLYSTICK_ETCD_PASSWORD": "secret",
+        }
+    )
+
+    assert EtcdTls(ca=Path("ca.pem")) == config.tls
+    assert ("ops", "secret") == (config.username, config.password)
+    assert config_from({}).tls is None
+    with pytest.raises(ValueError, match="certificate and key"):
+        config_from({"TALLYSTICK_ETCD_CERT": "a.pem"})
