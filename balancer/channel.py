@@ -20,7 +20,7 @@ from balancer.config import ChannelConfig
 from balancer.dispatch import Dispatcher, Waiting
 from balancer.errors import MissingResolverError
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
-from balancer.policy import Policy, policy_named
+from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
 from discovery.resolver import Resolver
@@ -53,7 +53,7 @@ def channel(
     """
     parsed = parse_target(target)
     if isinstance(policy, str):
-        policy = policy_named(policy, rng or random.SystemRandom())
+        policy = policy_named(policy, PolicyContext(rng=rng or random.SystemRandom()))
     return BalancedChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),

@@ -11,13 +11,15 @@ A policy of your own is one class and one line:
         def build(self, subchannels):
             return FirstPicker(subchannels[0])
 
-    register_policy("first", lambda rng: First())
+    register_policy("first", lambda context: First())
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 import grpc
@@ -41,6 +43,10 @@ class Subchannel(Protocol):
 
         Read it while building, not while picking: a change of it brings a new picker.
         """
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this channel that have started there and not ended, at this moment."""
 
 
 class PickInfo(NamedTuple):
@@ -77,13 +83,30 @@ class Policy(Protocol):
         """A picker over `subchannels`: at least one, ordered by address, each READY."""
 
 
-PolicyFactory: TypeAlias = Callable[[random.Random], Policy]
+HashKey: TypeAlias = Callable[[PickInfo], bytes | None]
+"""What of a call decides where it goes; None or nothing when the call does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyContext:
+    """What a policy may need besides subchannels.
+
+    `rng` is the channel's randomness; `clock` a monotonic clock, in seconds. `hash_key` is
+    None where the channel has none configured.
+    """
+
+    rng: random.Random
+    clock: Callable[[], float] = time.monotonic
+    hash_key: HashKey | None = None
+
+
+PolicyFactory: TypeAlias = Callable[[PolicyContext], Policy]
 
 _factories: dict[str, PolicyFactory] = {}
 
 
 def register_policy(name: str, factory: PolicyFactory) -> None:
-    """Makes `factory` known as `name`; it is given the channel's source of randomness.
+    """Makes `factory` known as `name`.
 
     Registering the same factory again does nothing. Raises PolicyNameTakenError.
     """
@@ -91,7 +114,7 @@ def register_policy(name: str, factory: PolicyFactory) -> None:
         raise PolicyNameTakenError(f"a policy named {name!r} is registered already")
 
 
-def policy_named(name: str, rng: random.Random) -> Policy:
+def policy_named(name: str, context: PolicyContext) -> Policy:
     """A new policy of that name.
 
     Raises UnknownPolicyError, which lists the names that are known.
@@ -100,4 +123,4 @@ def policy_named(name: str, rng: random.Random) -> Policy:
     if factory is None:
         known = ", ".join(sorted(_factories))
         raise UnknownPolicyError(f"no balancing policy named {name!r}; known are: {known}")
-    return factory(rng)
+    return factory(context)

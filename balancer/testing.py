@@ -27,11 +27,12 @@ _INFOS = (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class FakeSubchannel:
     """A subchannel that is an endpoint and no connection."""
 
     endpoint: Endpoint
+    in_flight: int = 0
 
 
 def check_policy(policy: Policy) -> None:

@@ -20,7 +20,7 @@ import grpc.aio
 from tallystick.etcd.v3 import etcd_pb2 as pb
 
 import balancer
-from balancer import Picker, Policy, Subchannel, policy_named
+from balancer import Picker, Policy, PolicyContext, Subchannel, policy_named
 from bench.bare_etcd import BareEtcd
 from bench.peers import Peer, commands, run_role, tell
 from bench.stats import percentile, spread
@@ -77,7 +77,7 @@ class WatchedPolicy:
     """Round robin that says when a picker with a new registration was built."""
 
     def __init__(self, notes: Notes) -> None:
-        self._policy: Policy = policy_named("round_robin", random.Random(0))  # noqa: S311 - not secret
+        self._policy: Policy = policy_named("round_robin", PolicyContext(rng=random.Random(0)))  # noqa: S311 - not secret
         self._notes = notes
 
     def build(self, subchannels: Sequence[Subchannel]) -> Picker:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from balancer.policy import PickInfo, PickResult, Subchannel
+from balancer.policy import PickInfo, PickResult, PolicyContext, Subchannel
 
 
 class Random:
     """Independent uniform choices."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, context: PolicyContext) -> None:
+        self._rng = context.rng
 
     def build(self, subchannels: Sequence[Subchannel]) -> RandomPicker:
         """A picker over `subchannels`."""

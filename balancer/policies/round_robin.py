@@ -7,17 +7,16 @@ change would all send their next call to the same server (grpc-go does the same)
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Sequence
 
-from balancer.policy import PickInfo, PickResult, Subchannel
+from balancer.policy import PickInfo, PickResult, PolicyContext, Subchannel
 
 
 class RoundRobin:
     """After k calls over n subchannels each has had k/n, exact to 1."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(self, context: PolicyContext) -> None:
+        self._rng = context.rng
 
     def build(self, subchannels: Sequence[Subchannel]) -> RoundRobinPicker:
         """A picker that starts anywhere."""

@@ -18,7 +18,7 @@ from tallystick.ledger.v1 import ledger_service_pb2 as ledger
 from tallystick.ledger.v1 import ledger_service_pb2_grpc as ledger_grpc
 
 import balancer
-from balancer import ChannelConfig, MissingResolverError, UnknownPolicyError
+from balancer import ChannelConfig, MissingResolverError, PolicyContext, UnknownPolicyError
 from balancer.policies import RoundRobin
 from discovery.target import InvalidTargetError
 from discovery.testing import FakeResolver
@@ -54,7 +54,7 @@ async def test_a_bare_name_is_a_service_of_the_registry(server: EchoServer) -> N
 
 async def test_a_policy_of_ones_own(server: EchoServer) -> None:
     """A policy may be given as an object."""
-    policy = RoundRobin(random.Random(1))
+    policy = RoundRobin(PolicyContext(rng=random.Random(1)))
     async with balancer.channel(f"static:///{server.address}", policy=policy) as channel:
         assert b"server:x" == await call(channel)
 

@@ -13,6 +13,7 @@ from balancer.policy import (
     PickInfo,
     PickResult,
     Policy,
+    PolicyContext,
     Subchannel,
     policy_named,
     register_policy,
@@ -23,15 +24,15 @@ from discovery.endpoint import Endpoint
 
 def test_the_shipped_names() -> None:
     """Each shipped policy is known by its name."""
-    rng = random.Random(1)
-    assert RoundRobin is type(policy_named("round_robin", rng))
-    assert Random is type(policy_named("random", rng))
+    context = PolicyContext(rng=random.Random(1))
+    assert RoundRobin is type(policy_named("round_robin", context))
+    assert Random is type(policy_named("random", context))
 
 
 def test_an_unknown_name() -> None:
     """An unknown name is refused with the names there are."""
     with pytest.raises(UnknownPolicyError, match=r"'rand'; known are: .*random.*round_robin"):
-        policy_named("rand", random.Random(1))
+        policy_named("rand", PolicyContext(rng=random.Random(1)))
 
 
 def test_a_name_is_taken_once() -> None:
@@ -39,13 +40,13 @@ def test_a_name_is_taken_once() -> None:
     register_policy("round_robin", RoundRobin)
     with pytest.raises(PolicyNameTakenError, match="round_robin"):
         register_policy("round_robin", Random)
-    assert RoundRobin is type(policy_named("round_robin", random.Random(1)))
+    assert RoundRobin is type(policy_named("round_robin", PolicyContext(rng=random.Random(1))))
 
 
 @pytest.mark.parametrize("name", ["round_robin", "random"])
 def test_the_contract(name: str) -> None:
     """The shipped policies keep the contract."""
-    check_policy(policy_named(name, random.Random(7)))
+    check_policy(policy_named(name, PolicyContext(rng=random.Random(7))))
 
 
 class _Scripted:

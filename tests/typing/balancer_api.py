@@ -36,7 +36,7 @@ class FirstPicker:
     def _on_done(self, code: grpc.StatusCode | None) -> None: ...
 
 
-def a_first(rng: random.Random) -> balancer.Policy:
+def a_first(context: balancer.PolicyContext) -> balancer.Policy:
     """A factory for the registry."""
     return First()
 
@@ -44,7 +44,10 @@ def a_first(rng: random.Random) -> balancer.Policy:
 async def use(resolver: Resolver) -> None:
     """As a user would write it."""
     balancer.register_policy("first", a_first)
-    assert_type(balancer.policy_named("first", random.Random(1)), balancer.Policy)
+    assert_type(
+        balancer.policy_named("first", balancer.PolicyContext(rng=random.Random(1))),
+        balancer.Policy,
+    )
     config = balancer.ChannelConfig(default_timeout_s=5.0)
     channel = balancer.channel("ledger", resolver=resolver, policy=First(), config=config)
     assert_type(channel, balancer.BalancedChannel)
