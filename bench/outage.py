@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -42,23 +40,6 @@ CALL_EVERY_S: Final = 0.01
 KILLS: Final = 6
 BACK_TIMEOUT_S: Final = 60.0
 _SETTLE_S: Final = 1.0
-
-
-class StoppableEtcd(EtcdProcess):
-    """An etcd that can also go silent with its connections open."""
-
-    def pause(self) -> None:
-        """SIGSTOP: the kernel goes on accepting, nobody answers."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        process: subprocess.Popen[bytes] | None = self._process
-        assert process is not None, "etcd is not running"
-        process.send_signal(number)
 
 
 # --- the mesh ---
@@ -134,14 +115,14 @@ async def caller(etcd: str) -> None:
 async def measure_idle(outage_s: float) -> dict[str, Any]:
     """Share of a core while etcd is there, killed, and stopped; `outage_s` each."""
     result: dict[str, Any] = {"outage_s": outage_s}
-    with StoppableEtcd() as etcd:
+    with EtcdProcess() as etcd:
         async with Peer("bench.outage", "idle", etcd=etcd.endpoint) as peer:
             await peer.hear()
             await asyncio.sleep(_SETTLE_S)
             result["up_core_share"] = await _share(peer, outage_s)
-            etcd.pause()
+            etcd.freeze()
             result["silent_core_share"] = await _share(peer, outage_s)
-            etcd.resume()
+            etcd.thaw()
             await asyncio.sleep(_SETTLE_S)
             etcd.kill9()
             result["down_core_share"] = await _share(peer, outage_s)
@@ -166,7 +147,7 @@ async def measure_outage(outage_s: float, ttl_s: float = DEFAULT_TTL_S) -> dict[
         raise ValueError("the outage must outlast the leases")
     result: dict[str, Any] = {"outage_s": outage_s, "ttl_s": ttl_s}
     async with contextlib.AsyncExitStack() as stack:
-        etcd = stack.enter_context(StoppableEtcd())
+        etcd = stack.enter_context(EtcdProcess())
         keys = [await _started(stack, etcd.endpoint, ttl_s) for _ in range(SERVICES)]
         calling = await stack.enter_async_context(
             Peer("bench.outage", "caller", etcd=etcd.endpoint)
@@ -185,7 +166,7 @@ async def _started(stack: contextlib.AsyncExitStack, etcd: str, ttl_s: float) ->
 
 
 async def _outage(
-    etcd: StoppableEtcd,
+    etcd: EtcdProcess,
     keys: list[str],
     calling: Peer,
     outage_s: float,
@@ -217,7 +198,7 @@ async def _outage(
 async def measure_kills(ttl_s: float = DEFAULT_TTL_S, kills: int = KILLS) -> dict[str, Any]:
     """Seconds from kill -9 of a service until it is gone from a client's list."""
     async with contextlib.AsyncExitStack() as stack:
-        etcd = stack.enter_context(StoppableEtcd())
+        etcd = stack.enter_context(EtcdProcess())
         client = EtcdClient([etcd.endpoint])
         stack.push_async_callback(client.close)
         resolver = EtcdResolver(client)

@@ -26,6 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from discovery.files import UnusableFileError, open_at_once, reason_of
+
 # 10,000 endpoints take about 4 MiB.
 MAX_CACHE_FILE_BYTES: Final = 16 * 1024 * 1024
 # Services whose files cannot be written and for whom that was logged.
@@ -42,10 +44,6 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _log = logging.getLogger(__name__)
 
 Entries = tuple[tuple[bytes, bytes], ...]
-
-
-class _UnusableError(Exception):
-    """A file or directory that must not or cannot be used; the text says why."""
 
 
 class CacheFile:
@@ -74,8 +72,8 @@ class CacheFile:
             return _decode(_read(path), service)
         except FileNotFoundError:
             return None
-        except (OSError, _UnusableError) as error:
-            _log.warning("ignored the cache file %s: %s", path, _reason(error))
+        except (OSError, UnusableFileError) as error:
+            _log.warning("ignored the cache file %s: %s", path, reason_of(error))
             return None
 
     def save(self, service: str, entries: Sequence[tuple[bytes, bytes]]) -> None:
@@ -90,8 +88,8 @@ class CacheFile:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_directory(self._directory)
             self._write(path, content)
-        except (OSError, _UnusableError) as error:
-            self._complain(service, path, _reason(error))
+        except (OSError, UnusableFileError) as error:
+            self._complain(service, path, reason_of(error))
         else:
             self._complained_of.discard(service)
 
@@ -136,45 +134,44 @@ class CacheFile:
 
 
 def _check_directory(directory: Path) -> None:
-    """Raises _UnusableError when others could put files there or exchange ours."""
+    """Raises UnusableFileError when others could put files there or exchange ours."""
     status = directory.stat()
     if status.st_uid not in (os.geteuid(), 0):
-        raise _UnusableError("its directory belongs to another user")
+        raise UnusableFileError("its directory belongs to another user")
     # In a sticky directory (/tmp) others may add files, but not touch ours.
     if status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
-        raise _UnusableError("its directory is writable by others")
+        raise UnusableFileError("its directory is writable by others")
 
 
 def _read(path: Path) -> bytes:
-    """Raises OSError, and _UnusableError when what is there must not be trusted."""
+    """Raises OSError, and UnusableFileError when what is there must not be trusted."""
     with open(path, "rb", opener=_open) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise _UnusableError("not a regular file")
+            raise UnusableFileError("not a regular file")
         if status.st_uid != os.geteuid():
-            raise _UnusableError("it belongs to another user")
+            raise UnusableFileError("it belongs to another user")
         if status.st_mode & _WRITABLE_BY_OTHERS:
-            raise _UnusableError("it is writable by others")
+            raise UnusableFileError("it is writable by others")
         content = file.read(MAX_CACHE_FILE_BYTES + 1)
     if len(content) > MAX_CACHE_FILE_BYTES:
-        raise _UnusableError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
+        raise UnusableFileError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
     return content
 
 
 def _open(path: str, flags: int) -> int:
-    # O_NONBLOCK, since opening a pipe would wait for its writer.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return open_at_once(path, flags | os.O_NOFOLLOW)
 
 
 def _encode(service: str, entries: Sequence[tuple[bytes, bytes]]) -> bytes:
     # Looked at first, so that nothing huge is built only to be refused.
     if sum(len(key) + len(value) for key, value in entries) > MAX_CACHE_FILE_BYTES:
-        raise _UnusableError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
+        raise UnusableFileError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
     text = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in entries]
     whole = {"version": _VERSION, "service": service, "entries": text}
     content = json.dumps(whole, separators=(",", ":")).encode()
     if len(content) > MAX_CACHE_FILE_BYTES:
-        raise _UnusableError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
+        raise UnusableFileError(f"more than {MAX_CACHE_FILE_BYTES} bytes")
     return content
 
 
@@ -182,14 +179,14 @@ def _decode(content: bytes, service: str) -> Entries:
     try:
         whole = json.loads(content)
     except (ValueError, RecursionError):
-        raise _UnusableError("not JSON") from None
+        raise UnusableFileError("not JSON") from None
     if not isinstance(whole, dict) or whole.get("version") != _VERSION:
-        raise _UnusableError(f"not of version {_VERSION}")
+        raise UnusableFileError(f"not of version {_VERSION}")
     if whole.get("service") != service:
-        raise _UnusableError("it is of another service")
+        raise UnusableFileError("it is of another service")
     entries = whole.get("entries")
     if not isinstance(entries, list):
-        raise _UnusableError("its entries are damaged")
+        raise UnusableFileError("its entries are damaged")
     return tuple(_pair(each) for each in entries)
 
 
@@ -198,8 +195,4 @@ def _pair(entry: Any) -> tuple[bytes, bytes]:
         key, value = entry
         with suppress(UnicodeEncodeError):
             return key.encode("latin-1"), value.encode("latin-1")
-    raise _UnusableError("its entries are damaged")
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    raise UnusableFileError("its entries are damaged")

@@ -38,8 +38,8 @@ MAX_WEIGHT: Final = 1_000_000
 
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _SERVICE_NAME = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
-# 0.0.0.0 is for listening; and what readers may take for different hosts is no address.
-_NOBODY = (Reach.UNSPECIFIED, Reach.MULTICAST, Reach.MALFORMED)
+# 0.0.0.0 is for listening, and gRPC runs over no multicast.
+_NOBODY = (Reach.UNSPECIFIED, Reach.MULTICAST)
 # Go's endpoints manager: Add is 0, Delete is 1. Only Add is ever stored.
 _OP_ADD = 0
 
@@ -205,8 +205,10 @@ def _check_address(address: object) -> None:
         raise MalformedEndpointError("address is not a short string")
     reached = reach(address)
     # A zone ("%eth0") names an interface of one host, so it says nothing to another.
-    if reached in _NOBODY or "%" in address:
-        raise MalformedEndpointError(f"address is {reached.value}, not host:port: {address!r}")
+    if reached is Reach.MALFORMED or "%" in address:
+        raise MalformedEndpointError(f"address is not host:port: {address!r}")
+    if reached in _NOBODY:
+        raise MalformedEndpointError(f"address is {reached.value}: {address!r}")
 
 
 def _check_text(name: str, text: object) -> None:

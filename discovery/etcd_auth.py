@@ -27,19 +27,24 @@ class TokenKeeper:
         self._refused_pause_s = refused_pause_s
         self._clock = clock
         self._token: str | None = None
-        self._refused: UnauthenticatedError | None = None
+        self._refusal = ""
         self._rests_until = -math.inf
-        self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[str] | None = None
 
     async def token(self, transport: Transport) -> str:
-        """The token; signs in over `transport` when there is none.
+        """The token; signs in over `transport` when there is none, once for all who wait.
 
         Empty where etcd asks for none. Raises UnauthenticatedError, and any EtcdError.
         """
-        async with self._lock:
-            if self._token is None:
-                self._token = await self._ask(transport)
+        if self._token is not None:
             return self._token
+        if self._clock() < self._rests_until:
+            raise UnauthenticatedError(self._refusal)
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask(transport))
+            self._asking.add_done_callback(self._asked)
+        # Shielded: one who no longer waits must not end it for the others.
+        return await asyncio.shield(self._asking)
 
     def forget(self, token: str) -> None:
         """The `token` is no longer taken; whoever finds out late must not cost us the next."""
@@ -47,11 +52,16 @@ class TokenKeeper:
             self._token = None
 
     async def _ask(self, transport: Transport) -> str:
-        if self._refused is not None and self._clock() < self._rests_until:
-            raise self._refused
         try:
-            return await self._sign_in(transport)
+            self._token = await self._sign_in(transport)
         except UnauthenticatedError as error:
-            self._refused = UnauthenticatedError(str(error))
+            self._refusal = str(error)
             self._rests_until = self._clock() + self._refused_pause_s
             raise
+        return self._token
+
+    def _asked(self, asking: asyncio.Task[str]) -> None:
+        self._asking = None
+        # Looked at, so that asyncio does not report it when nobody waits any more.
+        if not asking.cancelled():
+            asking.exception()

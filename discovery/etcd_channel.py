@@ -45,7 +45,11 @@ class EtcdChannel:
         self._closed = False
 
     async def call(self, method: Method[_Request, _Reply], request: _Request) -> _Reply:
-        """One unary call, bounded by `request_timeout_s`. Raises EtcdError."""
+        """One unary call. Raises EtcdError.
+
+        It takes `request_timeout_s` at most, and where the token had ended as much again for
+        signing in and for the second try.
+        """
         try:
             return await self._call(method, request)
         except UnauthenticatedError:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
@@ -285,23 +286,23 @@ class EtcdClient:
         request = pb.PutRequest(key=key, value=value, lease=lease_id)
         return (await self._channel.call(PUT, request)).header.revision
 
-    async def replace(self, entry: KeyValue, value: bytes) -> bool:
-        """Writes `value` under the same lease; False when the key is no longer `entry`."""
-        request = pb.TxnRequest(
-            compare=[
-                pb.Compare(
-                    target=pb.Compare.COMPARE_TARGET_MOD,
-                    key=entry.key,
-                    mod_revision=entry.mod_revision,
-                )
-            ],
-            success=[
-                pb.RequestOp(
-                    request_put=pb.PutRequest(key=entry.key, value=value, lease=entry.lease_id)
-                )
-            ],
-        )
-        return (await self._channel.call(TXN, request)).succeeded
+    async def replace(self, entry: KeyValue, value: bytes) -> KeyValue | None:
+        """Writes `value` under the same lease; None when the key is no longer `entry`.
+
+        Otherwise returns the key as it now is.
+        """
+        put = pb.PutRequest(key=entry.key, value=value, lease=entry.lease_id)
+        reply = await self._if_unchanged(entry, pb.RequestOp(request_put=put))
+        if not reply.succeeded:
+            return None
+        revision, version = reply.header.revision, entry.version + 1
+        return replace(entry, value=value, mod_revision=revision, version=version)
+
+    async def remove(self, entry: KeyValue) -> bool:
+        """Deletes a key; False when it is no longer `entry`."""
+        delete = pb.DeleteRangeRequest(key=entry.key)
+        reply = await self._if_unchanged(entry, pb.RequestOp(request_delete_range=delete))
+        return reply.succeeded
 
     async def delete(self, key: bytes) -> bool:
         """Deletes one key; False when it was not there."""
@@ -337,8 +338,19 @@ class EtcdClient:
             yield watch
 
     async def close(self) -> None:
-        """Closes every connection; calls under way fail with UnavailableError."""
+        """Closes every connection; calls under way fail with UnavailableError.
+
+        Those on a borrowed channel end as they would have.
+        """
         await self._channel.close()
+
+    async def _if_unchanged(self, entry: KeyValue, operation: pb.RequestOp) -> pb.TxnResponse:
+        unchanged = pb.Compare(
+            target=pb.Compare.COMPARE_TARGET_MOD, key=entry.key, mod_revision=entry.mod_revision
+        )
+        return await self._channel.call(
+            TXN, pb.TxnRequest(compare=[unchanged], success=[operation])
+        )
 
     def _tokens(self) -> TokenKeeper:
         return TokenKeeper(self._sign_in, self._config.refused_pause_s, time.monotonic)

@@ -132,12 +132,15 @@ def parse_endpoints(endpoints: Sequence[str], config: EtcdClientConfig) -> tuple
     """Reads `host:port`, `http://host:port` and `https://host:port`.
 
     Without a scheme `config.tls` decides. Raises ValueError for nonsense, for none or more
-    than MAX_ENDPOINTS, and for `http://` where TLS is configured: that would send in the
-    clear what was meant to be encrypted.
+    than MAX_ENDPOINTS, and where only some would be encrypted: a failure of those would
+    send in the clear what was meant to be secret.
     """
     if isinstance(endpoints, str) or not 1 <= len(endpoints) <= MAX_ENDPOINTS:
         raise ValueError(f"a list of 1 to {MAX_ENDPOINTS} etcd endpoints is needed")
-    return tuple(_endpoint(each, config.tls is not None) for each in endpoints)
+    parsed = tuple(_endpoint(each, config.tls is not None) for each in endpoints)
+    if len({endpoint.encrypted for endpoint in parsed}) > 1:
+        raise ValueError("some etcd endpoints are encrypted and some are not")
+    return parsed
 
 
 def _endpoint(text: str, tls: bool) -> EtcdEndpoint:

@@ -34,6 +34,7 @@ from discovery.endpoint import (
     service_prefix,
 )
 from discovery.entries import MAX_ENDPOINTS_PER_SERVICE
+from discovery.files import UnusableFileError, open_at_once, reason_of
 from discovery.listeners import ListenerSet
 from discovery.resolver import Listener, ResolverState, Subscription
 from discovery.tasks import spawn
@@ -46,10 +47,6 @@ _FIELDS = frozenset(field.name for field in fields(Endpoint))
 _log = logging.getLogger(__name__)
 
 Services = Mapping[str, tuple[Endpoint, ...]]
-
-
-class _UnusableError(Exception):
-    """The file cannot be taken; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +165,8 @@ def _look(path: Path, last: _Reading) -> _Reading:
     """Reads the file if it may have changed since `last`. Blocks."""
     try:
         mark, content = _read(path, last.mark if last.settled else None)
-    except (OSError, _UnusableError) as error:
-        return _Reading(last.services, f"{path}: {_reason(error)}")
+    except (OSError, UnusableFileError) as error:
+        return _Reading(last.services, f"{path}: {reason_of(error)}")
     if content is None:
         return last
     now = replace(last, mark=mark, settled=mark == last.mark, digest=_digest(content))
@@ -177,32 +174,27 @@ def _look(path: Path, last: _Reading) -> _Reading:
         return now
     try:
         return replace(now, services=_parse(content), error=None)
-    except _UnusableError as error:
+    except UnusableFileError as error:
         return replace(now, error=f"{path}: {error}")
 
 
 def _read(path: Path, known: tuple[int, ...] | None) -> tuple[tuple[int, ...], bytes | None]:
     """The file's mark, and its content unless the mark is `known`.
 
-    Raises OSError and _UnusableError.
+    Raises OSError and UnusableFileError.
     """
-    with open(path, "rb", opener=_open) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         status = os.fstat(file.fileno())
         times_ns = status.st_mtime_ns, status.st_ctime_ns
         mark = (status.st_dev, status.st_ino, status.st_size, *times_ns)
         if mark == known:
             return mark, None
         if not stat.S_ISREG(status.st_mode):
-            raise _UnusableError("not a regular file")
+            raise UnusableFileError("not a regular file")
         content = file.read(MAX_FILE_BYTES + 1) if status.st_size <= MAX_FILE_BYTES else None
     if content is None or len(content) > MAX_FILE_BYTES:
-        raise _UnusableError(f"more than {MAX_FILE_BYTES} bytes")
+        raise UnusableFileError(f"more than {MAX_FILE_BYTES} bytes")
     return mark, content
-
-
-def _open(path: str, flags: int) -> int:
-    # O_NONBLOCK, since opening a pipe would wait for its writer.
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(content: bytes) -> Services:
@@ -210,11 +202,11 @@ def _parse(content: bytes) -> Services:
     try:
         whole = json.loads(content, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise _UnusableError(f"not JSON: {error}") from None
+        raise UnusableFileError(f"not JSON: {error}") from None
     if not isinstance(whole, dict):
-        raise _UnusableError("not a JSON object")
+        raise UnusableFileError("not a JSON object")
     if len(whole) > MAX_SERVICES:
-        raise _UnusableError(f"more than {MAX_SERVICES} services")
+        raise UnusableFileError(f"more than {MAX_SERVICES} services")
     return {service: _endpoints(service, listed) for service, listed in whole.items()}
 
 
@@ -227,7 +219,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _endpoints(service: str, listed: Any) -> tuple[Endpoint, ...]:
     name = service[:MAX_SERVICE_NAME_CHARS]
     if not isinstance(listed, list) or len(listed) > MAX_ENDPOINTS_PER_SERVICE:
-        raise _UnusableError(f"{name}: not a list of at most {MAX_ENDPOINTS_PER_SERVICE}")
+        raise UnusableFileError(f"{name}: not a list of at most {MAX_ENDPOINTS_PER_SERVICE}")
     where, by_address = name, {}
     try:
         service_prefix(service)
@@ -235,19 +227,19 @@ def _endpoints(service: str, listed: Any) -> tuple[Endpoint, ...]:
             where = f"{name}[{number}]"
             endpoint = _endpoint(each)
             by_address[endpoint.address] = endpoint
-    except (NamingError, _UnusableError) as error:
-        raise _UnusableError(f"{where}: {error}") from None
+    except (NamingError, UnusableFileError) as error:
+        raise UnusableFileError(f"{where}: {error}") from None
     return tuple(by_address[address] for address in sorted(by_address))
 
 
 def _endpoint(listed: Any) -> Endpoint:
-    """Raises MalformedEndpointError and _UnusableError."""
+    """Raises MalformedEndpointError and UnusableFileError."""
     if isinstance(listed, str):
         return Endpoint(listed)
     if not isinstance(listed, dict) or "address" not in listed:
-        raise _UnusableError("neither an address nor an object with one")
+        raise UnusableFileError("neither an address nor an object with one")
     if unknown := sorted(listed.keys() - _FIELDS):
-        raise _UnusableError(f"unknown field {unknown[0][:MAX_FIELD_CHARS]!r}")
+        raise UnusableFileError(f"unknown field {unknown[0][:MAX_FIELD_CHARS]!r}")
     if isinstance(listed.get("services"), list):
         listed["services"] = tuple(listed["services"])
     return Endpoint(**listed)
@@ -255,7 +247,3 @@ def _endpoint(listed: Any) -> Endpoint:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)

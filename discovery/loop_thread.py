@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -36,7 +35,12 @@ class LoopThread:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
         """Runs what `work` returns to its end, and returns or raises what it does."""
-        return self._submit(work).result()
+        with self._lock:
+            future = self._submit(work)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the loop's thread ended meanwhile") from None
 
     def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
         """Waits for `event`; False when that takes longer than `timeout_s`."""
@@ -57,10 +61,13 @@ class LoopThread:
                 return
             last = self._submit(work)
             self._closed = True
-        with contextlib.suppress(TimeoutError):
+        try:
             last.result(STOP_TIMEOUT_S)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_TIMEOUT_S)
+        except TimeoutError:
+            last.cancel()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_TIMEOUT_S)
 
     def _submit(
         self, work: Callable[[], Coroutine[Any, Any, _Result]]

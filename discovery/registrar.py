@@ -27,13 +27,15 @@ from discovery.endpoint import Endpoint
 from discovery.etcd_client import EtcdClient
 from discovery.etcd_types import (
     EtcdError,
+    KeyValue,
     LeaseNotFoundError,
     PermissionDeniedError,
     RejectedError,
+    UnavailableError,
 )
 from discovery.registration import DEREGISTER_TIMEOUT_S, Registration, Wanted
 from discovery.session import DEFAULT_TTL_S, Session, checked_ttl
-from discovery.tasks import spawn
+from discovery.tasks import first_of, spawn
 
 MAX_REGISTRATIONS: Final = 1000
 # Between two tries to write what etcd refused, to this user or at all.
@@ -61,7 +63,9 @@ class Registrar:
     ) -> None:
         self._client = client
         self._ttl_s = checked_ttl(ttl_s)
-        self._check_every_s = check_every_s or ttl_s
+        self._check_every_s = ttl_s if check_every_s is None else check_every_s
+        if not self._check_every_s > 0:
+            raise ValueError("check_every_s must be above 0")
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._registrations: dict[bytes, Registration] = {}
         self._wake = asyncio.Event()
@@ -109,11 +113,9 @@ class Registrar:
             self._running.cancel()
             await asyncio.wait({self._running})
         if self._session is not None:
-            with contextlib.suppress(EtcdError, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
-                    for registration in self._registrations.values():
-                        if registration.registered.is_set():
-                            await self._say_farewell(registration)
+                    await self._say_farewell_to_all()
             await self._session.close()
         for registration in self._registrations.values():
             registration.registered.clear()
@@ -140,12 +142,12 @@ class Registrar:
                 patience_s = check_at - clock() if all_settled else REFUSED_PAUSE_S
                 await self._woken(session, max(0.0, patience_s))
                 if clock() >= check_at:
-                    await self._check(session)
+                    await retry(self._check, session)
                     check_at = clock() + self._check_every_s
             except LeaseNotFoundError:
                 return
             except EtcdError as error:
-                self._is_passing(error)
+                self._complain(error)
 
     def _unsettle_all(self) -> None:
         for registration in self._registrations.values():
@@ -186,8 +188,9 @@ class Registrar:
             registration.registered.set()
 
     async def _remove(self, registration: Registration) -> None:
-        if await self._say_farewell(registration):
-            await self._client.delete(registration.key)
+        entry = await self._say_farewell(registration)
+        if entry is not None and not await self._client.remove(entry):
+            raise UnavailableError("the key was changed while it was being removed")
         # It may have been resumed while we waited.
         if registration.wanted is Wanted.PRESENT:
             return
@@ -196,38 +199,58 @@ class Registrar:
         if leaving and self._registrations.get(registration.key) is registration:
             del self._registrations[registration.key]
 
-    async def _say_farewell(self, registration: Registration) -> bool:
-        """Marks the key as draining; False when there is none of ours."""
+    async def _say_farewell_to_all(self) -> None:
+        for registration in self._registrations.values():
+            try:
+                await self._say_farewell(registration)
+            except _REFUSALS:
+                continue
+            except EtcdError:
+                return
+
+    async def _say_farewell(self, registration: Registration) -> KeyValue | None:
+        """Marks the key as draining and returns it; None when there is none of ours.
+
+        Raises UnavailableError when somebody else changes it at the same time.
+        """
         entry = await self._client.get(registration.key)
         # A key under a lease that is not ours belongs to our successor at this address.
         if entry is None or entry.lease_id not in registration.leases:
-            return False
+            return None
         value = registration.farewell(entry.value)
-        if value is not None:
-            await self._client.replace(entry, value)
-        return True
+        if value is None:
+            return entry
+        marked = await self._client.replace(entry, value)
+        if marked is None:
+            raise UnavailableError("the key was changed while it was being marked")
+        return marked
 
     async def _check(self, session: Session) -> None:
         """Notices keys that etcd has lost, or that are no longer as we put them."""
         for registration in tuple(self._registrations.values()):
             if not registration.registered.is_set():
                 continue
-            entry = await self._client.get(registration.key)
-            if entry is None or entry.lease_id != session.lease_id:
-                _log.warning("%s was not ours in the registry", registration.key.decode())
-                registration.registered.clear()
-            elif registration.registered.is_set() and not registration.adopt(entry.value):
-                _log.warning("%s was changed by somebody", registration.key.decode())
-                registration.registered.clear()
+            try:
+                entry = await self._client.get(registration.key)
+            except _REFUSALS as error:
+                self._complain(error)
+                continue
+            if registration.registered.is_set():
+                self._compare(registration, entry, session.lease_id)
+
+    def _compare(self, registration: Registration, entry: KeyValue | None, lease_id: int) -> None:
+        if entry is None or entry.lease_id != lease_id:
+            _log.warning("%s was not ours in the registry", registration.key.decode())
+            registration.registered.clear()
+        elif not registration.adopt(entry.value):
+            _log.warning("%s was changed by somebody", registration.key.decode())
+            registration.registered.clear()
 
     async def _woken(self, session: Session, patience_s: float) -> None:
         """Waits for something to do, at most `patience_s`."""
-        waits = {asyncio.ensure_future(each.wait()) for each in (self._wake, session.lost)}
-        try:
-            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await first_of(self._wake, session.lost)
 
     def _retrying(self, until: Callable[[], bool]) -> tenacity.AsyncRetrying:
         # After an outage the readers' last hold is the old lease, which etcd prolongs by
@@ -236,13 +259,14 @@ class Registrar:
         return retrying(self._is_passing, until=until, max_backoff_s=cap_s, rng=self._rng)
 
     def _is_passing(self, error: BaseException) -> bool:
-        """Whether trying again under the same lease may help; says so once."""
+        """Whether trying again under the same lease may help."""
         if not isinstance(error, EtcdError) or isinstance(error, LeaseNotFoundError):
             return False
         self._complain(error)
         return True
 
     def _complain(self, error: EtcdError) -> None:
+        """Says once, until all is well again, that the registry cannot be written to."""
         if not self._away:
             self._away = True
             _log.warning("cannot write to the registry, will keep trying: %s", error)

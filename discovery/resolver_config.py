@@ -20,7 +20,8 @@ class EtcdResolverConfig:
     when ten thousand endpoints come, not ten thousand lists.
 
     When more than half of the endpoints seen in the last `removal_window_s`, and at least
-    two, vanish undrained, they are withdrawn for `removal_grace_s` before they are gone.
+    two, vanish undrained, or the last one there is, they are withdrawn for
+    `removal_grace_s` before they are gone.
 
     With a `cache_dir` the last known entries are kept there, at most every
     `cache_every_s`, for a start while etcd is down.

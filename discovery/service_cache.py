@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from discovery.backoff import Clock, Sleep
 from discovery.cache_file import CacheFile
+from discovery.endpoint import Endpoint, encode_key, encode_value
 from discovery.entries import Changes, ServiceEntries
 from discovery.etcd_types import KeyValue, Page
 from discovery.service_view import ServiceView
 from discovery.tasks import spawn
 
+# Of a core: a list of ten thousand takes half a second to write down.
+MAX_CACHE_SHARE: Final = 0.01
 # Entries are cached only when they counted, so whether they had a lease is settled.
 _SOME_LEASE = -1
 
@@ -58,7 +62,13 @@ class ServiceCache:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            began_at = self._clock()
             # A list that is empty would help nobody to start.
-            if entries := view.kept(self._clock()):
-                await asyncio.to_thread(self._file.save, self._service, entries)
-            await self._sleep(self._every_s)
+            if endpoints := view.known(began_at):
+                await asyncio.to_thread(self._save, endpoints)
+            took_s = self._clock() - began_at
+            await self._sleep(max(self._every_s, took_s / MAX_CACHE_SHARE))
+
+    def _save(self, endpoints: tuple[Endpoint, ...]) -> None:
+        entries = [(encode_key(self._service, each), encode_value(each)) for each in endpoints]
+        self._file.save(self._service, entries)

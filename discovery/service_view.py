@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from discovery.endpoint import encode_key, encode_value
+from discovery.endpoint import Endpoint
 from discovery.entries import Changes, Remark, ServiceEntries
 from discovery.removal import Removals
 from discovery.resolver import ResolverState
@@ -61,14 +61,13 @@ class ServiceView:
         """When `state` changes by time alone, or None."""
         return self._removals.next_change_at_s()
 
-    def kept(self, now_s: float) -> tuple[tuple[bytes, bytes], ...]:
-        """Keys and values worth keeping for a start without a registry.
+    def known(self, now_s: float) -> tuple[Endpoint, ...]:
+        """The endpoints worth keeping for a start without a registry.
 
         What was withdrawn is among them: a registry that was emptied by accident must
         not empty the memory of what it held.
         """
-        known = (*self._entries.endpoints(), *self._removals.withdrawn(now_s))
-        return tuple((encode_key(self._service, each), encode_value(each)) for each in known)
+        return (*self._entries.endpoints(), *self._removals.withdrawn(now_s))
 
     def _remark(self, remark: Remark) -> None:
         key = remark.key[:_MAX_LOGGED_CHARS]

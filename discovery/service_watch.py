@@ -70,10 +70,11 @@ class ServiceWatch:
         # Whether the watch may go on from the last event; until when it may.
         self._in_step = False
         self._relist_at = -math.inf
+        self._watched_since = math.inf
         self._following = spawn(self._run(), f"watch of {service}")
 
     def end(self) -> asyncio.Task[None]:
-        """Stops following; the returned task is done when all is released."""
+        """Stops following; the returned task is done when etcd is no longer asked."""
         self._reporter.close()
         if self._cache is not None:
             self._cache.close()
@@ -91,7 +92,7 @@ class ServiceWatch:
 
     async def _follow(self) -> None:
         """Gets in step and watches once. Raises EtcdError when that did not last."""
-        began_at = self._around.clock()
+        self._watched_since = math.inf
         try:
             if not await self._can_resume():
                 await self._list()
@@ -99,7 +100,8 @@ class ServiceWatch:
         except EtcdError as error:
             # Only a lost connection leaves what we know as it was.
             self._in_step = self._in_step and isinstance(error, UnavailableError)
-            if self._around.clock() - began_at >= self._around.config.healthy_after_s:
+            watched_s = self._around.clock() - self._watched_since
+            if watched_s >= self._around.config.healthy_after_s:
                 return
             await self._recall()
             self.view.error = str(error)
@@ -126,6 +128,7 @@ class ServiceWatch:
         """Watches until it is time for a new list. Raises EtcdError."""
         client, revision = self._around.client, self._entries.revision
         async with client.watch(self._prefix, after_revision=revision) as watch:
+            self._watched_since = self._around.clock()
             self._is_well()
             while (left_s := self._relist_at - self._around.clock()) > 0:
                 batch = await watch.next(min(left_s, self._around.config.probe_after_s))

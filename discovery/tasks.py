@@ -1,4 +1,4 @@
-"""Background tasks that do not fail in silence."""
+"""Background tasks that do not fail in silence, and waiting for the first of several events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     task = asyncio.get_running_loop().create_task(work, name=name)
     task.add_done_callback(_complain)
     return task
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Waits until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _complain(task: asyncio.Task[None]) -> None:

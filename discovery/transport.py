@@ -113,7 +113,8 @@ class Inbox:
         if self._replies:
             return self._replies.popleft()
         if self._failure is not None:
-            raise self._failure
+            # A traceback would grow with each raising of the one exception.
+            raise self._failure.with_traceback(None)
         return None
 
     async def _news(self, timeout_s: float | None) -> None:

@@ -30,6 +30,7 @@ ALLOWED_IMPORTS = {
     "bisect",
     "collections",
     "collections.abc",
+    "contextlib",
     "dataclasses",
     "enum",
     "hashlib",

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from discovery.cli.connection import Connection
 from discovery.cli.console import Console
 from discovery.cli.errors import DONE, UnreachableError, UsageError
-from discovery.cli.stopping import first_of, stopped_by_signal
+from discovery.cli.stopping import stopped_by_signal
 from discovery.endpoint import Endpoint, MalformedEndpointError, encode_key
 from discovery.registrar import Registrar
+from discovery.tasks import first_of
 
 
 async def run(connection: Connection, options: argparse.Namespace, console: Console) -> int:

@@ -50,16 +50,6 @@ def reader_left(out: TextIO) -> Iterator[asyncio.Event]:
             loop.remove_reader(pipe)
 
 
-async def first_of(*events: asyncio.Event) -> None:
-    """Waits until one of them is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-
-
 def _pipe(out: TextIO) -> int:
     """The descriptor of `out` when it is a pipe, else -1."""
     try:

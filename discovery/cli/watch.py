@@ -11,9 +11,10 @@ from discovery.cli.changes import Change, changes
 from discovery.cli.connection import Connection
 from discovery.cli.console import Console
 from discovery.cli.errors import DONE
-from discovery.cli.stopping import first_of, reader_left, stopped_by_signal
+from discovery.cli.stopping import reader_left, stopped_by_signal
 from discovery.etcd_resolver import EtcdResolver
 from discovery.resolver import ResolverState
+from discovery.tasks import first_of
 
 Now = Callable[[], datetime]
 

@@ -1,11 +1,9 @@
-"""A real cluster of three, whose members die and freeze under those who use it.
-
-The rows are those of the table of faults that the registry has to survive.
-"""
+"""A real cluster of three, whose members die and freeze under those who use it."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
@@ -23,7 +21,8 @@ from tests.support.etcd_cluster import EtcdCluster
 from tests.support.waiting import eventually
 
 # The promise is under a second; the machine that tests may be busy.
-_FAILOVER_S = 3.0
+_FAILOVER_S = 1.0
+_AFTER_ELECTION_S = 3.0
 _FROZEN_S = 25.0
 _BACK_S = 10.0
 _SLACK_S = 1.0
@@ -56,19 +55,25 @@ async def _in_service(one: Party, servers: Sequence[EchoServer]) -> list[str]:
 async def _kill_while_connected(
     victim: EtcdProcess, cluster: EtcdCluster, one: Party, servers: Sequence[EchoServer]
 ) -> float:
-    """Kills `victim`, to which `one` is connected; seconds until the next change is heard."""
+    """Kills `victim`, to which `one` is connected; seconds until the next change is heard.
+
+    Counted from the kill, or from the end of the election that it made necessary.
+    """
     addresses = await _in_service(one, servers)
     assert victim.watchers() == 1
+    led = cluster.leader() is victim
     # Whoever writes has to wait for an election; only what follows is ours.
     writer = next(member for member in cluster.members if member is not victim)
     async with Traffic(SERVICE, one.resolver) as traffic:
         await eventually(lambda: len(traffic.answered) == len(servers))
         victim.kill9()
+        since = time.monotonic()
         await asyncio.to_thread(cluster.leader)
-        written_at = time.monotonic()
+        if led:
+            since = time.monotonic()
         writer.put(key_of("z:9"), value_of("z:9"))
         await one.heard.hears(*addresses, "z:9")
-        took_s = time.monotonic() - written_at
+        took_s = time.monotonic() - since
         await _outlives_its_lease(one, addresses)
 
     assert len(addresses) <= min(len(state.endpoints) for state in one.heard.states[-3:])
@@ -108,40 +113,46 @@ async def test_row_20_the_leader_is_killed(
     leader = cluster.leader()
     one = party(_starting_at(leader, cluster))
 
-    assert await _kill_while_connected(leader, cluster, one, servers) < _FAILOVER_S
+    assert await _kill_while_connected(leader, cluster, one, servers) < _AFTER_ELECTION_S
 
 
 @pytest.mark.timeout(180)
 async def test_row_20_the_leader_is_stopped_for_25_seconds(
-    cluster: EtcdCluster, party: StartParty
+    cluster: EtcdCluster, party: StartParty, servers: list[EchoServer]
 ) -> None:
-    """Wherever one is connected: no endpoint is away, and a change is heard meanwhile.
+    """Wherever one is connected: no endpoint is away, no call fails, a change is heard.
 
     When it wakes, a leader of etcd before 3.4.28 or 3.5.10 may revoke leases that others
     renewed (etcd-io/etcd#15247): whom it takes is back within a TTL.
     """
     leader = cluster.leader()
     parties = [party(_starting_at(member, cluster)) for member in cluster.members]
-    everybody = ["a:1", "b:2", "c:3"]
-    for address, one in zip(everybody, parties, strict=True):
-        await one.register(address)
+    everybody = await _in_service(parties[0], servers)
     for one in parties:
         await one.heard.hears(*everybody)
     states_before = [len(one.heard.states) for one in parties]
 
-    frozen_at = time.monotonic()
-    leader.freeze()
-    writer = await asyncio.to_thread(cluster.leader)
-    writer.put(key_of("z:9"), value_of("z:9"))
-    for one in parties:
-        await one.hears_of("z:9", timeout_s=_FROZEN_S)
-    await stays(lambda: True, frozen_at + _FROZEN_S - time.monotonic())
-    for one, before in zip(parties, states_before, strict=True):
-        await one.heard.hears(*everybody, "z:9")
-        assert all(len(state.endpoints) >= 3 for state in one.heard.states[before:])
+    async with AsyncExitStack() as stack:
+        traffic = [
+            await stack.enter_async_context(Traffic(SERVICE, one.resolver)) for one in parties
+        ]
+        frozen_at = time.monotonic()
+        leader.freeze()
+        writer = await asyncio.to_thread(cluster.leader)
+        writer.put(key_of("z:9"), value_of("z:9"))
+        for one in parties:
+            await one.hears_of("z:9", timeout_s=_FROZEN_S)
+        await stays(lambda: True, frozen_at + _FROZEN_S - time.monotonic())
+        for one, before in zip(parties, states_before, strict=True):
+            await one.heard.hears(*everybody, "z:9")
+            assert all(
+                len(state.endpoints) >= len(everybody) for state in one.heard.states[before:]
+            )
 
-    leader.thaw()
-    await _is_never_away_for_long(parties[0], everybody)
+        leader.thaw()
+        for one in parties:
+            await _is_never_away_for_long(one, everybody)
+    assert [[], [], []] == [each.failures for each in traffic]
 
 
 async def test_row_21_quorum_is_lost_and_returns(

@@ -129,6 +129,24 @@ async def test_what_is_put_can_be_got_and_deleted(client: EtcdClient) -> None:
     assert await client.get(b"k") is None
 
 
+async def test_a_key_is_replaced_and_removed_only_as_it_was(client: EtcdClient) -> None:
+    """What somebody else has written meanwhile stays."""
+    lease = await client.lease_grant(60.0)
+    await client.put(b"k", b"1", lease_id=lease.lease_id)
+    first = await client.get(b"k")
+    assert first is not None
+
+    second = await client.replace(first, b"2")
+
+    assert second == await client.get(b"k")
+    assert second is not None
+    assert lease.lease_id == second.lease_id
+    assert await client.replace(first, b"3") is None
+    assert not await client.remove(first)
+    assert await client.remove(second)
+    assert await client.get(b"k") is None
+
+
 async def test_a_listing_is_read_in_pages_at_one_revision(etcd: EtcdProcess) -> None:
     """Seven keys in pages of two are one moment, and neighbours are not in it."""
     for name in ["p/1", "p/2", "p/3", "p/4", "p/5", "p/6", "p/7", "o/1", "p0"]:
@@ -325,7 +343,18 @@ async def test_a_cancelled_caller_is_cancelled(etcd: EtcdProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoints", [[], [""], ["a"], ["a:"], ["ftp://a:1"], ["a:1/x"], "a:1", ["a:1"] * 17]
+    "endpoints",
+    [
+        [],
+        [""],
+        ["a"],
+        ["a:"],
+        ["ftp://a:1"],
+        ["a:1/x"],
+        "a:1",
+        ["https://a:1", "b:1"],
+        ["a:1"] * 17,
+    ],
 )
 def test_what_is_not_an_endpoint_is_refused(endpoints: list[str] | str) -> None:
     """Nonsense is refused at once."""

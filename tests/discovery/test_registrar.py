@@ -16,6 +16,7 @@ from discovery import (
     decode_value,
     encode_value,
 )
+from discovery.etcd_types import KeyValue
 from tests.discovery.helpers import WAIT_S, happens
 from tests.support.etcd import EtcdProcess
 from tests.support.waiting import eventually
@@ -366,3 +367,82 @@ async def test_what_cannot_be_registered_is_refused_at_once(
     monkeypatch.setattr(discovery.registrar, "MAX_REGISTRATIONS", 1)
     with pytest.raises(ValueError, match="more than 1"):
         await registrar.register("tallystick/order", _ENDPOINT)
+
+
+class _CountingClient(EtcdClient):
+    """A client that counts how often keys are looked at."""
+
+    looks = 0
+
+    async def get(self, key: bytes) -> KeyValue | None:
+        """As EtcdClient."""
+        self.looks += 1
+        return await super().get(key)
+
+
+async def test_a_look_that_fails_is_not_repeated_without_end(etcd: EtcdProcess) -> None:
+    """While etcd is away each look waits longer for the next."""
+    client = _CountingClient([etcd.endpoint, etcd.endpoint])
+    registrar = Registrar(client, 60.0, check_every_s=0.01)
+    await happens((await registrar.register(_SERVICE, _ENDPOINT)).registered)
+    etcd.kill9()
+
+    before = client.looks
+    await asyncio.sleep(1.0)
+
+    assert client.looks - before < 50
+    await registrar.close()
+    await client.close()
+
+
+class _SlowClient(EtcdClient):
+    """A client before whose marking of a key somebody else takes the key."""
+
+    async def replace(self, entry: KeyValue, value: bytes) -> KeyValue | None:
+        """As EtcdClient, too late."""
+        successor = await self.lease_grant(60)
+        await self.put(entry.key, encode_value(_ENDPOINT), lease_id=successor.lease_id)
+        return await super().replace(entry, value)
+
+
+async def test_a_successor_that_comes_at_the_last_moment_is_spared(etcd: EtcdProcess) -> None:
+    """The key is deleted only as it was when it was ours."""
+    client = _SlowClient([etcd.endpoint])
+    registrar = Registrar(client, check_every_s=60)
+    leaving = await registrar.register(_SERVICE, _ENDPOINT)
+    await happens(leaving.registered)
+
+    await leaving.deregister()
+    await registrar.close()
+
+    assert list(etcd.entries()) == [_KEY]
+    await client.close()
+
+
+async def test_closing_at_once_after_draining_says_so_for_all(
+    etcd: EtcdProcess, client: EtcdClient
+) -> None:
+    """Marks that were not written yet are written before the keys go."""
+    registrar = Registrar(client, check_every_s=60)
+    for port in (1, 2, 3):
+        await happens((await registrar.register(_SERVICE, Endpoint(f"a:{port}"))).registered)
+    before = etcd.revision()
+
+    await registrar.drain()
+    await registrar.close()
+
+    marked, gone = set[bytes](), set[bytes]()
+    async with client.watch(b"", after_revision=before) as watch:
+        while len(gone) < 3:
+            batch = await watch.next(WAIT_S)
+            assert batch is not None
+            for event in batch.events:
+                (gone if event.deleted else marked).add(event.entry.key)
+    assert gone == marked
+
+
+@pytest.mark.parametrize("check_every_s", [0.0, -1.0])
+async def test_an_interval_of_nothing_is_refused(client: EtcdClient, check_every_s: float) -> None:
+    """It would be a loop without a pause."""
+    with pytest.raises(ValueError, match="check_every_s"):
+        Registrar(client, check_every_s=check_every_s)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from discovery import Endpoint, EtcdClient, EtcdResolver, EtcdResolverConfig, Registrar
+from discovery import (
+    Endpoint,
+    EtcdClient,
+    EtcdClientConfig,
+    EtcdResolver,
+    EtcdResolverConfig,
+    Registrar,
+)
 from discovery.endpoint import encode_value
 from discovery.etcd_types import Page
 from tests.discovery.helpers import Recorder, happens
@@ -192,3 +199,19 @@ async def test_a_cache_that_nobody_made_changes_nothing(tmp_path: Path) -> None:
     assert not listener.last.resolved
     await resolver.close()
     await client.close()
+
+
+async def test_a_registry_that_only_accepts_is_said_to_be_away(etcd: EtcdProcess) -> None:
+    """Waiting long for an answer is not having been well for long."""
+    async with TcpProxy(etcd.endpoint) as proxy:
+        client = EtcdClient([proxy.endpoint], config=EtcdClientConfig(request_timeout_s=0.2))
+        resolver = EtcdResolver(client, config=EtcdResolverConfig(healthy_after_s=0.1))
+        proxy.freeze()
+        listener = Recorder()
+        resolver.subscribe(_SERVICE, listener)
+
+        await listener.hears_error()
+
+        assert not listener.last.resolved
+        await resolver.close()
+        await client.close()

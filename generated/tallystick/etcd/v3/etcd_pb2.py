@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtallystick/etcd/v3/etcd.proto\x12\x12tallystick.etcd.v3\"\\\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03\"\xb5\x03\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12>\n\nsort_order\x18\x05 \x01(\x0e\x32*.tallystick.etcd.v3.RangeRequest.SortOrder\x12@\n\x0bsort_target\x18\x06 \x01(\x0e\x32+.tallystick.etcd.v3.RangeRequest.SortTarget\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\"O\n\tSortOrder\x12\x13\n\x0fSORT_ORDER_NONE\x10\x00\x12\x15\n\x11SORT_ORDER_ASCEND\x10\x01\x12\x16\n\x12SORT_ORDER_DESCEND\x10\x02\"~\n\nSortTarget\x12\x13\n\x0fSORT_TARGET_KEY\x10\x00\x12\x17\n\x13SORT_TARGET_VERSION\x10\x01\x12\x16\n\x12SORT_TARGET_CREATE\x10\x02\x12\x13\n\x0fSORT_TARGET_MOD\x10\x03\x12\x15\n\x11SORT_TARGET_VALUE\x10\x04\"\x8b\x01\n\rRangeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12)\n\x03kvs\x18\x02 \x03(\x0b\x32\x1c.tallystick.etcd.v3.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05lease\x18\x03 \x01(\x03\"A\n\x0bPutResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\"4\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\"Z\n\x13\x44\x65leteRangeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x03\"j\n\nTxnRequest\x12,\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x1b.tallystick.etcd.v3.Compare\x12.\n\x07success\x18\x02 \x03(\x0b\x32\x1d.tallystick.etcd.v3.RequestOp\"\xbf\x02\n\x07\x43ompare\x12\x39\n\x06result\x18\x01 \x01(\x0e\x32).tallystick.etcd.v3.Compare.CompareResult\x12\x39\n\x06target\x18\x02 \x01(\x0e\x32).tallystick.etcd.v3.Compare.CompareTarget\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\")\n\rCompareResult\x12\x18\n\x14\x43OMPARE_RESULT_EQUAL\x10\x00\"^\n\rCompareTarget\x12\x1a\n\x16\x43OMPARE_TARGET_VERSION\x10\x00\x12\x19\n\x15\x43OMPARE_TARGET_CREATE\x10\x01\x12\x16\n\x12\x43OMPARE_TARGET_MOD\x10\x02\x42\x0e\n\x0ctarget_union\"M\n\tRequestOp\x12\x35\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1e.tallystick.etcd.v3.PutRequestH\x00\x42\t\n\x07request\"T\n\x0bTxnResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"Y\n\x14\x41uthenticateResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\t\",\n\x11LeaseGrantRequest\x12\x0b\n\x03ttl\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\x03\"p\n\x12LeaseGrantResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x0b\n\x03ttl\x18\x03 \x01(\x03\x12\r\n\x05\x65rror\x18\x04 \x01(\t\" \n\x12LeaseRevokeRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"I\n\x13LeaseRevokeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\"#\n\x15LeaseKeepAliveRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"e\n\x16LeaseKeepAliveResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x0b\n\x03ttl\x18\x03 \x01(\x03\"\xe3\x01\n\x0cWatchRequest\x12@\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32&.tallystick.etcd.v3.WatchCreateRequestH\x00\x12@\n\x0e\x63\x61ncel_request\x18\x02 \x01(\x0b\x32&.tallystick.etcd.v3.WatchCancelRequestH\x00\x12\x44\n\x10progress_request\x18\x03 \x01(\x0b\x32(.tallystick.etcd.v3.WatchProgressRequestH\x00\x42\t\n\x07request\"w\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08\"&\n\x12WatchCancelRequest\x12\x10\n\x08watch_id\x18\x01 \x01(\x03\"\x16\n\x14WatchProgressRequest\"\xe6\x01\n\rWatchResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12)\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x19.tallystick.etcd.v3.Event\"^\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.tallystick.etcd.v3.EventType\x12(\n\x02kv\x18\x02 \x01(\x0b\x32\x1c.tallystick.etcd.v3.KeyValue*6\n\tEventType\x12\x12\n\x0e\x45VENT_TYPE_PUT\x10\x00\x12\x15\n\x11\x45VENT_TYPE_DELETE\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtallystick/etcd/v3/etcd.proto\x12\x12tallystick.etcd.v3\"\\\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x11\n\traft_term\x18\x04 \x01(\x04\"u\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x17\n\x0f\x63reate_revision\x18\x02 \x01(\x03\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\x0f\n\x07version\x18\x04 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\x12\r\n\x05lease\x18\x06 \x01(\x03\"\xb5\x03\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12>\n\nsort_order\x18\x05 \x01(\x0e\x32*.tallystick.etcd.v3.RangeRequest.SortOrder\x12@\n\x0bsort_target\x18\x06 \x01(\x0e\x32+.tallystick.etcd.v3.RangeRequest.SortTarget\x12\x11\n\tkeys_only\x18\x08 \x01(\x08\"O\n\tSortOrder\x12\x13\n\x0fSORT_ORDER_NONE\x10\x00\x12\x15\n\x11SORT_ORDER_ASCEND\x10\x01\x12\x16\n\x12SORT_ORDER_DESCEND\x10\x02\"~\n\nSortTarget\x12\x13\n\x0fSORT_TARGET_KEY\x10\x00\x12\x17\n\x13SORT_TARGET_VERSION\x10\x01\x12\x16\n\x12SORT_TARGET_CREATE\x10\x02\x12\x13\n\x0fSORT_TARGET_MOD\x10\x03\x12\x15\n\x11SORT_TARGET_VALUE\x10\x04\"\x8b\x01\n\rRangeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12)\n\x03kvs\x18\x02 \x03(\x0b\x32\x1c.tallystick.etcd.v3.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\x12\r\n\x05\x63ount\x18\x04 \x01(\x03\"7\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\r\n\x05lease\x18\x03 \x01(\x03\"A\n\x0bPutResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\"4\n\x12\x44\x65leteRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\"Z\n\x13\x44\x65leteRangeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x0f\n\x07\x64\x65leted\x18\x02 \x01(\x03\"j\n\nTxnRequest\x12,\n\x07\x63ompare\x18\x01 \x03(\x0b\x32\x1b.tallystick.etcd.v3.Compare\x12.\n\x07success\x18\x02 \x03(\x0b\x32\x1d.tallystick.etcd.v3.RequestOp\"\xbf\x02\n\x07\x43ompare\x12\x39\n\x06result\x18\x01 \x01(\x0e\x32).tallystick.etcd.v3.Compare.CompareResult\x12\x39\n\x06target\x18\x02 \x01(\x0e\x32).tallystick.etcd.v3.Compare.CompareTarget\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x12\x16\n\x0cmod_revision\x18\x06 \x01(\x03H\x00\")\n\rCompareResult\x12\x18\n\x14\x43OMPARE_RESULT_EQUAL\x10\x00\"^\n\rCompareTarget\x12\x1a\n\x16\x43OMPARE_TARGET_VERSION\x10\x00\x12\x19\n\x15\x43OMPARE_TARGET_CREATE\x10\x01\x12\x16\n\x12\x43OMPARE_TARGET_MOD\x10\x02\x42\x0e\n\x0ctarget_union\"\x95\x01\n\tRequestOp\x12\x35\n\x0brequest_put\x18\x02 \x01(\x0b\x32\x1e.tallystick.etcd.v3.PutRequestH\x00\x12\x46\n\x14request_delete_range\x18\x03 \x01(\x0b\x32&.tallystick.etcd.v3.DeleteRangeRequestH\x00\x42\t\n\x07request\"T\n\x0bTxnResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x11\n\tsucceeded\x18\x02 \x01(\x08\"5\n\x13\x41uthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"Y\n\x14\x41uthenticateResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\r\n\x05token\x18\x02 \x01(\t\",\n\x11LeaseGrantRequest\x12\x0b\n\x03ttl\x18\x01 \x01(\x03\x12\n\n\x02id\x18\x02 \x01(\x03\"p\n\x12LeaseGrantResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x0b\n\x03ttl\x18\x03 \x01(\x03\x12\r\n\x05\x65rror\x18\x04 \x01(\t\" \n\x12LeaseRevokeRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"I\n\x13LeaseRevokeResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\"#\n\x15LeaseKeepAliveRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"e\n\x16LeaseKeepAliveResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\n\n\x02id\x18\x02 \x01(\x03\x12\x0b\n\x03ttl\x18\x03 \x01(\x03\"\xe3\x01\n\x0cWatchRequest\x12@\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32&.tallystick.etcd.v3.WatchCreateRequestH\x00\x12@\n\x0e\x63\x61ncel_request\x18\x02 \x01(\x0b\x32&.tallystick.etcd.v3.WatchCancelRequestH\x00\x12\x44\n\x10progress_request\x18\x03 \x01(\x0b\x32(.tallystick.etcd.v3.WatchProgressRequestH\x00\x42\t\n\x07request\"w\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\x12\x10\n\x08\x66ragment\x18\x08 \x01(\x08\"&\n\x12WatchCancelRequest\x12\x10\n\x08watch_id\x18\x01 \x01(\x03\"\x16\n\x14WatchProgressRequest\"\xe6\x01\n\rWatchResponse\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".tallystick.etcd.v3.ResponseHeader\x12\x10\n\x08watch_id\x18\x02 \x01(\x03\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12\x10\n\x08\x66ragment\x18\x07 \x01(\x08\x12)\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x19.tallystick.etcd.v3.Event\"^\n\x05\x45vent\x12+\n\x04type\x18\x01 \x01(\x0e\x32\x1d.tallystick.etcd.v3.EventType\x12(\n\x02kv\x18\x02 \x01(\x0b\x32\x1c.tallystick.etcd.v3.KeyValue*6\n\tEventType\x12\x12\n\x0e\x45VENT_TYPE_PUT\x10\x00\x12\x15\n\x11\x45VENT_TYPE_DELETE\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tallystick.etcd.v3.etcd_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTTYPE']._serialized_start=3012
-  _globals['_EVENTTYPE']._serialized_end=3066
+  _globals['_EVENTTYPE']._serialized_start=3085
+  _globals['_EVENTTYPE']._serialized_end=3139
   _globals['_RESPONSEHEADER']._serialized_start=53
   _globals['_RESPONSEHEADER']._serialized_end=145
   _globals['_KEYVALUE']._serialized_start=147
@@ -61,36 +61,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPARE_COMPARERESULT']._serialized_end=1434
   _globals['_COMPARE_COMPARETARGET']._serialized_start=1436
   _globals['_COMPARE_COMPARETARGET']._serialized_end=1530
-  _globals['_REQUESTOP']._serialized_start=1548
-  _globals['_REQUESTOP']._serialized_end=1625
-  _globals['_TXNRESPONSE']._serialized_start=1627
-  _globals['_TXNRESPONSE']._serialized_end=1711
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=1713
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=1766
-  _globals['_AUTHENTICATERESPONSE']._serialized_start=1768
-  _globals['_AUTHENTICATERESPONSE']._serialized_end=1857
-  _globals['_LEASEGRANTREQUEST']._serialized_start=1859
-  _globals['_LEASEGRANTREQUEST']._serialized_end=1903
-  _globals['_LEASEGRANTRESPONSE']._serialized_start=1905
-  _globals['_LEASEGRANTRESPONSE']._serialized_end=2017
-  _globals['_LEASEREVOKEREQUEST']._serialized_start=2019
-  _globals['_LEASEREVOKEREQUEST']._serialized_end=2051
-  _globals['_LEASEREVOKERESPONSE']._serialized_start=2053
-  _globals['_LEASEREVOKERESPONSE']._serialized_end=2126
-  _globals['_LEASEKEEPALIVEREQUEST']._serialized_start=2128
-  _globals['_LEASEKEEPALIVEREQUEST']._serialized_end=2163
-  _globals['_LEASEKEEPALIVERESPONSE']._serialized_start=2165
-  _globals['_LEASEKEEPALIVERESPONSE']._serialized_end=2266
-  _globals['_WATCHREQUEST']._serialized_start=2269
-  _globals['_WATCHREQUEST']._serialized_end=2496
-  _globals['_WATCHCREATEREQUEST']._serialized_start=2498
-  _globals['_WATCHCREATEREQUEST']._serialized_end=2617
-  _globals['_WATCHCANCELREQUEST']._serialized_start=2619
-  _globals['_WATCHCANCELREQUEST']._serialized_end=2657
-  _globals['_WATCHPROGRESSREQUEST']._serialized_start=2659
-  _globals['_WATCHPROGRESSREQUEST']._serialized_end=2681
-  _globals['_WATCHRESPONSE']._serialized_start=2684
-  _globals['_WATCHRESPONSE']._serialized_end=2914
-  _globals['_EVENT']._serialized_start=2916
-  _globals['_EVENT']._serialized_end=3010
+  _globals['_REQUESTOP']._serialized_start=1549
+  _globals['_REQUESTOP']._serialized_end=1698
+  _globals['_TXNRESPONSE']._serialized_start=1700
+  _globals['_TXNRESPONSE']._serialized_end=1784
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=1786
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=1839
+  _globals['_AUTHENTICATERESPONSE']._serialized_start=1841
+  _globals['_AUTHENTICATERESPONSE']._serialized_end=1930
+  _globals['_LEASEGRANTREQUEST']._serialized_start=1932
+  _globals['_LEASEGRANTREQUEST']._serialized_end=1976
+  _globals['_LEASEGRANTRESPONSE']._serialized_start=1978
+  _globals['_LEASEGRANTRESPONSE']._serialized_end=2090
+  _globals['_LEASEREVOKEREQUEST']._serialized_start=2092
+  _globals['_LEASEREVOKEREQUEST']._serialized_end=2124
+  _globals['_LEASEREVOKERESPONSE']._serialized_start=2126
+  _globals['_LEASEREVOKERESPONSE']._serialized_end=2199
+  _globals['_LEASEKEEPALIVEREQUEST']._serialized_start=2201
+  _globals['_LEASEKEEPALIVEREQUEST']._serialized_end=2236
+  _globals['_LEASEKEEPALIVERESPONSE']._serialized_start=2238
+  _globals['_LEASEKEEPALIVERESPONSE']._serialized_end=2339
+  _globals['_WATCHREQUEST']._serialized_start=2342
+  _globals['_WATCHREQUEST']._serialized_end=2569
+  _globals['_WATCHCREATEREQUEST']._serialized_start=2571
+  _globals['_WATCHCREATEREQUEST']._serialized_end=2690
+  _globals['_WATCHCANCELREQUEST']._serialized_start=2692
+  _globals['_WATCHCANCELREQUEST']._serialized_end=2730
+  _globals['_WATCHPROGRESSREQUEST']._serialized_start=2732
+  _globals['_WATCHPROGRESSREQUEST']._serialized_end=2754
+  _globals['_WATCHRESPONSE']._serialized_start=2757
+  _globals['_WATCHRESPONSE']._serialized_end=2987
+  _globals['_EVENT']._serialized_start=2989
+  _globals['_EVENT']._serialized_end=3083
 # @@protoc_insertion_point(module_scope)

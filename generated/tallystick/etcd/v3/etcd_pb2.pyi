@@ -307,7 +307,7 @@ Global___DeleteRangeResponse: _TypeAlias = DeleteRangeResponse  # noqa: Y015
 
 @_typing.final
 class TxnRequest(_message.Message):
-    """The part of a transaction that "put unless it changed" needs."""
+    """The part of a transaction that "put, or delete, unless it changed" needs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -396,18 +396,22 @@ class RequestOp(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_PUT_FIELD_NUMBER: _builtins.int
+    REQUEST_DELETE_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request_put(self) -> Global___PutRequest: ...
+    @_builtins.property
+    def request_delete_range(self) -> Global___DeleteRangeRequest: ...
     def __init__(
         self,
         *,
         request_put: Global___PutRequest | None = ...,
+        request_delete_range: Global___DeleteRangeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_put", b"request_put"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_delete_range", b"request_delete_range", "request_put", b"request_put"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_put", b"request_put"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_delete_range", b"request_delete_range", "request_put", b"request_put"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_put"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["request_put", "request_delete_range"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
