@@ -10,16 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
 from balancer.policy import Picker, Policy
-from balancer.subchannel import AioSubchannel
 from discovery.endpoint import Endpoint
 from discovery.resolver import ResolverState
 
-Connector = Callable[[Endpoint, Callable[[], None]], AioSubchannel]
+
+class Connection(Protocol):
+    """A subchannel as the pool handles it, whoever carries its calls."""
+
+    endpoint: Endpoint
+    state: ChannelConnectivity
+    last_error: str
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of this channel that have started there and not ended, at this moment."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until no call is in flight, but not longer than `timeout_s`."""
+
+    async def close(self) -> None:
+        """Cancels what is in flight and closes the connection. May be repeated."""
+
+
+Connector = Callable[[Endpoint, Callable[[], None]], Connection]
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +62,7 @@ def aggregate(states: Iterable[ChannelConnectivity]) -> ChannelConnectivity:
     return ChannelConnectivity.TRANSIENT_FAILURE
 
 
-def eligible(subchannels: Iterable[AioSubchannel]) -> list[AioSubchannel]:
+def eligible(subchannels: Iterable[Connection]) -> list[Connection]:
     """Those that new calls may go to, connected or not: all that are not draining.
 
     When none of these can be had, the draining ones stand in: they still serve, and a
@@ -73,12 +92,12 @@ class Pool:
         self._config = config
         self._connect = connect
         self._resolution = ResolverState()
-        self._subchannels: dict[str, AioSubchannel] = {}
+        self._subchannels: dict[str, Connection] = {}
         self._wanted: tuple[Endpoint, ...] = ()
         self._withdrawn: set[str] = set()
         self._is_over_limit = False
-        self._retiring: dict[AioSubchannel, asyncio.Task[None]] = {}
-        self._built_from: tuple[tuple[AioSubchannel, Endpoint], ...] = ()
+        self._retiring: dict[Connection, asyncio.Task[None]] = {}
+        self._built_from: tuple[tuple[Connection, Endpoint], ...] = ()
         self._changed = asyncio.Event()
         self._stale = False
         self._loop = asyncio.get_running_loop()
@@ -160,9 +179,7 @@ class Pool:
         self._is_over_limit = len(endpoints) > limit
         return endpoints[:limit]
 
-    def _keep_or_connect(
-        self, subchannel: AioSubchannel | None, endpoint: Endpoint
-    ) -> AioSubchannel:
+    def _keep_or_connect(self, subchannel: Connection | None, endpoint: Endpoint) -> Connection:
         if subchannel is None:
             return self._connect(endpoint, self._refresh_soon)
         subchannel.endpoint = endpoint
@@ -175,14 +192,14 @@ class Pool:
             self._stale = True
             self._loop.call_soon(self.refresh)
 
-    def _build(self, ready: list[AioSubchannel]) -> None:
+    def _build(self, ready: list[Connection]) -> None:
         # A picker in use is kept as long as it is right: a new one starts its turns anew.
         built_from = tuple((each, each.endpoint) for each in ready)
         if built_from != self._built_from:
             self.picker = self._policy.build(tuple(ready)) if ready else None
             self._built_from = built_from
 
-    def _aggregate(self, candidates: list[AioSubchannel]) -> ChannelConnectivity:
+    def _aggregate(self, candidates: list[Connection]) -> ChannelConnectivity:
         waiting_for_resolver = not self._resolution.resolved and not self._resolution.error
         if waiting_for_resolver:
             return ChannelConnectivity.CONNECTING
@@ -205,7 +222,7 @@ class Pool:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _retire(self, subchannel: AioSubchannel, grace_s: float) -> None:
+    def _retire(self, subchannel: Connection, grace_s: float) -> None:
         task = self._loop.create_task(_drain_and_close(subchannel, grace_s))
         self._retiring[subchannel] = task
         task.add_done_callback(lambda _: self._retiring.pop(subchannel, None))
@@ -214,10 +231,10 @@ class Pool:
 _FAILED = ChannelConnectivity.TRANSIENT_FAILURE
 
 
-def _is_ready(subchannel: AioSubchannel | None) -> bool:
+def _is_ready(subchannel: Connection | None) -> bool:
     return subchannel is not None and subchannel.state is ChannelConnectivity.READY
 
 
-async def _drain_and_close(subchannel: AioSubchannel, grace_s: float) -> None:
+async def _drain_and_close(subchannel: Connection, grace_s: float) -> None:
     await subchannel.drain(grace_s)
     await subchannel.close()
