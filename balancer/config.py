@@ -20,6 +20,8 @@ class ChannelConfig:
     `max_queued_calls` may wait for a connection at a time; the next one fails with
     RESOURCE_EXHAUSTED.
     `max_subchannels` endpoints are connected to at most, the first by address.
+    `linger_s` is how long the connection to an endpoint that left the registry undrained is
+    kept unused, in case the registry was wrong and it returns.
     `drain_grace_s` is how long calls in flight may still take on an endpoint that is
     gone from the registry.
     `connect_timeout_s` bounds one connection attempt; between attempts the back-off
@@ -37,6 +39,7 @@ class ChannelConfig:
     default_timeout_s: float = 30.0
     max_queued_calls: int = 1_000
     max_subchannels: int = 1_024
+    linger_s: float = 10.0
     drain_grace_s: float = 30.0
     connect_timeout_s: float = 5.0
     initial_backoff_s: float = 0.1
@@ -50,7 +53,7 @@ class ChannelConfig:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise InvalidConfigError(f"{name} is not above 0: {getattr(self, name)}")
-        for name in ("max_queued_calls", "drain_grace_s"):
+        for name in ("max_queued_calls", "linger_s", "drain_grace_s"):
             if not getattr(self, name) >= 0:
                 raise InvalidConfigError(f"{name} is below 0: {getattr(self, name)}")
         if self.initial_backoff_s > self.max_backoff_s:

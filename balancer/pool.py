@@ -8,6 +8,7 @@ finishes what it has within `drain_grace_s`, and is closed then.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -95,6 +96,7 @@ class Pool:
         self._subchannels: dict[str, Connection] = {}
         self._wanted: tuple[Endpoint, ...] = ()
         self._withdrawn: set[str] = set()
+        self._lingering: dict[str, Connection] = {}
         self._is_over_limit = False
         self._retiring: dict[Connection, asyncio.Task[None]] = {}
         self._built_from: tuple[tuple[Connection, Endpoint], ...] = ()
@@ -112,7 +114,7 @@ class Pool:
         if self.closed:
             return
         self._resolution = resolution
-        known = self._subchannels
+        known = self._subchannels | self._lingering
         wanted = self._within_limit(resolution.endpoints)
         withdrawn = [each for each in resolution.withdrawn if _is_ready(known.get(each.address))]
         if withdrawn:
@@ -129,7 +131,7 @@ class Pool:
             for endpoint in wanted
         }
         for subchannel in known.values():
-            self._retire(subchannel, self._config.drain_grace_s)
+            self._let_go(subchannel)
         self.refresh()
 
     def refresh(self) -> None:
@@ -154,9 +156,9 @@ class Pool:
         self.state = ChannelConnectivity.SHUTDOWN
         self.picker = None
         self._notify()
-        for subchannel in self._subchannels.values():
+        for subchannel in (self._subchannels | self._lingering).values():
             self._retire(subchannel, grace_s)
-        self._subchannels, self._withdrawn = {}, set()
+        self._subchannels, self._withdrawn, self._lingering = {}, set(), {}
         retiring = dict(self._retiring)
         if retiring and grace_s:
             await asyncio.wait(retiring.values(), timeout=grace_s)
@@ -165,23 +167,53 @@ class Pool:
         await asyncio.gather(*(subchannel.close() for subchannel in retiring))
         await asyncio.gather(*retiring.values(), return_exceptions=True)
 
+    def _let_go(self, subchannel: Connection) -> None:
+        """Of an endpoint that left: at once, or after a while when that may be a mistake."""
+        address = subchannel.endpoint.address
+        if address in self._lingering:
+            return
+        if subchannel.endpoint.draining or not _is_ready(subchannel) or not self._config.linger_s:
+            self._retire(subchannel, self._config.drain_grace_s)
+            return
+        self._lingering[address] = subchannel
+        self._loop.call_later(self._config.linger_s, self._linger_no_more, subchannel)
+
+    def _linger_no_more(self, subchannel: Connection) -> None:
+        if self._lingering.get(subchannel.endpoint.address) is subchannel:
+            del self._lingering[subchannel.endpoint.address]
+            self._retire(subchannel, self._config.drain_grace_s)
+
     def _drop_withdrawn(self) -> None:
         """Lets go of endpoints that the registry no longer has once their connection is lost."""
         for address in [a for a in self._withdrawn if not _is_ready(self._subchannels[a])]:
             self._withdrawn.remove(address)
             self._wanted = tuple(each for each in self._wanted if each.address != address)
             self._retire(self._subchannels.pop(address), self._config.drain_grace_s)
+        for subchannel in [each for each in self._lingering.values() if not _is_ready(each)]:
+            self._linger_no_more(subchannel)
 
     def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         limit = self._config.max_subchannels
         if len(endpoints) > limit and not self._is_over_limit:
             _log.warning("%s: using %d of %d endpoints", self._target, limit, len(endpoints))
         self._is_over_limit = len(endpoints) > limit
-        return endpoints[:limit]
+        return self._first(endpoints, limit) if self._is_over_limit else endpoints
+
+    def _first(self, endpoints: tuple[Endpoint, ...], limit: int) -> tuple[Endpoint, ...]:
+        """Those that work first: a flood of others must not push them out."""
+        works = {address for address, each in self._subchannels.items() if _is_ready(each)}
+        first = endpoints[:limit]
+        if sum(each.address in works for each in first) == len(works):
+            return first
+        working = [each for each in endpoints if each.address in works]
+        others = (each for each in endpoints if each.address not in works)
+        chosen = [*working, *itertools.islice(others, limit - len(working))]
+        return tuple(sorted(chosen, key=lambda each: each.address))
 
     def _keep_or_connect(self, subchannel: Connection | None, endpoint: Endpoint) -> Connection:
         if subchannel is None:
             return self._connect(endpoint, self._refresh_soon)
+        self._lingering.pop(endpoint.address, None)
         subchannel.endpoint = endpoint
         return subchannel
 

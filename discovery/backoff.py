@@ -23,6 +23,12 @@ Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]
 
 
+def backoff_s(failures: int, rng: random.Random, max_backoff_s: float = MAX_BACKOFF_S) -> float:
+    """How long to wait after so many failures in a row, at least one."""
+    doublings = min(failures - 1, _MAX_DOUBLINGS)
+    return rng.uniform(0, min(max_backoff_s, FIRST_BACKOFF_S * 2**doublings))
+
+
 def retrying(
     on: Callable[[BaseException], bool],
     *,
@@ -37,8 +43,7 @@ def retrying(
     """
 
     def wait(attempt: tenacity.RetryCallState) -> float:
-        doublings = min(attempt.attempt_number - 1, _MAX_DOUBLINGS)
-        return rng.uniform(0, min(max_backoff_s, FIRST_BACKOFF_S * 2**doublings))
+        return backoff_s(attempt.attempt_number, rng, max_backoff_s)
 
     def stop(_: tenacity.RetryCallState) -> bool:
         return until()

@@ -58,17 +58,23 @@ class _Entry:
     mod_revision: int
     create_revision: int
     version: int
-    leased: bool
+    lease_id: int
+    value_hash: int
     size_bytes: int
     endpoint: Endpoint | None = None
     reason: str = ""
 
     def is_as(self, entry: KeyValue) -> bool:
-        """Whether `entry` is the same put of the same key."""
-        return (self.mod_revision, self.create_revision, self.version) == (
-            entry.mod_revision,
-            entry.create_revision,
-            entry.version,
+        """Whether `entry` is the same put of the same key.
+
+        A store that was emptied counts from 1 again, so the numbers alone do not tell.
+        """
+        return (
+            self.mod_revision == entry.mod_revision
+            and self.create_revision == entry.create_revision
+            and self.version == entry.version
+            and self.lease_id == entry.lease_id
+            and self.value_hash == hash(entry.value)
         )
 
 
@@ -177,7 +183,7 @@ class ServiceEntries:
             if entry.reason:
                 remarks.append(Remark(entry.key, entry.reason, entry.endpoint is None))
             if entry.endpoint is not None:
-                rank = Rank(entry.leased, entry.mod_revision)
+                rank = Rank(entry.lease_id != 0, entry.mod_revision)
                 self._book.put(entry.key, entry.endpoint, rank)
         return remarks
 
@@ -200,7 +206,8 @@ class ServiceEntries:
             entry.mod_revision,
             entry.create_revision,
             entry.version,
-            entry.lease_id != 0,
+            entry.lease_id,
+            hash(entry.value),
             len(entry.key) + len(entry.value),
             endpoint,
             reason,

@@ -7,10 +7,14 @@ of leaving us on a watch that will never speak (etcd clientv3.WithRequireLeader)
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from discovery.backoff import Clock, backoff_s
 from discovery.etcd_auth import TokenKeeper
 from discovery.etcd_route import Route
 from discovery.etcd_types import RejectedError, UnauthenticatedError, UnavailableError
@@ -25,15 +29,24 @@ _Reply = TypeVar("_Reply")
 class EtcdChannel:
     """One connection at a time, along `route`.
 
-    After a call that nobody answered the next one goes another way. Opens nothing until
+    After a call that nobody answered the next one goes another way; when none is left, calls
+    fail at once for a moment, so that many of them cost no more than one. Opens nothing until
     used, and belongs to the event loop on which it is used first. `tokens` is None where
     nobody signs in.
     """
 
     def __init__(
-        self, route: Route, *, request_timeout_s: float, tokens: TokenKeeper | None
+        self,
+        route: Route,
+        *,
+        request_timeout_s: float,
+        tokens: TokenKeeper | None,
+        clock: Clock = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
         self._route = route
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not secrets
         self._request_timeout_s = request_timeout_s
         self._tokens = tokens
         self._turn = 0
@@ -41,6 +54,10 @@ class EtcdChannel:
         # After a failure, where there is nobody else to turn to, calls wait for the
         # connection that gRPC keeps trying to make, instead of each failing in turn.
         self._patient = False
+        # Failures in a row; once each member has had its turn all calls rest for a while.
+        self._misses = 0
+        self._rests_until = -math.inf
+        self._last_failure = ""
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -67,7 +84,7 @@ class EtcdChannel:
                 metadata=metadata,
                 patient=self._patient,
             )
-        self._patient = False
+        self._patient, self._misses = False, 0
         return reply
 
     @asynccontextmanager
@@ -100,8 +117,8 @@ class EtcdChannel:
             if self._tokens is not None:
                 token = await self._tokens.token(transport)
             yield transport, (*_HAS_LEADER, ("token", token)) if token else _HAS_LEADER
-        except UnavailableError:
-            self._move_on(transport)
+        except UnavailableError as error:
+            self._move_on(transport, str(error))
             raise
         except UnauthenticatedError:
             if self._tokens is not None:
@@ -111,6 +128,8 @@ class EtcdChannel:
     def _current(self) -> Transport:
         if self._closed:
             raise UnavailableError("the client is closed")
+        if self._clock() < self._rests_until:
+            raise UnavailableError(f"no member of etcd answers: {self._last_failure}")
         if self._transport is None:
             try:
                 self._transport = self._route.connect(self._turn)
@@ -118,7 +137,7 @@ class EtcdChannel:
                 raise RejectedError(f"cannot connect: {error}") from None
         return self._transport
 
-    def _move_on(self, transport: Transport) -> None:
+    def _move_on(self, transport: Transport, failure: str) -> None:
         # Whoever fails late on a connection already left behind must not skip the next.
         if transport is not self._transport or self._closed:
             return
@@ -127,6 +146,10 @@ class EtcdChannel:
             return
         self._turn += 1
         self._transport = None
+        self._misses, self._last_failure = self._misses + 1, failure
+        rounds = self._misses // self._route.members
+        if rounds:
+            self._rests_until = self._clock() + backoff_s(rounds, self._rng)
         closing = asyncio.ensure_future(transport.close())
         self._retired.add(closing)
         closing.add_done_callback(self._retired.discard)

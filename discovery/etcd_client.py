@@ -268,7 +268,6 @@ class EtcdClient:
             limit=1,
             sort_order=pb.RangeRequest.SORT_ORDER_DESCEND,
             sort_target=pb.RangeRequest.SORT_TARGET_MOD,
-            keys_only=True,
         )
         reply = await self._channel.call(RANGE, request)
         return Fingerprint(reply.count, _key_value(reply.kvs[0]) if reply.kvs else None)

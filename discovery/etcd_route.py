@@ -37,6 +37,10 @@ class Route(Protocol):
         """Whether another connection may do better than one that failed."""
 
     @property
+    def members(self) -> int:
+        """How many different connections there are."""
+
+    @property
     def local(self) -> bool:
         """Whether this etcd is reached over loopback, and so is this machine's own."""
 
@@ -68,6 +72,10 @@ class _Members:
         return encrypted or len(self._endpoints) > 1
 
     @property
+    def members(self) -> int:
+        return len(self._endpoints)
+
+    @property
     def local(self) -> bool:
         return all(reach(each.address) is Reach.LOOPBACK for each in self._endpoints)
 
@@ -79,6 +87,7 @@ class _Borrowed:
     """The one channel of `client`, which stays open when we are done."""
 
     renewable = False
+    members = 1
 
     def __init__(self, client: HasChannel, config: EtcdClientConfig) -> None:
         if config.tls is not None:

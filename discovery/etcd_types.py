@@ -104,7 +104,7 @@ class Listing:
 class Fingerprint:
     """What tells whether a range is, at one revision, still what it was.
 
-    `count` is the number of its keys and `newest` the one put last, without its value.
+    `count` is the number of its keys and `newest` the one put last.
     """
 
     count: int

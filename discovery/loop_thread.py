@@ -55,9 +55,12 @@ class LoopThread:
         return self.run(happens)
 
     def close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Runs `work` as the last and ends the thread. Closing again does nothing."""
+        """Runs `work` as the last and ends the thread.
+
+        Closing again does nothing, nor does closing in a child after a fork.
+        """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
             last = self._submit(work)
             self._closed = True

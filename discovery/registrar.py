@@ -6,6 +6,10 @@ session is followed by a new one under which everything is put again. Since etcd
 lose data without losing the lease, or go on renewing one that was revoked, each key is
 also looked at once in a TTL.
 
+A put that was not answered may still be carried out, minutes later, when the endpoint has
+changed or is to be gone. So the lease it was made under is given up: all is put under
+another, and the old one is revoked, after which etcd refuses what comes late.
+
 A lost lease is not revoked but left to expire: by the time etcd can be reached again
 its keys may be all that the readers have, and putting them again moves them to the new
 lease without their ever being away.
@@ -70,9 +74,11 @@ class Registrar:
         self._registrations: dict[bytes, Registration] = {}
         self._wake = asyncio.Event()
         self._session: Session | None = None
+        self._former: Session | None = None
         self._running: asyncio.Task[None] | None = None
         self._closed = False
         self._away = False
+        self._unanswered = False
 
     async def register(self, service: str, endpoint: Endpoint) -> Registration:
         """Keeps `endpoint` registered under `service` from now on.
@@ -117,37 +123,47 @@ class Registrar:
                 async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
                     await self._say_farewell_to_all()
             await self._session.close()
+        await self._close_former()
         for registration in self._registrations.values():
-            registration.registered.clear()
-            registration.gone.set()
+            registration.end()
 
     async def _run(self) -> None:
         while True:
             session = Session(self._client, self._ttl_s, rng=self._rng)
             await self._retrying(lambda: False)(session.open)
-            self._session = session
+            self._former, self._session = self._session, session
             await self._keep_all(session)
             self._unsettle_all()
-            await session.abandon()
+            if session.lost.is_set():
+                await session.abandon()
 
     async def _keep_all(self, session: Session) -> None:
-        """Keeps everything under `session` until that is lost."""
+        """Keeps everything under `session` until that is lost or no longer trusted."""
         self._unsettle_all()
+        self._unanswered = False
         retry = self._retrying(session.lost.is_set)
         clock = asyncio.get_running_loop().time
         check_at = clock() + self._check_every_s
         while not session.lost.is_set():
             try:
                 all_settled: bool = await retry(self._settle, session)
+                await self._close_former()
+                if self._unanswered:
+                    return
                 patience_s = check_at - clock() if all_settled else REFUSED_PAUSE_S
                 await self._woken(session, max(0.0, patience_s))
                 if clock() >= check_at:
                     await retry(self._check, session)
                     check_at = clock() + self._check_every_s
             except LeaseNotFoundError:
-                return
+                session.lost.set()
             except EtcdError as error:
                 self._complain(error)
+
+    async def _close_former(self) -> None:
+        if self._former is not None:
+            await self._former.close()
+            self._former = None
 
     def _unsettle_all(self) -> None:
         for registration in self._registrations.values():
@@ -181,7 +197,11 @@ class Registrar:
     async def _put(self, registration: Registration, lease_id: int) -> None:
         value = registration.value
         registration.leases.add(lease_id)
-        await self._client.put(registration.key, value, lease_id=lease_id)
+        try:
+            await self._client.put(registration.key, value, lease_id=lease_id)
+        except UnavailableError:
+            self._unanswered = True
+            raise
         registration.leases = {lease_id}
         # It may have been updated, paused or told to leave while we waited.
         if registration.value == value and registration.wanted is Wanted.PRESENT:

@@ -75,7 +75,8 @@ class Registration:
         if endpoint.address != self._endpoint.address:
             raise ValueError("another address is another registration")
         self._value, self._endpoint = encode_value(endpoint), endpoint
-        self._unsettle()
+        if self.wanted is not Wanted.LEAVING:
+            self._unsettle()
 
     async def drain(self) -> None:
         """Marks the endpoint as draining: no new work, please. Returns at once."""
@@ -108,6 +109,12 @@ class Registration:
             self.wanted = Wanted.LEAVING
             self._unsettle()
         await self._until_gone()
+
+    def end(self) -> None:
+        """The registrar is closed: there is nothing to wait for any more."""
+        self.wanted = Wanted.LEAVING
+        self.registered.clear()
+        self.gone.set()
 
     def succeed(self, former: Registration) -> None:
         """Takes the key over from one that was leaving."""

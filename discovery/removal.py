@@ -78,7 +78,9 @@ class Removals:
         gone = [endpoint for endpoint in vanished if endpoint.address not in present]
         for endpoint in gone:
             self._remember(_Vanished(endpoint, now_s))
-        if any(not endpoint.draining for endpoint in gone) and self._is_mass(present_count):
+        undrained = any(not endpoint.draining for endpoint in gone)
+        # Whoever goes last takes those that went before out of doubt, drained or not.
+        if gone and (undrained or present_count == 0) and self._is_mass(present_count):
             self._withdraw()
 
     def withdrawn(self, now_s: float) -> tuple[Endpoint, ...]:

@@ -103,6 +103,44 @@ async def test_a_removed_endpoint_finishes_its_calls(
     assert b"a:hang" == await in_flight
 
 
+async def test_an_endpoint_that_returns_soon_has_its_connection_still(
+    channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
+) -> None:
+    """What left undrained lingers without calls; calls in flight on it end as they would."""
+    a, b, _ = servers
+    resolver.set(SERVICE, [a.address, b.address])
+    await only(channel, "a", "b")
+    in_flight = [call(channel, HANG), call(channel, HANG)]
+    await eventually(lambda: a.hanging == b.hanging == 1)
+    before = dict(channel._pool._subchannels)
+
+    resolver.set(SERVICE, [b.address])
+    await only(channel, "b")
+    resolver.set(SERVICE, [], withdrawn=[a.address, b.address])
+    await only(channel, "a", "b")
+
+    assert before == channel._pool._subchannels
+    a.release()
+    b.release()
+    assert {b"a:hang", b"b:hang"} == {await each for each in in_flight}
+
+
+async def test_a_flood_of_endpoints_pushes_out_nobody_who_works(
+    resolver: FakeResolver, servers: list[EchoServer]
+) -> None:
+    """Beyond the limit those with a connection stay, wherever their addresses stand."""
+    config = ChannelConfig(max_subchannels=5)
+    addresses = [server.address for server in servers]
+    async with balancer.channel(f"etcd:///{SERVICE}", resolver=resolver, config=config) as channel:
+        resolver.set(SERVICE, addresses)
+        await only(channel, "a", "b", "c")
+
+        resolver.set(SERVICE, [*(f"127.0.0.1:{port}" for port in range(1, 9)), *addresses])
+
+        assert {"a": 3, "b": 3, "c": 3} == await served_by(channel, 9)
+        assert 5 == len(channel._pool._subchannels)
+
+
 async def test_a_withdrawn_endpoint_serves_while_its_connection_lasts(
     channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
 ) -> None:
@@ -146,7 +184,7 @@ async def test_a_removed_endpoint_is_closed_after_the_grace(
     resolver: FakeResolver, server: EchoServer
 ) -> None:
     """A call that outlasts `drain_grace_s` on a removed endpoint is cancelled."""
-    config = ChannelConfig(drain_grace_s=0.05)
+    config = ChannelConfig(linger_s=0, drain_grace_s=0.05)
     async with balancer.channel(f"etcd:///{SERVICE}", resolver=resolver, config=config) as channel:
         resolver.set(SERVICE, [server.address])
         in_flight = call(channel, HANG)

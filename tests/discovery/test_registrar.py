@@ -11,6 +11,7 @@ import discovery.registration
 from discovery import (
     Endpoint,
     EtcdClient,
+    EtcdClientConfig,
     InvalidServiceNameError,
     Registrar,
     decode_value,
@@ -18,6 +19,7 @@ from discovery import (
 )
 from discovery.etcd_types import KeyValue
 from tests.discovery.helpers import WAIT_S, happens
+from tests.discovery.proxy import TcpProxy
 from tests.support.etcd import EtcdProcess
 from tests.support.waiting import eventually
 
@@ -446,3 +448,45 @@ async def test_an_interval_of_nothing_is_refused(client: EtcdClient, check_every
     """It would be a loop without a pause."""
     with pytest.raises(ValueError, match="check_every_s"):
         Registrar(client, check_every_s=check_every_s)
+
+
+async def test_a_put_that_comes_late_changes_nothing_for_good(etcd: EtcdProcess) -> None:
+    """Of an endpoint that was paused while a put hung, none comes back when it is done."""
+    async with TcpProxy(etcd.endpoint) as proxy:
+        client = EtcdClient(
+            [proxy.endpoint, etcd.endpoint], config=EtcdClientConfig(request_timeout_s=0.5)
+        )
+        registrar = Registrar(client, _TTL_S)
+        staying = await registrar.register("tallystick/order", _ENDPOINT)
+        paused = await registrar.register(_SERVICE, _ENDPOINT)
+        await happens(paused.registered)
+        await happens(staying.registered)
+        before = etcd.lease_of("tallystick/order/10.0.0.7:50051")
+
+        proxy.freeze()
+        await paused.update(replace(_ENDPOINT, weight=9))
+        await eventually(lambda: registrar._away)
+        await paused.pause()
+        await eventually(
+            lambda: etcd.lease_of("tallystick/order/10.0.0.7:50051") not in (0, before)
+        )
+        with pytest.raises(RuntimeError, match="lease not found"):
+            etcd.put(_KEY, b"late", lease_id=before)
+
+        assert list(etcd.entries()) == ["tallystick/order/10.0.0.7:50051"]
+        await registrar.close()
+        await client.close()
+
+
+async def test_after_closing_nothing_is_waited_for(client: EtcdClient) -> None:
+    """A registration of a closed registrar is gone, whatever is asked of it."""
+    registrar = Registrar(client)
+    registration = await registrar.register(_SERVICE, _ENDPOINT)
+    await happens(registration.registered)
+    await registrar.close()
+
+    await registration.update(replace(_ENDPOINT, weight=2))
+    async with asyncio.timeout(1.0):
+        await registration.deregister()
+
+    assert registration.gone.is_set()

@@ -171,6 +171,18 @@ def test_a_drained_endpoint_counts_as_seen_but_is_never_withdrawn() -> None:
     assert service.withdrawn(2.0) == []
 
 
+def test_whoever_goes_last_takes_the_others_out_of_doubt() -> None:
+    """When nobody is left those that vanished undrained are withdrawn, whoever went last."""
+    service = _Service("a:1", "b:1")
+    service.drains("b:1", at_s=1.0)
+    service.goes("a:1", at_s=2.0)
+    assert service.withdrawn(2.0) == []
+
+    service.goes("b:1", at_s=3.0)
+
+    assert service.withdrawn(3.0) == ["a:1"]
+
+
 def test_a_mass_removal_withdraws_only_the_undrained() -> None:
     """One drained among them stays removed."""
     service = _Service("a:1", "b:1", "c:1")
@@ -304,7 +316,7 @@ class _Slow:
         seen = len(present) + len(recent)
         judged = any(not endpoint.draining for endpoint in gone)
         mass = len(undrained) >= 2 and len(undrained) > seen / 2
-        if judged and (mass or not present):
+        if (judged and mass) or (gone and not present):
             self.withdrawn |= undrained
 
     def at(self, now_s: float) -> tuple[Endpoint, ...]:

@@ -215,3 +215,21 @@ async def test_a_registry_that_only_accepts_is_said_to_be_away(etcd: EtcdProcess
         assert not listener.last.resolved
         await resolver.close()
         await client.close()
+
+
+async def test_an_entry_of_a_wiped_store_with_the_same_numbers_is_read_anew(
+    etcd: EtcdProcess, client: EtcdClient
+) -> None:
+    """Key, revision and count of puts are as before, and yet it says something else."""
+    resolver = EtcdResolver(client, config=EtcdResolverConfig(healthy_after_s=0.001))
+    listener = Recorder()
+    _put(etcd, "a:1")
+    resolver.subscribe(_SERVICE, listener)
+    await listener.hears("a:1")
+
+    etcd.kill9()
+    etcd.restart(empty=True)
+    etcd.put(f"{_SERVICE}/a:1", encode_value(Endpoint("a:1", weight=7)))
+
+    await eventually(lambda: [each.weight for each in listener.last.endpoints] == [7])
+    await resolver.close()

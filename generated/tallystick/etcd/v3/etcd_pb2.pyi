@@ -154,7 +154,6 @@ class RangeRequest(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     SORT_ORDER_FIELD_NUMBER: _builtins.int
     SORT_TARGET_FIELD_NUMBER: _builtins.int
-    KEYS_ONLY_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     range_end: _builtins.bytes
     """Exclusive; empty means the one key."""
@@ -164,7 +163,6 @@ class RangeRequest(_message.Message):
     """Read at this revision; 0 means the newest."""
     sort_order: Global___RangeRequest.SortOrder.ValueType
     sort_target: Global___RangeRequest.SortTarget.ValueType
-    keys_only: _builtins.bool
     def __init__(
         self,
         *,
@@ -174,11 +172,10 @@ class RangeRequest(_message.Message):
         revision: _builtins.int = ...,
         sort_order: Global___RangeRequest.SortOrder.ValueType = ...,
         sort_target: Global___RangeRequest.SortTarget.ValueType = ...,
-        keys_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "keys_only", b"keys_only", "limit", b"limit", "range_end", b"range_end", "revision", b"revision", "sort_order", b"sort_order", "sort_target", b"sort_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit", "range_end", b"range_end", "revision", b"revision", "sort_order", b"sort_order", "sort_target", b"sort_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
