@@ -6,6 +6,8 @@ against your own.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +21,13 @@ from discovery.endpoint import Endpoint
 PICKS_PER_PICKER: Final = 200
 SIZES: Final = (1, 2, 7)
 
-_OUTCOMES = (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, None)
+_OUTCOMES = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAVAILABLE,
+    None,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 _INFOS = (
     PickInfo("/pkg.Service/Unary", (), b"request"),
     PickInfo("/pkg.Service/Stream", (("key", "value"), ("key-bin", b"\x00")), None),
@@ -27,7 +35,7 @@ _INFOS = (
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class FakeSubchannel:
     """A subchannel that is an endpoint and no connection."""
 
@@ -51,6 +59,25 @@ def check_policy(policy: Policy) -> None:
     # Afterwards, so that each picker has seen later ones being built.
     for picker, built_from in pickers:
         _check_picks(picker, built_from)
+    del pickers, picker, built_from
+    _check_forgets(policy)
+
+
+def _check_forgets(policy: Policy) -> None:
+    """A channel may live for ever, and see any number of endpoints come and go."""
+    gone = _use(policy, 3)
+    # The next picker is over others, and after it nothing is left of the last.
+    kept = policy.build([_subchannel(1, 0)])
+    gc.collect()
+    left = [each() for each in gone if each() is not None]
+    assert not left, f"{policy!r} still holds subchannels that are gone: {left!r}"
+    del kept
+
+
+def _use(policy: Policy, size: int) -> list[weakref.ref[FakeSubchannel]]:
+    subchannels = [_subchannel(size, index) for index in range(size)]
+    _check_picks(policy.build(tuple(subchannels)), subchannels)
+    return [weakref.ref(each) for each in subchannels]
 
 
 def _subchannel(size: int, index: int) -> FakeSubchannel:

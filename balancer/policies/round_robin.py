@@ -26,11 +26,14 @@ class RoundRobin:
 class RoundRobinPicker:
     """Walks the circle of `subchannels` from index `start`."""
 
+    __slots__ = ("_count", "_results", "_turn")
+
     def __init__(self, subchannels: Sequence[Subchannel], *, start: int) -> None:
         self._results = tuple(PickResult(subchannel) for subchannel in subchannels)
+        self._count = len(self._results)
         # A counter and not itertools.cycle: its next() is one step for threads too.
         self._turn = itertools.count(start)
 
     def pick(self, info: PickInfo) -> PickResult:  # noqa: ARG002 - whose turn it is depends on no call
         """The next in turn."""
-        return self._results[next(self._turn) % len(self._results)]
+        return self._results[next(self._turn) % self._count]
