@@ -147,7 +147,7 @@ class Fields:
         value = self._values.get(name)
         return None if value is None else Fields(value, f"{self.path}.{name}")
 
-    def object(self, name: str) -> Fields:
+    def required_child(self, name: str) -> Fields:
         """An object within that has to be there."""
         return Fields(self._values.get(name), f"{self.path}.{name}")
 

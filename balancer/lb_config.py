@@ -94,9 +94,11 @@ def read_policy(parent: Fields, name: str, known: Collection[str]) -> LoadBalanc
             raise InvalidConfigError(f"{entry.path} does not name exactly one policy")
         (policy,) = entry.names()
         if policy in _READERS:
-            return _READERS[policy](entry.object(policy), known)
+            return _READERS[policy](entry.required_child(policy), known)
         if policy in known:
-            return LoadBalancing(policy=policy, parameters=_as_they_are(entry.object(policy)))
+            return LoadBalancing(
+                policy=policy, parameters=_as_they_are(entry.required_child(policy))
+            )
         names.append(policy)
     raise parent.error(name, f"has no policy that is known here: {', '.join(names) or 'empty'}")
 
