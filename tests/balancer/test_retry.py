@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import grpc
@@ -270,6 +271,25 @@ def test_the_bucket() -> None:
     for _ in range(9):
         throttle.failed()
     assert 0.0 == throttle.tokens
+
+
+def test_threads_share_a_bucket() -> None:
+    """Threads that count at the same time leave a number in range at any moment."""
+    throttle = RetryThrottle(ThrottleConfig(max_tokens=2, token_ratio=1.0))
+    seen: set[float] = set()
+
+    def count() -> None:
+        for _ in range(5_000):
+            throttle.failed()
+            throttle.succeeded()
+            seen.add(throttle.tokens)
+
+    threads = [threading.Thread(target=count) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen <= {0.0, 1.0, 2.0}
 
 
 COUNTED = [
