@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
-from weakref import WeakKeyDictionary
 
 from balancer.policies.failures import Failures
 from balancer.policy import PickInfo, PickResult, PolicyContext, Subchannel
@@ -25,21 +24,16 @@ class LeastConnections:
     def __init__(self, context: PolicyContext) -> None:
         self._rng = context.rng
         self._clock = context.clock
-        # Weak: what is known of an endpoint outlives a lost connection, not its removal.
-        self._failures: WeakKeyDictionary[Subchannel, Failures] = WeakKeyDictionary()
+        self._failures: dict[Subchannel, Failures] = {}
 
     def build(self, subchannels: Sequence[Subchannel]) -> LeastConnectionsPicker:
         """A picker over `subchannels`."""
-        return LeastConnectionsPicker([self._entry(each) for each in subchannels], self._rng)
-
-    def _entry(self, subchannel: Subchannel) -> _Entry:
-        failures = self._failures.setdefault(subchannel, Failures(self._clock))
-        return _Entry(
-            subchannel=subchannel,
-            weight=subchannel.endpoint.weight,
-            failures=failures,
-            result=PickResult(subchannel, failures.ended),
-        )
+        # Who was away starts anew: the calls that died with its connection failed all at
+        # once, and say nothing of the process that answers now.
+        known = self._failures
+        self._failures = {each: known.get(each) or Failures(self._clock) for each in subchannels}
+        entries = [_entry(each, failures) for each, failures in self._failures.items()]
+        return LeastConnectionsPicker(entries, self._rng)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +49,15 @@ class _Entry:
         One more than in flight is multiplied, or an idle endpoint could fail for ever.
         """
         return ((self.subchannel.in_flight + 1) * self.failures.factor() - 1) / self.weight
+
+
+def _entry(subchannel: Subchannel, failures: Failures) -> _Entry:
+    return _Entry(
+        subchannel=subchannel,
+        weight=subchannel.endpoint.weight,
+        failures=failures,
+        result=PickResult(subchannel, failures.ended),
+    )
 
 
 class LeastConnectionsPicker:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from grpc import StatusCode
 
@@ -32,16 +31,16 @@ class P2cEwma:
     def __init__(self, context: PolicyContext) -> None:
         self._rng = context.rng
         self._clock = context.clock
-        # Weak: what is known of an endpoint outlives a lost connection, not its removal.
-        self._records: WeakKeyDictionary[Subchannel, Record] = WeakKeyDictionary()
+        self._records: dict[Subchannel, Record] = {}
 
     def build(self, subchannels: Sequence[Subchannel]) -> P2cEwmaPicker:
         """A picker over `subchannels`."""
-        entries = [_Entry(each, self._record(each)) for each in subchannels]
+        # Who was away starts anew: the calls that died with its connection failed all at
+        # once, and say nothing of the process that answers now.
+        known = self._records
+        self._records = {each: known.get(each) or Record(self._clock) for each in subchannels}
+        entries = [_Entry(each, record) for each, record in self._records.items()]
         return P2cEwmaPicker(entries, self._rng, self._clock)
-
-    def _record(self, subchannel: Subchannel) -> Record:
-        return self._records.setdefault(subchannel, Record(self._clock))
 
 
 class PeakEwma:

@@ -59,6 +59,16 @@ def test_idle_endpoints_get_their_shares() -> None:
     assert spread[given[0]] == pytest.approx(0.75, abs=0.03)
 
 
+def test_who_was_away_starts_anew() -> None:
+    """The calls that died with a connection are not held against the next one."""
+    clock, given = Clock(), backends(0.05, 0.05)
+    given[0].failing = 1.0
+    policy = LeastConnections(context(clock))
+    simulate(policy.build(given), clock, calls=200, per_s=100)
+    policy.build(given[1:])
+    assert 0.4 < shares(policy.build(given), 1000)[given[0]] < 0.6
+
+
 def test_calls_in_flight_are_even() -> None:
     """Two choices leave no endpoint far above the others."""
     given, policy = fakes(*[1] * 50), LeastConnections(context())

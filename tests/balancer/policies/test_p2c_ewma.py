@@ -93,6 +93,16 @@ def test_what_was_slow_is_remembered() -> None:
     assert {given[1]: 1.0} == shares(policy.build(given), 100)
 
 
+def test_who_was_away_starts_anew() -> None:
+    """The calls that died with a connection are not held against the next one."""
+    clock, given = Clock(), backends(0.05, 0.05)
+    given[0].failing = 1.0
+    policy = P2cEwma(context(clock))
+    simulate(policy.build(given), clock, calls=200, per_s=100)
+    policy.build(given[1:])
+    assert 0.4 < shares(policy.build(given), 1000)[given[0]] < 0.6
+
+
 def test_a_stream_is_no_latency() -> None:
     """How long a stream of requests lasted says nothing about the endpoint."""
     clock, (one, other) = Clock(), fakes(1, 1)
