@@ -1,0 +1,241 @@
+"""A grpc.Channel that spreads calls over the endpoints of a target, for threaded programs.
+
+    with balancer.sync_channel("ledger", resolver=resolver) as channel:
+        LedgerServiceStub(channel).GetAccount(request, timeout=1.0)
+
+Unmodified stubs and `grpc.intercept_channel` take it. Calls run in the threads that make
+them: one with a READY endpoint costs a pick more than on a plain channel and is gRPC's own
+call object. Resolving and connecting happen in a daemon thread with an event loop.
+
+It does not survive a fork: make it in the process that uses it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import grpc
+from grpc import ChannelConnectivity
+
+from balancer.config import ChannelConfig
+from balancer.errors import MissingResolverError
+from balancer.policy import Policy, PolicyContext, policy_named
+from balancer.subchannel import Kind, Method
+from balancer.sync_control import ControlPlane
+from balancer.sync_dispatch import SyncDispatcher
+from balancer.sync_multicallable import (
+    SyncStreamStream,
+    SyncStreamUnary,
+    SyncUnaryStream,
+    SyncUnaryUnary,
+)
+from balancer.sync_states import StateListeners
+from balancer.sync_waiting import Waiting
+from discovery.resolver import Resolver
+from discovery.static_resolver import StaticResolver
+from discovery.sync import SyncResolver
+from discovery.target import Target, parse_target
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+_DEFAULT_CONFIG: Final = ChannelConfig()
+
+
+def sync_channel(
+    target: str,
+    *,
+    resolver: Resolver | SyncResolver | None = None,
+    policy: str | Policy = "round_robin",
+    config: ChannelConfig = _DEFAULT_CONFIG,
+    credentials: grpc.ChannelCredentials | None = None,
+    rng: random.Random | None = None,
+) -> BalancedSyncChannel:
+    """As `balancer.channel`, for threads. Connects at once, in the background.
+
+    `resolver` is a SyncResolver, or any that needs a loop and is used by no other: it is
+    subscribed to on the channel's own. Close the channel when it is no longer used; a
+    program that forgets to still ends.
+
+    Raises InvalidTargetError, MissingResolverError, UnknownPolicyError.
+    """
+    parsed = parse_target(target)
+    if isinstance(policy, str):
+        policy = policy_named(policy, PolicyContext(rng=rng or random.SystemRandom()))
+    return BalancedSyncChannel(
+        parsed,
+        resolver=_resolver_of(parsed, resolver),
+        policy=policy,
+        config=config,
+        credentials=credentials,
+    )
+
+
+def _resolver_of(
+    target: Target, resolver: Resolver | SyncResolver | None
+) -> Resolver | SyncResolver:
+    if target.scheme == "static":
+        return StaticResolver(target.addresses)
+    if resolver is None:
+        raise MissingResolverError(f"{target} needs a resolver: sync_channel(..., resolver=...)")
+    return resolver
+
+
+class BalancedSyncChannel(grpc.Channel):
+    """A channel over many endpoints, for threads. Made by `balancer.sync_channel`."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        resolver: Resolver | SyncResolver,
+        policy: Policy,
+        config: ChannelConfig,
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
+        self._target = target
+        self._config = config
+        self._waiting = Waiting(config.max_queued_calls)
+        self._listeners = StateListeners(self.get_state)
+        self._control = ControlPlane(
+            target,
+            resolver=resolver,
+            policy=policy,
+            config=config,
+            credentials=credentials,
+            on_change=self._changed,
+        )
+        self._pool = self._control.pool
+
+    def __repr__(self) -> str:
+        return f"<BalancedSyncChannel {self._target} {self.get_state().name}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        self.close()
+        return None
+
+    def close(self) -> None:
+        """Cancels every call and closes every connection. May be repeated."""
+        self._listeners.clear()
+        self._waiting.close()
+        self._control.close()
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
+        """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.
+
+        With `try_to_connect` or without it, every endpoint is kept connected.
+        """
+        return self._pool.state
+
+    def subscribe(
+        self,
+        callback: Callable[[ChannelConnectivity], None],
+        try_to_connect: bool | None = False,  # noqa: ARG002 - it always does
+    ) -> None:
+        """Calls `callback`, in a thread of its own, with the state and each that follows.
+
+        Raises ValueError when `sync_states.MAX_LISTENERS` have subscribed.
+        """
+        self._listeners.add(callback)
+
+    def unsubscribe(self, callback: Callable[[ChannelConnectivity], None]) -> None:
+        """Undoes one `subscribe`."""
+        self._listeners.remove(callback)
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.UnaryUnaryMultiCallable[Req, Res]:
+        """As grpc.Channel."""
+        return SyncUnaryUnary(
+            self._dispatcher(
+                "unary_unary",
+                method,
+                request_serializer,
+                response_deserializer,
+                _registered_method,
+            )
+        )
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.UnaryStreamMultiCallable[Req, Res]:
+        """As grpc.Channel."""
+        return SyncUnaryStream(
+            self._dispatcher(
+                "unary_stream",
+                method,
+                request_serializer,
+                response_deserializer,
+                _registered_method,
+            )
+        )
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.StreamUnaryMultiCallable[Req, Res]:
+        """As grpc.Channel."""
+        return SyncStreamUnary(
+            self._dispatcher(
+                "stream_unary",
+                method,
+                request_serializer,
+                response_deserializer,
+                _registered_method,
+            )
+        )
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Req], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Res] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.StreamStreamMultiCallable[Req, Res]:
+        """As grpc.Channel."""
+        return SyncStreamStream(
+            self._dispatcher(
+                "stream_stream",
+                method,
+                request_serializer,
+                response_deserializer,
+                _registered_method,
+            )
+        )
+
+    def _dispatcher(
+        self,
+        kind: Kind,
+        path: str,
+        serializer: Callable[[Req], bytes] | None,
+        deserializer: Callable[[bytes], Res] | None,
+        registered: bool | None,
+    ) -> SyncDispatcher:
+        method = Method(kind, path, serializer, deserializer, bool(registered))
+        return SyncDispatcher(method, self._pool, self._waiting, self._config)
+
+    def _changed(self) -> None:
+        self._waiting.changes.publish()
+        self._listeners.tell()

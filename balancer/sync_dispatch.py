@@ -1,0 +1,241 @@
+"""Starting the calls of threads: pick, and if nobody can be picked, decide whether to wait.
+
+The rules are those of `balancer.dispatch`. A call is made of attempts: `pick` finds a
+subchannel that can take one now, and `run` or `begin` makes it; a call that is tried again
+or hedged picks once more, excluding where it has been.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Collection
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
+
+import grpc
+
+from balancer.config import ChannelConfig
+from balancer.dispatch import Status
+from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
+from balancer.pool import Pool
+from balancer.subchannel import Method
+from balancer.sync_call import CHANNEL_CLOSED, DEADLINE_EXCEEDED, DeferredCall, NeverSent
+from balancer.sync_subchannel import SyncSubchannel
+from balancer.sync_waiting import Waiting
+
+# A picker may name subchannels that are lost already, or excluded, and chance or a hash
+# may name one more than once.
+PICKS_PER_ATTEMPT_MAX: Final = 5
+
+_CLOSED: Final = "Cannot invoke RPC on closed channel!"
+
+Style = Literal["__call__", "with_call", "future"]
+
+
+class Rpc(NamedTuple):
+    """One call as its caller asked for it; `timeout` is in seconds."""
+
+    style: Style
+    request: Any
+    timeout: float | None
+    metadata: MetadataType | None
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class Attempt(NamedTuple):
+    """One try of a call: where it goes, and who wants to know how it ended."""
+
+    subchannel: SyncSubchannel
+    on_done: CompletionHook | None
+
+    def end(self, code: grpc.StatusCode | None) -> None:
+        """Says that it is over, with `code`, or None if it was never started."""
+        self.subchannel.release()
+        if self.on_done is not None:
+            self.on_done(code)
+
+
+class SyncDispatcher:
+    """Starts calls of one method on the subchannels that the policy picks."""
+
+    def __init__(self, method: Method, pool: Pool, waiting: Waiting, config: ChannelConfig) -> None:
+        self._method = method
+        self._pool = pool
+        self._waiting = waiting
+        self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
+        self._request_is_unary = method.kind.startswith("unary")
+        # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
+        self._bound: weakref.WeakKeyDictionary[SyncSubchannel, Any] = weakref.WeakKeyDictionary()
+
+    def call(self, rpc: Rpc) -> Any:
+        """What gRPC's multicallable returns, blocking until then.
+
+        Raises grpc.RpcError, and ValueError once the channel is closed.
+        """
+        rpc = self._with_deadline(rpc)
+        while True:
+            attempt = self.pick(rpc)
+            if attempt is None:
+                attempt, rpc = self._wait(rpc)
+            try:
+                return self.run(attempt, rpc)
+            except ValueError:
+                if not self._was_closed_under(attempt):
+                    raise
+
+    def start(self, rpc: Rpc) -> Any:
+        """A call object, without blocking; gRPC's own if it can start at once.
+
+        Raises ValueError once the channel is closed.
+        """
+        rpc = self._with_deadline(rpc)
+        call = self._try(rpc)
+        if call is not None:
+            return call
+        refusal = self._enter(rpc)
+        return self._defer(rpc) if refusal is None else NeverSent(refusal)
+
+    def pick(self, rpc: Rpc, excluded: Collection[Subchannel] = ()) -> Attempt | None:
+        """An attempt on a subchannel that is READY and not `excluded`; None if none is found.
+
+        It counts as in flight until `Attempt.end`, which `run` and `begin` see to.
+        """
+        info = PickInfo(
+            self._method.path, rpc.metadata or (), rpc.request if self._request_is_unary else None
+        )
+        for _ in range(PICKS_PER_ATTEMPT_MAX):
+            picker = self._pool.picker
+            if picker is None:
+                return None
+            subchannel, on_done = picker.pick(info)
+            if not isinstance(subchannel, SyncSubchannel):
+                raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
+            if subchannel not in excluded and subchannel.acquire():
+                return Attempt(subchannel, on_done)
+            if on_done is not None:
+                on_done(None)
+        return None
+
+    def run(self, attempt: Attempt, rpc: Rpc) -> Any:
+        """Makes an attempt, blocking, and ends it. Raises grpc.RpcError."""
+        code: grpc.StatusCode | None = None
+        try:
+            response = self._invoke(attempt.subchannel, rpc)
+            code = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            code = _code_of(error)
+            raise
+        finally:
+            attempt.end(code)
+        return response
+
+    def begin(self, attempt: Attempt, rpc: Rpc) -> Any:
+        """Starts an attempt, which ends with the call object that is returned."""
+        try:
+            call = self._invoke(attempt.subchannel, rpc)
+        except BaseException:
+            attempt.end(None)
+            raise
+        # Weak, so that a call which nobody holds is cancelled, as gRPC's are.
+        ended = partial(_end, attempt, weakref.ref(call))
+        if not call.add_callback(ended):
+            ended()
+        return call
+
+    def _invoke(self, subchannel: SyncSubchannel, rpc: Rpc) -> Any:
+        bound = self._bound.get(subchannel)
+        if bound is None:
+            bound = self._bound[subchannel] = subchannel.bind(self._method)
+        # To wait for this one connection would be wrong: others may be READY.
+        return getattr(bound, rpc.style)(
+            rpc.request, rpc.timeout, rpc.metadata, rpc.credentials, False, rpc.compression
+        )
+
+    def _with_deadline(self, rpc: Rpc) -> Rpc:
+        if rpc.timeout is None and self._default_timeout_s is not None:
+            return rpc._replace(timeout=self._default_timeout_s)
+        return rpc
+
+    def _try(self, rpc: Rpc) -> Any:
+        while (attempt := self.pick(rpc)) is not None:
+            try:
+                return self.begin(attempt, rpc)
+            except ValueError:
+                if not self._was_closed_under(attempt):
+                    raise
+        return None
+
+    def _was_closed_under(self, attempt: Attempt) -> bool:
+        """Whether its drain took too long just then, so that it was refused, not sent."""
+        return attempt.subchannel.closed and not self._waiting.closed
+
+    def _wait(self, rpc: Rpc) -> tuple[Attempt, Rpc]:
+        """An attempt, when one can be had, and the call with the time left. Raises NeverSent."""
+        deadline = None if rpc.timeout is None else time.monotonic() + rpc.timeout
+        changes = self._waiting.changes
+        refusal = self._enter(rpc)
+        if refusal is not None:
+            raise NeverSent(refusal)
+        try:
+            while refusal is None:
+                seen = changes.version
+                attempt = self.pick(rpc)
+                if deadline is not None:
+                    rpc = rpc._replace(timeout=deadline - time.monotonic())
+                if attempt is not None:
+                    return attempt, rpc
+                refusal = self._refusal(rpc)
+                if refusal is None:
+                    changes.wait(seen, rpc.timeout)
+        finally:
+            self._waiting.leave()
+        raise NeverSent(refusal)
+
+    def _defer(self, rpc: Rpc) -> DeferredCall:
+        """A call object that waits in the place just entered."""
+
+        def begin(timeout: float | None) -> Any:
+            now = rpc._replace(timeout=timeout)
+            return self._try(now) or self._refusal(now)
+
+        call = DeferredCall(rpc.timeout, begin, self._waiting)
+        self._waiting.add(call)
+        return call
+
+    def _enter(self, rpc: Rpc) -> Status | None:
+        """Takes a place among those that wait, or says why not. Raises ValueError if closed."""
+        if self._waiting.closed:
+            raise ValueError(_CLOSED)
+        refusal = self._refusal(rpc)
+        if refusal is not None:
+            return refusal
+        if self._waiting.enter():
+            return None
+        details = f"{self._waiting.limit} calls wait for a connection already"
+        return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+
+    def _refusal(self, rpc: Rpc) -> Status | None:
+        """Why a call must not wait any longer; None if it may."""
+        if self._waiting.closed:
+            return CHANNEL_CLOSED
+        if rpc.timeout is not None and rpc.timeout <= 0:
+            return DEADLINE_EXCEEDED
+        failure = self._pool.failure
+        if failure is None or rpc.wait_for_ready:
+            return None
+        return Status(grpc.StatusCode.UNAVAILABLE, failure)
+
+
+def _end(attempt: Attempt, reference: weakref.ref[Any]) -> None:
+    call = reference()
+    # Who lets go of a call cancels it.
+    attempt.end(grpc.StatusCode.CANCELLED if call is None else call.code())
+
+
+def _code_of(error: grpc.RpcError) -> grpc.StatusCode:
+    ended: Any = error
+    code: grpc.StatusCode = ended.code()
+    return code
