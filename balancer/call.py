@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
 
-from balancer.dispatch import CallOptions, Dispatcher, Status
+from balancer.dispatch import Attempt, CallOptions, Dispatcher, Status
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -24,7 +24,7 @@ Res = TypeVar("Res")
 _log = logging.getLogger(__name__)
 
 # gRPC's own words, since callers compare them.
-_CANCELLED = Status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+CANCELLED: Final = Status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 _FINISHED = "RPC already finished."
 _DEADLINE = Status(
     grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded while waiting for a connection"
@@ -33,19 +33,30 @@ _POLICY_FAILED = Status(grpc.StatusCode.INTERNAL, "the balancing policy raised a
 
 
 class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio has Generic first
-    """What the four kinds have in common: waiting, and the accessors of grpc.aio.Call."""
+    """What the four kinds have in common: waiting, and the accessors of grpc.aio.Call.
 
-    def __init__(self, dispatcher: Dispatcher, request: Any, options: CallOptions) -> None:
+    One that is given a `status` has ended before it could begin.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        request: Any,
+        options: CallOptions,
+        status: Status | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._deadline = None if options.timeout is None else self._loop.time() + options.timeout
         self._callbacks: list[Callable[[Any], None]] = []
         self._settled = asyncio.Event()
+        # Where it went, once it has gone anywhere.
+        self.endpoint: str | None = None
         self._real: Any = None
         self._status: Status | None = None
         self._task: asyncio.Task[None] | None = None
-        refusal = dispatcher.refusal(options) or dispatcher.queue_refusal()
-        if refusal is not None:
-            self._end(refusal)
+        status = status or dispatcher.refusal(options) or dispatcher.queue_refusal()
+        if status is not None:
+            self._end(status)
             return
         self._task = self._loop.create_task(self._place(dispatcher, request, options))
         dispatcher.waiting.add(self, self._task)
@@ -53,7 +64,7 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
         if self._real is None:
-            return self._status is _CANCELLED
+            return self._status is CANCELLED
         return bool(self._real.cancelled())
 
     def done(self) -> bool:
@@ -68,7 +79,7 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
             return bool(self._real.cancel())
         if self._status is not None:
             return False
-        self._end(_CANCELLED)
+        self._end(CANCELLED)
         if self._task is not None:
             self._task.cancel()
         return True
@@ -132,7 +143,7 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         except TimeoutError:
             outcome = _DEADLINE
         except asyncio.CancelledError:
-            outcome = _CANCELLED
+            outcome = CANCELLED
         except Exception:  # noqa: BLE001 - a user's policy or serializer may raise anything
             _log.exception("a call could not be started")
             outcome = _POLICY_FAILED
@@ -141,8 +152,8 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         else:
             self._become(outcome)
 
-    def _become(self, real: Any) -> None:
-        self._real = real
+    def _become(self, attempt: Attempt) -> None:
+        self._real, self.endpoint = attempt
         self._settled.set()
         for callback in self._callbacks:
             self.add_done_callback(callback)
@@ -172,7 +183,7 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         return self._real
 
     def _error(self, status: Status) -> BaseException:
-        if status is _CANCELLED:
+        if status is CANCELLED:
             return asyncio.CancelledError()
         empty = grpc.aio.Metadata()
         return grpc.aio.AioRpcError(status.code, empty, empty, status.details, "")

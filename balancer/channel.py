@@ -17,12 +17,13 @@ import grpc.aio
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import Dispatcher, Waiting
+from balancer.dispatch import Dispatcher, Retries, Waiting
 from balancer.errors import MissingResolverError
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
+from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
 from discovery.static_resolver import StaticResolver
 from discovery.target import Target, parse_target
@@ -52,14 +53,16 @@ def channel(
     InvalidTargetError, MissingResolverError, UnknownPolicyError.
     """
     parsed = parse_target(target)
+    rng = rng or random.SystemRandom()
     if isinstance(policy, str):
-        policy = policy_named(policy, PolicyContext(rng=rng or random.SystemRandom()))
+        policy = policy_named(policy, PolicyContext(rng=rng))
     return BalancedChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
         policy=policy,
         config=config,
         credentials=credentials,
+        rng=rng,
     )
 
 
@@ -82,10 +85,12 @@ class BalancedChannel(grpc.aio.Channel):
         policy: Policy,
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
+        rng: random.Random,
     ) -> None:
         self._target = target
         self._config = config
         self._waiting = Waiting(config.max_queued_calls)
+        self._retries = Retries(RetryThrottle(config.throttle), rng)
         self._pool = Pool(
             str(target),
             policy,
@@ -222,4 +227,4 @@ class BalancedChannel(grpc.aio.Channel):
         )
 
     def _dispatcher(self, method: Method) -> Dispatcher:
-        return Dispatcher(method, self._pool, self._waiting, self._config)
+        return Dispatcher(method, self._pool, self._waiting, self._config, self._retries)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from balancer.errors import InvalidConfigError
+from balancer.method_config import MethodConfigs
+from balancer.throttle import ThrottleConfig
 
 ChannelOptions = tuple[tuple[str, int | str | bytes], ...]
 
 _MIB = 1024 * 1024
+_NO_METHODS = MethodConfigs()
+_THROTTLE = ThrottleConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class ChannelConfig:
     stay unacknowledged (gRFC A18). Stock servers answer pings more frequent than every
     5 minutes with GOAWAY (gRFC A8): lower it only together with theirs.
     `max_message_bytes` holds for requests and responses.
+    `methods` says what holds for which methods: deadlines, retries, hedging. `throttle` bounds
+    the retries and hedges of the whole channel.
     `options` are further gRPC channel arguments and win over all of the above.
 
     Raises InvalidConfigError.
@@ -47,6 +53,8 @@ class ChannelConfig:
     keepalive_time_s: float = 300.0
     keepalive_timeout_s: float = 20.0
     max_message_bytes: int = 4 * _MIB
+    methods: MethodConfigs = _NO_METHODS
+    throttle: ThrottleConfig = _THROTTLE
     options: ChannelOptions = ()
 
     def __post_init__(self) -> None:

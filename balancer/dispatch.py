@@ -9,20 +9,24 @@ when nothing can be reached it fails at once, unless it is willing to wait.
 from __future__ import annotations
 
 import asyncio
+import random
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
 
 from balancer.config import ChannelConfig
+from balancer.method_config import MethodConfig
 from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
+from balancer.throttle import RetryThrottle
 
+# A policy that answers for the call alone (a hash) would give the same one for ever.
+PICKS_TO_AVOID: Final = 8
 _CLOSED = "Channel is closed."
 
 
@@ -33,8 +37,7 @@ class Status(NamedTuple):
     details: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """What a caller says about one call besides the request. `timeout` is in seconds."""
 
     timeout: float | None
@@ -42,6 +45,20 @@ class CallOptions:
     credentials: grpc.CallCredentials | None
     wait_for_ready: bool | None
     compression: grpc.Compression | None
+
+
+class Retries(NamedTuple):
+    """What the retries of one channel share."""
+
+    throttle: RetryThrottle
+    rng: random.Random
+
+
+class Attempt(NamedTuple):
+    """A call that was started, and the address it went to; None if that is not known yet."""
+
+    call: Any
+    endpoint: str | None
 
 
 class Waiting:
@@ -76,12 +93,23 @@ class Waiting:
 class Dispatcher:
     """Starts calls of one method on the subchannels that the policy picks."""
 
-    def __init__(self, method: Method, pool: Pool, waiting: Waiting, config: ChannelConfig) -> None:
+    def __init__(
+        self,
+        method: Method,
+        pool: Pool,
+        waiting: Waiting,
+        config: ChannelConfig,
+        retries: Retries,
+    ) -> None:
         self.waiting = waiting
+        self.retries = retries
         self._method = method
         self._pool = pool
         self._config = config
         self._request_is_unary = method.kind.startswith("unary")
+        self._method_config = config.methods.of(method.path)
+        # What is streamed in cannot be streamed in twice.
+        self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
         # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
         self._bound: weakref.WeakKeyDictionary[Subchannel, Callable[..., Any]]
         self._bound = weakref.WeakKeyDictionary()
@@ -91,24 +119,38 @@ class Dispatcher:
         if self.waiting.closed:
             raise grpc.aio.UsageError(_CLOSED)
 
+    def again(self) -> MethodConfig | None:
+        """What says whether a call may be tried again; None for one that never is."""
+        return self._method_config if self._is_repeatable else None
+
     def with_deadline(self, options: CallOptions) -> CallOptions:
         """`options`, bounded if it is a unary call that says nothing."""
-        if options.timeout is None and self._method.kind == "unary_unary":
-            return replace(options, timeout=self._config.default_timeout_s)
-        return options
+        config = self._method_config
+        timeout = config.timeout_for(options.timeout)
+        if timeout is None and self._method.kind == "unary_unary":
+            timeout = self._config.default_timeout_s
+        wait_for_ready = options.wait_for_ready
+        if wait_for_ready is None:
+            wait_for_ready = config.wait_for_ready
+        return options._replace(timeout=timeout, wait_for_ready=wait_for_ready)
 
-    def start(self, request: Any, options: CallOptions) -> Any:
-        """The real call, started on the picked subchannel; None if none is READY."""
+    def start(
+        self, request: Any, options: CallOptions, avoid: frozenset[str] = frozenset()
+    ) -> Attempt | None:
+        """The real call, started on the picked subchannel; None if none is READY.
+
+        Addresses in `avoid` are picked only when nobody else is found.
+        """
         info = PickInfo(
             self._method.path, options.metadata or (), request if self._request_is_unary else None
         )
         while (picker := self._pool.picker) is not None:
-            subchannel, on_done = _pick(picker, info)
+            subchannel, on_done = _pick_other(picker, info, avoid)
             if subchannel.is_ready():
                 call = self._call(subchannel, request, options)
                 if on_done is not None:
                     call.add_done_callback(partial(_complete, on_done))
-                return call
+                return Attempt(call, subchannel.endpoint.address)
             if on_done is not None:
                 on_done(None)
             self._pool.refresh()
@@ -119,8 +161,8 @@ class Dispatcher:
     ) -> Any:
         """As `start`, waiting for a connection; a Status if the call is refused."""
         while True:
-            call = self.start(request, replace(options, timeout=time_remaining()))
-            outcome = self.refusal(options) if call is None else call
+            attempt = self.start(request, options._replace(timeout=time_remaining()))
+            outcome = self.refusal(options) if attempt is None else attempt
             if outcome is not None:
                 return outcome
             await self._pool.changed()
@@ -162,19 +204,41 @@ def _pick(picker: Picker, info: PickInfo) -> tuple[AioSubchannel, CompletionHook
     return result.subchannel, result.on_done
 
 
+def _pick_other(
+    picker: Picker, info: PickInfo, avoid: frozenset[str]
+) -> tuple[AioSubchannel, CompletionHook | None]:
+    """A pick outside of `avoid`, as far as a few tries find one."""
+    picked = _pick(picker, info)
+    for _ in range(PICKS_TO_AVOID if avoid else 0):
+        if picked[0].endpoint.address not in avoid:
+            break
+        if picked[1] is not None:
+            picked[1](None)
+        picked = _pick(picker, info)
+    return picked
+
+
 def _complete(on_done: CompletionHook, call: Any) -> None:
     on_done(final_code(call))
 
 
 def final_code(call: Any) -> grpc.StatusCode:
     """The status code of a call that is done, without waiting."""
-    # `code()` is a coroutine that does not suspend once the status is there, so that one
-    # step takes it to its end.
-    coroutine = call.code()
+    code: grpc.StatusCode = _at_once(call.code(), grpc.StatusCode.UNKNOWN)
+    return code
+
+
+def final_trailers(call: Any) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailing metadata of a call that is done, without waiting."""
+    return tuple(_at_once(call.trailing_metadata(), ()) or ())
+
+
+def _at_once(coroutine: Any, otherwise: Any) -> Any:
+    # The accessors of a call are coroutines that do not suspend once the status is there,
+    # so that one step takes them to their end.
     try:
         coroutine.send(None)
     except StopIteration as finished:
-        code: grpc.StatusCode = finished.value
-        return code
+        return finished.value
     coroutine.close()
-    return grpc.StatusCode.UNKNOWN
+    return otherwise

@@ -57,6 +57,11 @@ class MethodConfig:
         if self.retry != _DEFAULT_RETRY:
             raise InvalidConfigError("retry and hedging exclude each other")
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether there is ever a second attempt."""
+        return self.hedging is not None or self.retry.max_attempts > 1
+
     def timeout_for(self, asked_s: float | None) -> float | None:
         """The timeout of a call whose caller asks for `asked_s`: the shorter of both."""
         if asked_s is None or self.timeout_s is None:

@@ -17,9 +17,25 @@ from balancer.call import (
 )
 from balancer.dispatch import CallOptions, Dispatcher
 from balancer.policy import MetadataType
+from balancer.retrying import RetryingCall, RetryingUnaryStreamCall, RetryingUnaryUnaryCall
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
+
+
+def _start_repeatable(
+    dispatcher: Dispatcher,
+    deferred: type[DeferredCall[Any, Any]],
+    retrying: type[RetryingCall[Any, Any]],
+    request: Any,
+    options: CallOptions,
+) -> Any:
+    dispatcher.check_open()
+    options = dispatcher.with_deadline(options)
+    method = dispatcher.again()
+    if method is not None:
+        return retrying(dispatcher, method, dispatcher.retries, request, options)
+    return _start(dispatcher, deferred, request, options)
 
 
 def _start(
@@ -30,8 +46,8 @@ def _start(
 ) -> Any:
     dispatcher.check_open()
     options = dispatcher.with_deadline(options)
-    call = dispatcher.start(request, options)
-    return deferred(dispatcher, request, options) if call is None else call
+    attempt = dispatcher.start(request, options)
+    return deferred(dispatcher, request, options) if attempt is None else attempt.call
 
 
 class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
@@ -53,7 +69,9 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
         call: grpc.aio.UnaryUnaryCall[Req, Res]
-        call = _start(self._dispatcher, DeferredUnaryUnaryCall, request, options)
+        call = _start_repeatable(
+            self._dispatcher, DeferredUnaryUnaryCall, RetryingUnaryUnaryCall, request, options
+        )
         return call
 
 
@@ -76,7 +94,9 @@ class UnaryStream(grpc.aio.UnaryStreamMultiCallable[Req, Res]):
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
         call: grpc.aio.UnaryStreamCall[Req, Res]
-        call = _start(self._dispatcher, DeferredUnaryStreamCall, request, options)
+        call = _start_repeatable(
+            self._dispatcher, DeferredUnaryStreamCall, RetryingUnaryStreamCall, request, options
+        )
         return call
 
 

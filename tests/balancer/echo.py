@@ -21,6 +21,7 @@ STREAM_STREAM = f"/{SERVICE}/StreamStream"
 
 FAIL = b"fail"
 HANG = b"hang"
+HANG_LATER = b"hang later"
 DEFAULT_STREAM_LENGTH = 3
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -36,6 +37,9 @@ class EchoServer:
         self.hanging = 0
         self.metadata: list[tuple[str, Any]] = []
         self.released = asyncio.Event()
+        # Set to turn calls away at once: the status, and the trailers with it.
+        self.refusal: grpc.StatusCode | None = None
+        self.refusal_trailers: tuple[tuple[str, str], ...] = ()
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -78,6 +82,8 @@ class EchoServer:
     async def _begin(self, context: Context) -> None:
         self.calls += 1
         self.metadata = list(context.invocation_metadata() or ())
+        if self.refusal is not None:
+            await context.abort(self.refusal, "turned away", self.refusal_trailers)
         await context.send_initial_metadata((("server", self.name.decode()),))
         context.set_trailing_metadata((("trailer", "end"),))
 
@@ -100,6 +106,8 @@ class EchoServer:
         await self._begin(context)
         for _ in range(DEFAULT_STREAM_LENGTH):
             yield await self._obey(request, context)
+            if request == HANG_LATER:
+                await self._obey(HANG, context)
 
     async def _stream_unary(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         await self._begin(context)
