@@ -4,11 +4,12 @@ Karger et al., "Consistent Hashing and Random Trees" (STOC 1997). A virtual node
 that depends on nothing but the address it belongs to and its number, so all clients agree,
 and one endpoint more or less moves only the keys that it gains or loses.
 
+Of the hash of a key only the first bits count: it belongs to the first point at or after
+the beginning of its arc, of ARCS equal ones. So finding the owner is one look into a table
+and no search, and all that holds for a ring still does: an arc is a key.
+
 A ring is immutable. `resized` splices the points that come and go into a copy, which for
-one endpoint of a thousand costs a small part of sorting again. Points lie in an array and
-not in a list, which halves the time of finding a key on a large ring: the integers of a
-list lie all over the memory. A table of where each of BUCKETS equal arcs begins leaves the
-binary search only the few points of one arc.
+one endpoint of a thousand costs a small part of sorting again.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from typing import Final, NamedTuple, TypeAlias
 from xxhash import xxh64_intdigest
 
 HASH_BITS: Final = 64
-BUCKETS: Final = 2_048
-BUCKET_SHIFT: Final = HASH_BITS - BUCKETS.bit_length() + 1
+ARCS: Final = 65_536
+ARC_SHIFT: Final = HASH_BITS - ARCS.bit_length() + 1
+"""A key of hash h lies in arc `h >> ARC_SHIFT`."""
 
+_SORT_BUCKETS = 2_048
+_BUCKET_SHIFT = HASH_BITS - _SORT_BUCKETS.bit_length() + 1
 # Splicing costs more per point than sorting; at this share of the ring they are even.
 _SPLICE_SHARE = 1 / 8
 
@@ -49,48 +53,48 @@ def ring_sizes(weights: Mapping[str, int], virtual_nodes: int, max_points: int) 
 
 
 class Ring:
-    """The circle: `points` in order, the owner of each, and how many each address has.
+    """The circle: `points` in order, `owners` of each, `arcs` by owner, `sizes` by address."""
 
-    `points`, `owners` and `starts` are for reading, where `owner` is one call too many.
-    """
+    __slots__ = ("arcs", "owners", "points", "sizes")
 
-    __slots__ = ("_sizes", "owners", "points", "starts")
-
-    def __init__(self, points: Points, owners: list[str], sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self, points: Points, owners: list[str], arcs: list[str], sizes: Mapping[str, int]
+    ) -> None:
         self.points = points
-        # After the last point comes the first: the circle closes without a test for it.
-        self.owners = owners + owners[:1]
-        self.starts = _bucket_starts(points)
-        self._sizes = dict(sizes)
+        self.owners = owners
+        self.arcs = arcs
+        self.sizes = dict(sizes)
 
     @classmethod
     def of(cls, sizes: Mapping[str, int]) -> Ring:
         """The ring with as many points of each address as `sizes` says."""
-        return cls(*_sorted_points(sizes), sizes)
+        points, owners = _sorted_points(sizes)
+        return cls(points, owners, _arcs(points, owners), sizes)
 
     def __len__(self) -> int:
         return len(self.points)
 
     def owner(self, point: int) -> str:
         """The address to which `point` belongs, a hash of HASH_BITS."""
-        bucket = point >> BUCKET_SHIFT
-        starts = self.starts
-        return self.owners[bisect_left(self.points, point, starts[bucket], starts[bucket + 1])]
+        return self.arcs[point >> ARC_SHIFT]
 
     def walk(self, point: int) -> Iterator[str]:
         """The owners from `point` once around; an address comes as often as it has points."""
         size = len(self.points)
-        first = bisect_left(self.points, point)
+        first = bisect_left(self.points, point >> ARC_SHIFT << ARC_SHIFT)
         return (self.owners[at % size] for at in range(first, first + size))
 
     def resized(self, sizes: Mapping[str, int]) -> Ring:
         """The ring of `sizes`, equal to a new one but sooner there if it is much like this."""
-        changes = sorted(_changes(self._sizes, sizes))
-        if not changes:
+        if sizes == self.sizes:
             return self
-        if len(changes) > len(self) * _SPLICE_SHARE:
+        if not sizes or _distance(self.sizes, sizes) > len(self) * _SPLICE_SHARE:
             return Ring.of(sizes)
-        return Ring(*self._spliced(changes), sizes)
+        changes = sorted(_changes(self.sizes, sizes))
+        points, owners = self._spliced(changes)
+        arcs = self.arcs.copy()
+        _repaint(arcs, points, owners, [change.point for change in changes])
+        return Ring(points, owners, arcs, sizes)
 
     def _spliced(self, changes: Sequence[_Change]) -> tuple[Points, list[str]]:
         points, owners = array("Q"), list[str]()
@@ -104,7 +108,7 @@ class Ring:
                 owners.append(owner)
             copied = at if arrives else at + 1
         points += self.points[copied:]
-        owners += self.owners[copied : len(self)]
+        owners += self.owners[copied:]
         return points, owners
 
     def _place(self, point: int, owner: str) -> int:
@@ -119,6 +123,11 @@ class _Change(NamedTuple):
     point: int
     owner: str
     arrives: bool
+
+
+def _distance(old: Mapping[str, int], new: Mapping[str, int]) -> int:
+    """How many points come and go."""
+    return sum(abs(new.get(each, 0) - old.get(each, 0)) for each in old.keys() | new.keys())
 
 
 def _changes(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[_Change]:
@@ -142,10 +151,10 @@ def _sorted_points(sizes: Mapping[str, int]) -> tuple[Points, list[str]]:
     """
     addresses = sorted(sizes)
     rank_bits = len(addresses).bit_length()
-    buckets: list[list[int]] = [[] for _ in range(BUCKETS)]
+    buckets: list[list[int]] = [[] for _ in range(_SORT_BUCKETS)]
     for rank, address in enumerate(addresses):
         for point in _points_of(address, 0, sizes[address]):
-            buckets[point >> BUCKET_SHIFT].append(point << rank_bits | rank)
+            buckets[point >> _BUCKET_SHIFT].append(point << rank_bits | rank)
     for bucket in buckets:
         bucket.sort()
     packed = list(chain.from_iterable(buckets))
@@ -154,9 +163,24 @@ def _sorted_points(sizes: Mapping[str, int]) -> tuple[Points, list[str]]:
     return points, [addresses[each & mask] for each in packed]
 
 
-def _bucket_starts(points: Points) -> list[int]:
-    starts, at = list[int](), 0
-    for bucket in range(BUCKETS):
-        at = bisect_left(points, bucket << BUCKET_SHIFT, at)
-        starts.append(at)
-    return [*starts, len(points)]
+def _arcs(points: Points, owners: list[str]) -> list[str]:
+    """The owner of each arc: of the first point at or after its beginning."""
+    arcs = list[str]()
+    for point, owner in zip(points, owners, strict=True):
+        missing = (point >> ARC_SHIFT) + 1 - len(arcs)
+        if missing:
+            arcs += [owner] * missing
+    # After the last point comes the first.
+    return arcs + owners[:1] * (ARCS - len(arcs))
+
+
+def _repaint(arcs: list[str], points: Points, owners: list[str], changed: Sequence[int]) -> None:
+    """Makes `arcs` right again before each of the `changed` points."""
+    for point in changed:
+        at = bisect_left(points, point)
+        first = (points[at - 1] >> ARC_SHIFT) + 1 if at else 0
+        end = (point >> ARC_SHIFT) + 1
+        arcs[first:end] = [owners[at % len(owners)]] * (end - first)
+    # The first point may be another, and owns the arcs after the last one.
+    rest = (points[-1] >> ARC_SHIFT) + 1
+    arcs[rest:] = owners[:1] * (ARCS - rest)

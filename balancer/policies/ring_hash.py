@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import random
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -28,7 +27,7 @@ import grpc
 
 from balancer.errors import InvalidConfigError
 from balancer.hash_key import required_hash_key
-from balancer.policies.ring import BUCKET_SHIFT, HASH_BITS, Ring, hash_of, ring_sizes
+from balancer.policies.ring import ARC_SHIFT, HASH_BITS, Ring, hash_of, ring_sizes
 from balancer.policy import HashKey, PickInfo, PickResult, PolicyContext, Subchannel
 
 MAX_WALK_POINTS: Final = 256
@@ -78,35 +77,33 @@ class RingHash:
         """A picker over `subchannels`; the ring of the last one is reused."""
         weights = {each.endpoint.address: each.endpoint.weight for each in subchannels}
         sizes = ring_sizes(weights, self._config.virtual_nodes, self._config.max_points)
-        self._ring = self._ring.resized(sizes)
-        self._count_only(subchannels)
+        # Kept in locals too: another thread may be building.
+        ring = self._ring = self._ring.resized(sizes)
+        tallies = self._count_only(subchannels)
         bound = self._config.load_bound
         unit = bound / sum(weights.values())
         seats = {
             address: _Seat(tally.subchannel, tally.result, unit * weights[address])
-            for address, tally in self._tallies.items()
+            for address, tally in tallies.items()
         }
         return RingHashPicker(
-            self._ring,
-            seats,
-            self._meter,
-            load_bound=bound,
-            hash_key=self._hash_key,
-            rng=self._rng,
+            ring, seats, self._meter, load_bound=bound, hash_key=self._hash_key, rng=self._rng
         )
 
-    def _count_only(self, subchannels: Sequence[Subchannel]) -> None:
+    def _count_only(self, subchannels: Sequence[Subchannel]) -> dict[str, _Tally]:
         """Counts the calls of `subchannels`, and no longer those of any that are gone."""
-        old, self._tallies = self._tallies, {}
+        old, new = self._tallies, dict[str, _Tally]()
         for subchannel in subchannels:
             address = subchannel.endpoint.address
             tally = old.get(address)
             if tally is None or tally.subchannel is not subchannel:
                 tally = _Tally(subchannel, self._meter)
-            self._tallies[address] = tally
+            new[address] = tally
         for address, tally in old.items():
-            tally.counts = self._tallies.get(address) is tally
+            tally.counts = new.get(address) is tally
+        self._tallies = new
         self._meter.recount(sum(each.in_flight for each in subchannels))
+        return new
 
 
 class RingHashPicker:
@@ -123,7 +120,7 @@ class RingHashPicker:
         rng: random.Random,
     ) -> None:
         self._ring = ring
-        self._points, self._owners, self._starts = ring.points, ring.owners, ring.starts
+        self._arcs = [seats[address] for address in ring.arcs]
         self._seats = seats
         self._meter = meter
         # From this many calls on the bound is a whole call above the mean.
@@ -136,9 +133,7 @@ class RingHashPicker:
         key = self._hash_key(info)
         point = hash_of(key) if key else self._rng.getrandbits(HASH_BITS)
         # Ring.owner, and what would be a method of the meter: this runs on every call.
-        bucket, starts = point >> BUCKET_SHIFT, self._starts
-        at = bisect_left(self._points, point, starts[bucket], starts[bucket + 1])
-        subchannel, result, share = self._seats[self._owners[at]]
+        subchannel, result, share = self._arcs[point >> ARC_SHIFT]
         meter = self._meter
         in_flight = next(meter.begun) - meter.ended
         load = subchannel.in_flight
