@@ -1,0 +1,181 @@
+"""Microseconds of CPU that a channel adds to a call, with no network in the way.
+
+The method stands in `bench.balancer`. Here is the network that is not one: a grpc.aio
+channel that is READY at once, of which every call has ended before it is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Final
+from unittest import mock
+
+import grpc
+import grpc.aio
+from grpc import ChannelConnectivity
+
+import balancer
+from balancer import ChannelConfig
+from bench.echo import METHOD, REQUEST
+from bench.interleaved import Slice, turns
+
+ENDPOINTS: Final = 3
+_SERVING: Final = b"\x08\x01"
+_TIMEOUT_S: Final = 10.0
+_DIGITS: Final = 2
+_NO_METADATA: Final = grpc.aio.Metadata()
+
+
+class FakeCall(grpc.aio.Call):
+    """A call that has ended with OK and the request for an answer."""
+
+    def __init__(self, response: bytes) -> None:
+        self._response = response
+
+    def __await__(self) -> Generator[Any, None, bytes]:
+        yield from ()
+        return self._response
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls it at once: this is the end."""
+        callback(self)
+
+    def done(self) -> bool:
+        """Always."""
+        return True
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+    def cancel(self) -> bool:
+        """Too late."""
+        return False
+
+    def time_remaining(self) -> float | None:
+        """Nothing is left to do."""
+        return None
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        """None was sent."""
+        return _NO_METADATA
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """None was sent."""
+        return _NO_METADATA
+
+    async def code(self) -> grpc.StatusCode:
+        """OK."""
+        return grpc.StatusCode.OK
+
+    async def details(self) -> str:
+        """Nothing to say."""
+        return ""
+
+    async def wait_for_connection(self) -> None:
+        """It is there."""
+
+
+class FakeHealthStream:
+    """Says SERVING once and is silent then."""
+
+    def __init__(self) -> None:
+        self._replies = iter([_SERVING])
+
+    async def read(self) -> bytes:
+        """The next reply."""
+        for reply in self._replies:
+            return reply
+        await asyncio.Event().wait()
+        return b""
+
+    def cancel(self) -> bool:
+        """Nobody to tell."""
+        return True
+
+
+class FakeChannel:
+    """READY, whatever one calls."""
+
+    def __init__(self, *_: object) -> None:
+        self._never = asyncio.Event()
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - grpc's
+        """READY."""
+        return ChannelConnectivity.READY
+
+    async def wait_for_state_change(self, _last: ChannelConnectivity) -> None:
+        """It does not change."""
+        await self._never.wait()
+
+    def unary_unary(self, *_: object, **__: object) -> Callable[..., FakeCall]:
+        """A multicallable of calls that have ended."""
+
+        def call(request: bytes, **_: object) -> FakeCall:
+            return FakeCall(request)
+
+        return call
+
+    def unary_stream(self, *_: object, **__: object) -> Callable[..., FakeHealthStream]:
+        """Health is all that is asked for so."""
+
+        def call(_request: bytes, **_: object) -> FakeHealthStream:
+            return FakeHealthStream()
+
+        return call
+
+    async def close(self, _grace: float | None = None) -> None:
+        """Nothing to close."""
+
+
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """Channels made in here are fake."""
+    with mock.patch.object(grpc.aio, "insecure_channel", FakeChannel):
+        yield
+
+
+async def added_us(config: ChannelConfig, slices: int, calls: int) -> dict[str, float]:
+    """CPU microseconds of a call through the channel less those of one without."""
+    bare: Any = FakeChannel().unary_unary(METHOD)
+    with no_network():
+        async with _fake_fleet(config) as unary:
+            sides = {"A": bare, "B": unary}
+            for call in sides.values():
+                await _cpu_slice(call, calls)
+            taken = [(side, await _cpu_slice(sides[side], calls)) for side in turns(slices)]
+    # CPU time has no noise but what is on top: the least is the nearest to the truth.
+    least_us = {
+        side: min(1e6 * each.cost / each.amount for name, each in taken if name == side)
+        for side in "AB"
+    }
+    return {
+        "added_us": round(_median_us("B", taken) - _median_us("A", taken), _DIGITS),
+        "least_added_us": round(least_us["B"] - least_us["A"], _DIGITS),
+        "bare_us": round(_median_us("A", taken), _DIGITS),
+    }
+
+
+@contextlib.asynccontextmanager
+async def _fake_fleet(config: ChannelConfig) -> AsyncIterator[Callable[..., Awaitable[bytes]]]:
+    addresses = ",".join(f"127.0.0.1:{port}" for port in range(1, ENDPOINTS + 1))
+    async with balancer.channel(f"static:///{addresses}", config=config) as channel:
+        await channel.channel_ready()
+        unary: Any = channel.unary_unary(METHOD)
+        yield unary
+
+
+async def _cpu_slice(call: Callable[..., Awaitable[bytes]], calls: int) -> Slice:
+    began_at = time.process_time()
+    for _ in itertools.repeat(None, calls):
+        await call(REQUEST, timeout=_TIMEOUT_S)
+    return Slice(calls, time.process_time() - began_at)
+
+
+def _median_us(side: str, taken: list[tuple[str, Slice]]) -> float:
+    ordered = sorted(1e6 * each.cost / each.amount for name, each in taken if name == side)
+    return ordered[len(ordered) // 2]
