@@ -22,6 +22,7 @@ from balancer.errors import MissingResolverError
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
+from balancer.slow_start import SlowStart
 from balancer.subchannel import AioSubchannel, Method
 from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
@@ -54,8 +55,7 @@ def channel(
     """
     parsed = parse_target(target)
     rng = rng or random.SystemRandom()
-    if isinstance(policy, str):
-        policy = policy_named(policy, PolicyContext(rng=rng))
+    policy = policy_of(policy, config, rng)
     return BalancedChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
@@ -64,6 +64,19 @@ def channel(
         credentials=credentials,
         rng=rng,
     )
+
+
+def policy_of(policy: str | Policy, config: ChannelConfig, rng: random.Random) -> Policy:
+    """The policy by that name, or as given; starting slowly where `config` says so.
+
+    Raises UnknownPolicyError, InvalidConfigError.
+    """
+    context = PolicyContext(rng=rng, hash_key=config.hash_key)
+    if isinstance(policy, str):
+        policy = policy_named(policy, context)
+    if config.slow_start is None:
+        return policy
+    return SlowStart(policy, config.slow_start, context)
 
 
 def _resolver_of(target: Target, resolver: Resolver | None) -> Resolver:
@@ -96,6 +109,7 @@ class BalancedChannel(grpc.aio.Channel):
             policy,
             config,
             lambda endpoint, on_change: AioSubchannel(endpoint, config, credentials, on_change),
+            rng,
         )
         self._subscription = resolver.subscribe(target.service, self._pool.update)
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from balancer.breaker import BreakerConfig
+from balancer.eligibility import EligibilityConfig
 from balancer.errors import InvalidConfigError
+from balancer.health import HealthConfig
 from balancer.method_config import MethodConfigs
+from balancer.outlier import OutlierConfig
+from balancer.policy import HashKey
+from balancer.slow_start import SlowStartConfig
+from balancer.subsetting import SubsetConfig
 from balancer.throttle import ThrottleConfig
+from balancer.zones import ZoneConfig
 
 ChannelOptions = tuple[tuple[str, int | str | bytes], ...]
 
 _MIB = 1024 * 1024
 _NO_METHODS = MethodConfigs()
 _THROTTLE = ThrottleConfig()
+_ELIGIBILITY = EligibilityConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +44,11 @@ class ChannelConfig:
     stay unacknowledged (gRFC A18). Stock servers answer pings more frequent than every
     5 minutes with GOAWAY (gRFC A8): lower it only together with theirs.
     `max_message_bytes` holds for requests and responses.
+    `health` asks each endpoint whether it serves, `breaker` leaves alone who fails time after
+    time, `outlier` who does worse than the others, and `eligibility` says when too many are
+    left out; `slow_start` gives those just connected less at first. `zones` prefers one's
+    own zone, `subset` uses some endpoints of a large fleet only. `hash_key` finds what
+    `ring_hash` and `hash` go by. What is None is off.
     `methods` says what holds for which methods: deadlines, retries, hedging. `throttle` bounds
     the retries and hedges of the whole channel.
     `options` are further gRPC channel arguments and win over all of the above.
@@ -53,6 +67,14 @@ class ChannelConfig:
     keepalive_time_s: float = 300.0
     keepalive_timeout_s: float = 20.0
     max_message_bytes: int = 4 * _MIB
+    health: HealthConfig | None = None
+    breaker: BreakerConfig | None = None
+    outlier: OutlierConfig | None = None
+    eligibility: EligibilityConfig = _ELIGIBILITY
+    slow_start: SlowStartConfig | None = None
+    zones: ZoneConfig | None = None
+    subset: SubsetConfig | None = None
+    hash_key: HashKey | None = None
     methods: MethodConfigs = _NO_METHODS
     throttle: ThrottleConfig = _THROTTLE
     options: ChannelOptions = ()

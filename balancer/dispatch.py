@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from balancer.config import ChannelConfig
+from balancer.guard import NobodyAdmitted
 from balancer.method_config import MethodConfig
 from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
 from balancer.pool import Pool
@@ -145,7 +146,10 @@ class Dispatcher:
             self._method.path, options.metadata or (), request if self._request_is_unary else None
         )
         while (picker := self._pool.picker) is not None:
-            subchannel, on_done = _pick_other(picker, info, avoid)
+            try:
+                subchannel, on_done = _pick_other(picker, info, avoid)
+            except NobodyAdmitted:
+                return None
             if subchannel.is_ready():
                 call = self._call(subchannel, request, options)
                 if on_done is not None:

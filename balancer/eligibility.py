@@ -118,11 +118,13 @@ def decide(facts: Sequence[Facts], config: EligibilityConfig) -> Eligibility:
     # A Counter would hash a thousand members, which enums do in Python.
     count = {each: reasons.count(each) for each in _REASONS}
     # Where one is healthy nobody asks for hope, and it costs another look at all.
-    hope = None if count[None] else _hope(facts)
+    hope = None if count[None] else _hope(each.state for each in facts if not each.draining)
     mode, allowed = _footing(count, config.panic_threshold_percent, hopeful=hope is not None)
     chosen = tuple([index for index, reason in enumerate(reasons) if reason in allowed])
     is_placeable = chosen or count[Reason.FULL]
-    state = _READY if is_placeable else hope or _FAILED
+    # One that drains and still connects is the last hope there may be.
+    last = None if is_placeable or hope else _hope(each.state for each in facts)
+    state = _READY if is_placeable else hope or last or _FAILED
     return Eligibility(chosen, reasons, mode, state)
 
 
@@ -166,7 +168,7 @@ def _footing(
     return Mode.NOBODY, ()
 
 
-def _hope(facts: Iterable[Facts]) -> ChannelConnectivity | None:
-    """The state of those who stay and may yet connect; None without any."""
-    states = [each.state for each in facts if not each.draining]
-    return next((state for state in _HOPEFUL if state in states), None)
+def _hope(states: Iterable[ChannelConnectivity]) -> ChannelConnectivity | None:
+    """The best of `states` that may yet become READY; None without any."""
+    present = list(states)
+    return next((state for state in _HOPEFUL if state in present), None)

@@ -8,15 +8,21 @@ finishes what it has within `drain_grace_s`, and is closed then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
+from balancer.eligibility import Mode, Reason, decide, explain
+from balancer.guard import Guard
 from balancer.policy import Picker, Policy
+from balancer.subsetting import subset
+from balancer.zones import split, zone_picker
 from discovery.endpoint import Endpoint
 from discovery.resolver import ResolverState
 
@@ -32,6 +38,10 @@ class Connection(Protocol):
     def in_flight(self) -> int:
         """Calls of this channel that have started there and not ended, at this moment."""
 
+    @property
+    def serving(self) -> bool:
+        """Whether its server says that it serves, or is not asked."""
+
     async def drain(self, timeout_s: float) -> None:
         """Waits until no call is in flight, but not longer than `timeout_s`."""
 
@@ -43,37 +53,6 @@ Connector = Callable[[Endpoint, Callable[[], None]], Connection]
 
 _log = logging.getLogger(__name__)
 
-_PRECEDENCE = (
-    ChannelConnectivity.READY,
-    ChannelConnectivity.CONNECTING,
-    ChannelConnectivity.IDLE,
-)
-
-
-def aggregate(states: Iterable[ChannelConnectivity]) -> ChannelConnectivity:
-    """The state of a channel over subchannels in `states`.
-
-    As gRPC's round_robin defines it (grpc/doc/load-balancing.md): READY if any is, else
-    CONNECTING if any is, else IDLE, else TRANSIENT_FAILURE.
-    """
-    present = set(states)
-    for state in _PRECEDENCE:
-        if state in present:
-            return state
-    return ChannelConnectivity.TRANSIENT_FAILURE
-
-
-def eligible(subchannels: Iterable[Connection]) -> list[Connection]:
-    """Those that new calls may go to, connected or not: all that are not draining.
-
-    When none of these can be had, the draining ones stand in: they still serve, and a
-    call that would fail otherwise is worth more than a tidy shutdown.
-    """
-    subchannels = list(subchannels)
-    staying = [each for each in subchannels if not each.endpoint.draining]
-    state = aggregate(each.state for each in staying)
-    return subchannels if state is ChannelConnectivity.TRANSIENT_FAILURE else staying
-
 
 class Pool:
     """The subchannels of one target and the picker over those that are READY.
@@ -83,7 +62,12 @@ class Pool:
     """
 
     def __init__(
-        self, target: str, policy: Policy, config: ChannelConfig, connect: Connector
+        self,
+        target: str,
+        policy: Policy,
+        config: ChannelConfig,
+        connect: Connector,
+        rng: random.Random,
     ) -> None:
         self.picker: Picker | None = None
         self.state = ChannelConnectivity.CONNECTING
@@ -99,10 +83,22 @@ class Pool:
         self._lingering: dict[str, Connection] = {}
         self._is_over_limit = False
         self._retiring: dict[Connection, asyncio.Task[None]] = {}
-        self._built_from: tuple[tuple[Connection, Endpoint], ...] = ()
+        self._built_from: tuple[object, ...] = ()
+        self._reasons: dict[str, Reason | None] = {}
+        self._rng = rng
         self._changed = asyncio.Event()
         self._stale = False
         self._loop = asyncio.get_running_loop()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._guard = Guard(
+            config.breaker,
+            config.outlier,
+            rng=rng,
+            clock=self._loop.time,
+            refresh=self._refresh_from_anywhere,
+        )
+        if config.outlier is not None and config.outlier.is_on:
+            self._sweep_later(config.outlier.interval_s)
 
     @property
     def closed(self) -> bool:
@@ -115,7 +111,7 @@ class Pool:
             return
         self._resolution = resolution
         known = self._subchannels | self._lingering
-        wanted = self._within_limit(resolution.endpoints)
+        wanted = self._within_limit(self._subset(resolution.endpoints))
         withdrawn = [each for each in resolution.withdrawn if _is_ready(known.get(each.address))]
         if withdrawn:
             wanted = tuple(sorted((*wanted, *withdrawn), key=lambda each: each.address))
@@ -132,6 +128,7 @@ class Pool:
         }
         for subchannel in known.values():
             self._let_go(subchannel)
+        self._guard.keep_only(self._subchannels)
         self.refresh()
 
     def refresh(self) -> None:
@@ -140,12 +137,19 @@ class Pool:
         if self.closed:
             return
         self._drop_withdrawn()
-        candidates = eligible(self._subchannels.values())
-        ready = [each for each in candidates if each.state is ChannelConnectivity.READY]
-        self._build(ready)
-        self.state = self._aggregate(candidates)
-        self.failure = self._explain() if self.state is _FAILED else None
+        subchannels = list(self._subchannels.values())
+        facts = [self._guard.facts(each) for each in subchannels]
+        decision = decide(facts, self._config.eligibility)
+        self._note(subchannels, decision.reasons)
+        self._build([subchannels[index] for index in decision.chosen], decision.mode)
+        self.state = self._state(decision.state)
+        self.failure = self._explain(decision.reasons) if self.state is _FAILED else None
+        self._refresh_when_a_breaker_admits()
         self._notify()
+
+    def reasons(self) -> Mapping[str, Reason | None]:
+        """Why each endpoint is not picked, by address; None for one that is."""
+        return self._reasons
 
     async def changed(self) -> None:
         """Returns when anything above may have changed."""
@@ -155,6 +159,8 @@ class Pool:
         """Takes no new calls, lets those in flight finish for `grace_s`, and closes."""
         self.state = ChannelConnectivity.SHUTDOWN
         self.picker = None
+        for timer in self._timers.values():
+            timer.cancel()
         self._notify()
         for subchannel in (self._subchannels | self._lingering).values():
             self._retire(subchannel, grace_s)
@@ -224,31 +230,82 @@ class Pool:
             self._stale = True
             self._loop.call_soon(self.refresh)
 
-    def _build(self, ready: list[Connection]) -> None:
+    def _refresh_from_anywhere(self) -> None:
+        # Calls of threads end in those threads, some after the loop has.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._refresh_soon)
+
+    def _refresh_when_a_breaker_admits(self) -> None:
+        wait_s = self._guard.next_probe_s()
+        if wait_s is not None:
+            self._later("breaker", wait_s, self._refresh_soon)
+
+    def _sweep_later(self, interval_s: float) -> None:
+        def sweep() -> None:
+            if self._guard.sweep(self._subchannels.keys()):
+                self._refresh_soon()
+            self._sweep_later(interval_s)
+
+        self._later("sweep", interval_s, sweep)
+
+    def _later(self, name: str, wait_s: float, what: Callable[[], None]) -> None:
+        if name in self._timers:
+            self._timers[name].cancel()
+        self._timers[name] = self._loop.call_later(wait_s, what)
+
+    def _note(self, subchannels: Sequence[Connection], reasons: Sequence[Reason | None]) -> None:
+        """Remembers, and says to who debugs, why an endpoint is not picked."""
+        before = self._reasons
+        self._reasons = {
+            each.endpoint.address: reason for each, reason in zip(subchannels, reasons, strict=True)
+        }
+        if not _log.isEnabledFor(logging.DEBUG):
+            return
+        for address, reason in self._reasons.items():
+            if reason is not before.get(address):
+                said = "may be picked" if reason is None else f"is not picked: {reason.value}"
+                _log.debug("%s: %s %s", self._target, address, said)
+
+    def _build(self, ready: list[Connection], mode: Mode) -> None:
         # A picker in use is kept as long as it is right: a new one starts its turns anew.
-        built_from = tuple((each, each.endpoint) for each in ready)
-        if built_from != self._built_from:
-            self.picker = self._policy.build(tuple(ready)) if ready else None
-            self._built_from = built_from
+        built_from = (mode, *((each, each.endpoint) for each in ready))
+        if built_from == self._built_from:
+            return
+        self._built_from = built_from
+        self.picker = self._picker(tuple(ready), mode) if ready else None
 
-    def _aggregate(self, candidates: list[Connection]) -> ChannelConnectivity:
+    def _picker(self, ready: tuple[Connection, ...], mode: Mode) -> Picker:
+        zones = self._config.zones
+        if zones is None:
+            inner = self._policy.build(ready)
+        else:
+            known = [each.endpoint for each in self._subchannels.values()]
+            inner = zone_picker(split(ready, known, zones), self._policy.build, self._rng)
+        return self._guard.picker(inner, ready, overrules=mode is not Mode.NORMAL)
+
+    def _state(self, of_subchannels: ChannelConnectivity) -> ChannelConnectivity:
         waiting_for_resolver = not self._resolution.resolved and not self._resolution.error
-        if waiting_for_resolver:
-            return ChannelConnectivity.CONNECTING
-        return aggregate(each.state for each in candidates)
+        return ChannelConnectivity.CONNECTING if waiting_for_resolver else of_subchannels
 
-    def _explain(self) -> str:
+    def _explain(self, reasons: Iterable[Reason | None]) -> str:
         error = self._resolution.error
         resolver = f" (resolver: {error})" if error else ""
         if not self._resolution.resolved:
             return f"{self._target}: not resolved{resolver}"
         if not self._subchannels:
             return f"{self._target}: no endpoints{resolver}"
+        reasons = list(reasons)
+        if any(reason is not Reason.NOT_READY for reason in reasons):
+            return f"{self._target}: {explain(reasons)}{resolver}"
         last = next(reversed(self._subchannels.values()))
         return (
             f"{self._target}: none of {len(self._subchannels)} endpoints can be reached, "
             f"{last.endpoint.address}: {last.last_error}{resolver}"
         )
+
+    def _subset(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        config = self._config.subset
+        return endpoints if config is None else subset(endpoints, config.size, config.client_id)
 
     def _notify(self) -> None:
         self._changed.set()

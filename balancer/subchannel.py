@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -20,6 +21,7 @@ import grpc.aio
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
+from balancer.health import Health, HealthWatch
 from discovery.endpoint import Endpoint
 
 PROBE_TIMEOUT_S: Final = 1.0
@@ -59,6 +61,7 @@ class AioSubchannel:
         self.last_error = ""
         self._on_change = on_change
         self._channel = _open(endpoint.address, config, credentials)
+        self._health = _health_watch(self._channel, endpoint, config, on_change)
         self._pace_s = config.initial_backoff_s
         self._next_attempt = 0.0
         self._in_flight = 0
@@ -72,6 +75,16 @@ class AioSubchannel:
     def in_flight(self) -> int:
         """Calls that have started here and not ended."""
         return self._in_flight
+
+    @property
+    def serving(self) -> bool:
+        """Whether its server says that it serves, or is not asked."""
+        return self._health is None or self._health.health is Health.SERVING
+
+    @property
+    def health_reason(self) -> str:
+        """Why it is not serving."""
+        return "" if self._health is None else self._health.reason
 
     def is_ready(self) -> bool:
         """Whether it is READY at this moment; notices a loss before it is reported."""
@@ -106,6 +119,8 @@ class AioSubchannel:
     async def close(self) -> None:
         """Cancels what is in flight and closes the connection. May be repeated."""
         self._watching.cancel()
+        if self._health is not None:
+            self._health.stop()
         self.state = ChannelConnectivity.SHUTDOWN
         await self._channel.close()
         await asyncio.gather(self._watching, return_exceptions=True)
@@ -144,15 +159,33 @@ class AioSubchannel:
             self._report(ChannelConnectivity.CONNECTING)
 
     def _report(self, state: ChannelConnectivity) -> None:
-        if state is not self.state:
-            self.state = state
-            self._on_change()
+        if state is self.state:
+            return
+        self.state = state
+        if self._health is not None:
+            if state is ChannelConnectivity.READY:
+                self._health.start()
+            else:
+                self._health.stop()
+        self._on_change()
 
     async def _why_it_failed(self) -> str:
         """Asks by a call, the only one whom gRPC tells; it fails without being sent."""
         probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         probe = self._channel.unary_unary(PROBE_METHOD)
         return await probe(b"", timeout=PROBE_TIMEOUT_S).details()
+
+
+def _health_watch(
+    channel: grpc.aio.Channel,
+    endpoint: Endpoint,
+    config: ChannelConfig,
+    on_change: Callable[[], None],
+) -> HealthWatch | None:
+    if config.health is None or not config.health.enabled:
+        return None
+    rng = random.Random()  # noqa: S311 - jitter, not secrets
+    return HealthWatch(channel, config.health, on_change, address=endpoint.address, rng=rng)
 
 
 def _open(

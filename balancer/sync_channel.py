@@ -20,9 +20,10 @@ from typing import Final, Self, TypeVar
 import grpc
 from grpc import ChannelConnectivity
 
+from balancer.channel import policy_of
 from balancer.config import ChannelConfig
 from balancer.errors import MissingResolverError
-from balancer.policy import Policy, PolicyContext, policy_named
+from balancer.policy import Policy
 from balancer.subchannel import Kind, Method
 from balancer.sync_control import ControlPlane
 from balancer.sync_dispatch import SyncDispatcher
@@ -63,14 +64,15 @@ def sync_channel(
     Raises InvalidTargetError, MissingResolverError, UnknownPolicyError.
     """
     parsed = parse_target(target)
-    if isinstance(policy, str):
-        policy = policy_named(policy, PolicyContext(rng=rng or random.SystemRandom()))
+    rng = rng or random.SystemRandom()
+    policy = policy_of(policy, config, rng)
     return BalancedSyncChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
         policy=policy,
         config=config,
         credentials=credentials,
+        rng=rng,
     )
 
 
@@ -95,6 +97,7 @@ class BalancedSyncChannel(grpc.Channel):
         policy: Policy,
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
+        rng: random.Random,
     ) -> None:
         self._target = target
         self._config = config
@@ -107,6 +110,7 @@ class BalancedSyncChannel(grpc.Channel):
             config=config,
             credentials=credentials,
             on_change=self._changed,
+            rng=rng,
         )
         self._pool = self._control.pool
 

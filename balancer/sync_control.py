@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable
 
 import grpc
@@ -39,6 +40,7 @@ class ControlPlane:
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
+        rng: random.Random,
     ) -> None:
         self._thread = LoopThread("tallystick balancer")
         self._following: asyncio.Task[None] | None = None
@@ -51,6 +53,7 @@ class ControlPlane:
                 policy,
                 config,
                 lambda endpoint, changed: SyncSubchannel(endpoint, config, credentials, changed),
+                rng,
             )
             loop = asyncio.get_running_loop()
             self._following = loop.create_task(_follow(pool, on_change))

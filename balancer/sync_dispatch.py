@@ -17,6 +17,7 @@ import grpc
 
 from balancer.config import ChannelConfig
 from balancer.dispatch import Status
+from balancer.guard import NobodyAdmitted
 from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
 from balancer.pool import Pool
 from balancer.subchannel import Method
@@ -110,7 +111,10 @@ class SyncDispatcher:
             picker = self._pool.picker
             if picker is None:
                 return None
-            subchannel, on_done = picker.pick(info)
+            try:
+                subchannel, on_done = picker.pick(info)
+            except NobodyAdmitted:
+                return None
             if not isinstance(subchannel, SyncSubchannel):
                 raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
             if subchannel not in excluded and subchannel.acquire():

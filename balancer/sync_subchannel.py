@@ -64,6 +64,11 @@ class SyncSubchannel:
         return f"<SyncSubchannel {self.endpoint.address} {self.state.name}>"
 
     @property
+    def serving(self) -> bool:
+        """True: threads do not ask for health yet."""
+        return True
+
+    @property
     def in_flight(self) -> int:
         """Calls that have started here and not ended."""
         return self._in_flight

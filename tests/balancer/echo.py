@@ -12,6 +12,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
 
 SERVICE = "tallystick.test.Echo"
 UNARY_UNARY = f"/{SERVICE}/UnaryUnary"
@@ -40,6 +42,8 @@ class EchoServer:
         # Set to turn calls away at once: the status, and the trailers with it.
         self.refusal: grpc.StatusCode | None = None
         self.refusal_trailers: tuple[tuple[str, str], ...] = ()
+        # Set before `start` to have the health service as well.
+        self.health: HealthServicer | None = None
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -51,6 +55,8 @@ class EchoServer:
         """Listens: on a new port the first time, on the same one after."""
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((self._handler(),))
+        if self.health is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if credentials is None:
             self.port = self._server.add_insecure_port(self.address)
         else:

@@ -13,6 +13,7 @@ from grpc import StatusCode
 
 import balancer
 from balancer import PickInfo, PickResult, Subchannel
+from balancer.subchannel import AioSubchannel
 from balancer.testing import FakeSubchannel
 from discovery.endpoint import Endpoint
 from tests.balancer.calls import call, stream_unary, unary_stream
@@ -89,6 +90,7 @@ async def test_a_pick_that_came_too_late_is_given_back(start_server: StartServer
         await eventually(lambda: len(policy._given) == 2)
         first = next(each for each in servers if each.address == policy._given[0].endpoint.address)
         lost = channel._pool._subchannels[first.address]
+        assert isinstance(lost, AioSubchannel)
         stopping = asyncio.ensure_future(first.stop())
         await asyncio.sleep(0)
         give_up = time.monotonic() + 10

@@ -141,7 +141,7 @@ def test_at_a_threshold_of_100_any_suspicion_is_too_much() -> None:
         ("xci", CONNECTING),
         ("xi", IDLE),
         ("x", FAILED),
-        ("D", FAILED),
+        ("D", CONNECTING),
         ("", FAILED),
     ],
 )

@@ -11,7 +11,6 @@ from grpc import ChannelConnectivity, StatusCode
 
 import balancer
 from balancer import BalancedChannel, ChannelConfig
-from balancer.pool import aggregate
 from discovery.endpoint import Endpoint
 from discovery.testing import FakeResolver
 from tests.balancer.calls import call, only, served_by
@@ -22,8 +21,6 @@ from tests.support.waiting import eventually
 
 SERVICE = "tallystick/echo"
 READY = ChannelConnectivity.READY
-CONNECTING = ChannelConnectivity.CONNECTING
-IDLE = ChannelConnectivity.IDLE
 FAILED = ChannelConnectivity.TRANSIENT_FAILURE
 
 
@@ -44,21 +41,6 @@ async def channel(resolver: FakeResolver) -> AsyncIterator[BalancedChannel]:
 async def servers(start_server: StartServer) -> list[EchoServer]:
     """Three servers, a, b and c."""
     return [await start_server(name) for name in (b"a", b"b", b"c")]
-
-
-@pytest.mark.parametrize(
-    ("states", "expected"),
-    [
-        ([READY, CONNECTING, IDLE, FAILED], READY),
-        ([CONNECTING, IDLE, FAILED], CONNECTING),
-        ([IDLE, FAILED], IDLE),
-        ([FAILED, FAILED], FAILED),
-        ([], FAILED),
-    ],
-)
-def test_aggregate(states: list[ChannelConnectivity], expected: ChannelConnectivity) -> None:
-    """The state of a channel is the best state of its subchannels."""
-    assert expected is aggregate(states)
 
 
 async def test_round_robin_is_exact(

@@ -93,6 +93,7 @@ async def test_a_loss_is_seen_by_the_very_next_pick(
 ) -> None:
     """A pick does not wait for the event loop to tell that a connection is lost."""
     lost = channel._pool._subchannels[servers[0].address]
+    assert isinstance(lost, AioSubchannel)
     stopping = asyncio.ensure_future(servers[0].stop())
     await asyncio.sleep(0)
     give_up = time.monotonic() + 10
