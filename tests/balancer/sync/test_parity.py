@@ -247,7 +247,7 @@ def test_a_result_waited_for_too_briefly(
 @OBJECT_STYLES
 def test_cancel_at_once(channel: grpc.Channel, style: str) -> None:
     """A call cancelled as soon as it is made says so, in every way one can ask."""
-    call = start(channel, style, b"x")
+    call = start(channel, style, HANG)
     assert call.cancel()
     assert (True, True, False) == (call.cancelled(), call.done(), call.cancel())
     assert StatusCode.CANCELLED is call.code()
@@ -294,23 +294,25 @@ def test_done_callbacks(channel: grpc.Channel, style: str) -> None:
 
 
 @OBJECT_STYLES
-def test_callbacks_of_the_context(channel: grpc.Channel, style: str) -> None:
+def test_callbacks_of_the_context(channel: grpc.Channel, server: EchoServer, style: str) -> None:
     """A termination callback is called once, and refused after the end."""
     seen: list[int] = []
-    call = start(channel, style, b"x")
+    call = start(channel, style, HANG)
     assert call.add_callback(lambda: seen.append(1))
+    server.release()
     finish(style, call)
     eventually(lambda: seen == [1])
     assert not call.add_callback(lambda: seen.append(2))
 
 
 @OBJECT_STYLES
-def test_a_callback_that_raises(channel: grpc.Channel, style: str) -> None:
+def test_a_callback_that_raises(channel: grpc.Channel, server: EchoServer, style: str) -> None:
     """It costs neither the call nor the other callbacks."""
     seen: list[Call] = []
-    call = start(channel, style, b"x")
+    call = start(channel, style, HANG)
     call.add_done_callback(_raise)
     call.add_done_callback(seen.append)
+    server.release()
     finish(style, call)
     eventually(lambda: seen == [call])
 
