@@ -2,18 +2,16 @@
 
 What may be repeated, when and where decides `balancer.retry`; this is the call object around
 its attempts. The first is started at once, as any call is, and for one that succeeds
-nothing else happens. Each attempt is watched by a callback, so that a call nobody awaits is
-tried again all the same. The accessors speak of the last attempt: `code` and the trailing
-metadata wait for it. As soon as something of a response was handed out, the attempt it came
+nothing else happens. As soon as something of a response was handed out, the attempt it came
 from is the call (gRFC A6, "committed").
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Generator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -33,6 +31,7 @@ from balancer.dispatch import (
     final_code,
     final_trailers,
 )
+from balancer.managed_call import ManagedCall
 from balancer.method_config import MethodConfig
 from balancer.retry import GiveUp, Retry, RetryState
 
@@ -40,8 +39,8 @@ Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 
-class RetryingCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio has Generic first
-    """What the two kinds have in common: attempts, and the accessors of grpc.aio.Call."""
+class RetryingCall(ManagedCall[Req, Res]):
+    """What the two kinds have in common: one attempt after the other."""
 
     _deferred: type[DeferredCall[Any, Any]]
 
@@ -53,30 +52,11 @@ class RetryingCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         request: Req,
         options: CallOptions,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._dispatcher = dispatcher
-        self._method = method
-        self._retries = retries
-        self._request = request
-        self._options = options
-        timeout = options.timeout
-        self._deadline = None if timeout is None else self._loop.time() + timeout
-        self._callbacks: list[Callable[[Any], None]] = []
-        self._waiters: list[asyncio.Future[None]] = []
+        super().__init__(dispatcher, method, retries, request, options)
         self._state: RetryState | None = None
         self._next: asyncio.Task[None] | None = None
         self._committed = False
-        self._final = False
-        self._call: Any = None
         self._follow(options, frozenset())
-
-    def cancelled(self) -> bool:
-        """Whether it was cancelled here."""
-        return self._final and bool(self._call.cancelled())
-
-    def done(self) -> bool:
-        """Whether it has a status."""
-        return self._final
 
     def cancel(self) -> bool:
         """Ends it; False if it has ended already."""
@@ -84,24 +64,12 @@ class RetryingCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
             return False
         if self._next is not None:
             self._next.cancel()
+            self._next = None
             self._call = self._deferred(self._dispatcher, self._request, self._options, CANCELLED)
             self._finish()
             return True
         self._committed = True
         return bool(self._call.cancel())
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline, at least 0; None without one."""
-        if self._deadline is None:
-            return None
-        return max(0.0, self._deadline - self._loop.time())
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Calls `callback(self)` when it ends, at once if it has."""
-        if self._final:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """As grpc.aio.Call."""
@@ -113,33 +81,6 @@ class RetryingCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         await self._until_final()
         last: grpc.aio.Metadata = await self._call.initial_metadata()
         return last
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        """As grpc.aio.Call."""
-        await self._until_final()
-        metadata: grpc.aio.Metadata = await self._call.trailing_metadata()
-        return metadata
-
-    async def code(self) -> grpc.StatusCode:
-        """As grpc.aio.Call."""
-        await self._until_final()
-        code: grpc.StatusCode = await self._call.code()
-        return code
-
-    async def details(self) -> str:
-        """As grpc.aio.Call."""
-        await self._until_final()
-        details: str = await self._call.details()
-        return details
-
-    async def debug_error_string(self) -> str:
-        """As gRPC's call objects have it."""
-        await self._until_final()
-        return str(await self._call.debug_error_string())
-
-    async def wait_for_connection(self) -> None:
-        """As grpc.aio.Call."""
-        await self._call.wait_for_connection()
 
     def _follow(self, options: CallOptions, avoid: frozenset[str]) -> None:
         attempt = self._dispatcher.start(self._request, options, avoid)
@@ -192,29 +133,6 @@ class RetryingCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         self._follow(options, decision.tried)
         self._wake()
-
-    def _finish(self) -> None:
-        self._final = True
-        self._next = None
-        for callback in self._callbacks:
-            callback(self)
-        self._callbacks.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    async def _news(self) -> None:
-        waiter = self._loop.create_future()
-        self._waiters.append(waiter)
-        await waiter
-
-    async def _until_final(self) -> None:
-        while not self._final:
-            await self._news()
 
     async def _superseded(self, call: Any) -> bool:
         """Whether another attempt follows on `call`, which has failed."""

@@ -1,0 +1,116 @@
+"""One call to its caller, one or more attempts underneath: what retries and hedges share.
+
+The accessors speak of the attempt that is the call in the end: `code` and the trailing
+metadata wait for it. Attempts follow each other by callbacks, so that a call which nobody
+awaits goes on all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from balancer.dispatch import CallOptions, Dispatcher, Retries
+from balancer.method_config import MethodConfig
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+
+class ManagedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio has Generic first
+    """A grpc.aio.Call whose attempts a subclass makes; `_call` is the one that counts now."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        method: MethodConfig,
+        retries: Retries,
+        request: Req,
+        options: CallOptions,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher = dispatcher
+        self._method = method
+        self._retries = retries
+        self._request = request
+        self._options = options
+        timeout = options.timeout
+        self._deadline = None if timeout is None else self._loop.time() + timeout
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._final = False
+        self._call: Any = None
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled here."""
+        return self._final and bool(self._call.cancelled())
+
+    def done(self) -> bool:
+        """Whether it has a status."""
+        return self._final
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None without one."""
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - self._loop.time())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Calls `callback(self)` when it ends, at once if it has."""
+        if self._final:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata:
+        """As grpc.aio.Call."""
+        await self._until_final()
+        metadata: grpc.aio.Metadata = await self._call.trailing_metadata()
+        return metadata
+
+    async def code(self) -> grpc.StatusCode:
+        """As grpc.aio.Call."""
+        await self._until_final()
+        code: grpc.StatusCode = await self._call.code()
+        return code
+
+    async def details(self) -> str:
+        """As grpc.aio.Call."""
+        await self._until_final()
+        details: str = await self._call.details()
+        return details
+
+    async def debug_error_string(self) -> str:
+        """As gRPC's call objects have it."""
+        await self._until_final()
+        return str(await self._call.debug_error_string())
+
+    async def wait_for_connection(self) -> None:
+        """As grpc.aio.Call."""
+        await self._call.wait_for_connection()
+
+    def _finish(self) -> None:
+        self._final = True
+        for callback in self._callbacks:
+            callback(self)
+        self._callbacks.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def _news(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    async def _until_final(self) -> None:
+        while not self._final:
+            await self._news()
