@@ -12,8 +12,8 @@ above 1 is faster than the other). `aio_vs_plain`: through `balancer.channel`, o
 plain grpc.aio channels that the caller takes in turn. `aio_vs_grpc_round_robin`: over
 gRPC's own round_robin on a static list. `sync_vs_plain`: the same as the first with
 `balancer.sync_channel` and 16 threads. `aio_all_features_vs_plain`: with health checks,
-outlier ejection and retries on. `aa_control` is plain channels against themselves by the
-same method: what the method itself is off by.
+outlier ejection, circuit breakers, slow start and retries on. `aa_control` is plain
+channels against themselves by the same method: what the method itself is off by.
 
 **CPU.** `added_us_per_call`: process CPU time of a call through a channel over three fake
 connections (READY, every call ended before it is awaited), less that of the same call on
@@ -51,6 +51,10 @@ from typing import Any, Final
 import grpc
 
 from balancer import ChannelConfig
+from balancer.breaker import BreakerConfig
+from balancer.health import HealthConfig
+from balancer.outlier import OutlierConfig
+from balancer.slow_start import SlowStartConfig
 from bench import echo, outcomes, overhead, picks, throughput
 
 FAST_S: Final = 0.02
@@ -69,11 +73,8 @@ class Sizes:
     repeats: int = 31
     ring_endpoints: int = picks.RING_ENDPOINTS
     ring_repeats: int = 5
+    spread_keys: int = picks.SPREAD_KEYS
     failing_calls: int = 1_000
-
-
-class MissingError(Exception):
-    """What is to be measured is not there; says what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ async def _pick_us(run: Run) -> Figure:
 
 
 async def _ring_vs_uhashring(run: Run) -> Figure:
-    measured = picks.ring_vs_uhashring(run.sizes.repeats)
+    measured = picks.ring_vs_uhashring(run.sizes.repeats, run.sizes.spread_keys)
     return measured["ratio"], measured
 
 
@@ -143,8 +144,13 @@ async def _attempts(run: Run) -> Figure:
 
 
 def all_features() -> ChannelConfig:
-    """Health, ejection and retries on. Raises MissingError."""
-    raise MissingError("no health checks and outlier ejection in ChannelConfig")
+    """Everything on that watches endpoints; retries are on by default."""
+    return ChannelConfig(
+        health=HealthConfig(),
+        outlier=OutlierConfig(),
+        breaker=BreakerConfig(),
+        slow_start=SlowStartConfig(),
+    )
 
 
 Measurement = Callable[[Run], Awaitable[Figure]]
@@ -183,20 +189,15 @@ TARGETS: Final = {
 
 
 async def measure(sizes: Sizes, only: Collection[str] = ()) -> dict[str, Any]:
-    """What `python -m bench.balancer` prints; a key is null if its part is `missing`."""
+    """What `python -m bench.balancer` prints."""
     result: dict[str, Any] = {}
     details: dict[str, Any] = {}
-    missing: dict[str, str] = {}
     async with echo.fleet(*[FAST_S] * 3, SLOW_S) as servers:
         run = Run(sizes=sizes, servers=servers)
         for key in only or MEASUREMENTS:
-            try:
-                result[key], details[key] = await MEASUREMENTS[key](run)
-            except MissingError as error:
-                result[key], missing[key] = None, str(error)
+            result[key], details[key] = await MEASUREMENTS[key](run)
     return result | {
         "details": {key: each for key, each in details.items() if each is not None},
-        "missing": missing,
         "machine": machine(),
     }
 
@@ -225,9 +226,7 @@ def main() -> None:
         return
     for key, target in TARGETS.items():
         if key in result:
-            value = result[key]
-            shown = result["missing"].get(key, "") if value is None else value
-            sys.stdout.write(f"{key:30} {shown!s:12}  target {target}\n")
+            sys.stdout.write(f"{key:30} {result[key]!s:12}  target {target}\n")
 
 
 if __name__ == "__main__":

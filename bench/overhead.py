@@ -164,7 +164,7 @@ async def added_us(config: ChannelConfig, slices: int, calls: int) -> dict[str, 
 async def _fake_fleet(config: ChannelConfig) -> AsyncIterator[Callable[..., Awaitable[bytes]]]:
     addresses = ",".join(f"127.0.0.1:{port}" for port in range(1, ENDPOINTS + 1))
     async with balancer.channel(f"static:///{addresses}", config=config) as channel:
-        await channel.channel_ready()
+        await asyncio.wait_for(channel.channel_ready(), _TIMEOUT_S)
         unary: Any = channel.unary_unary(METHOD)
         yield unary
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from uhashring import HashRing
 
-import balancer
 from balancer import Picker, PickInfo, PolicyContext, policy_named
 from balancer.policies.ring import Ring, hash_of
 from balancer.policies.ring_hash import RingHash, RingHashConfig
@@ -68,22 +67,12 @@ def context() -> PolicyContext:
     return PolicyContext(rng=random.Random(1), hash_key=attrgetter("request"))  # noqa: S311 - not secret
 
 
-def pick_us(repeats: int) -> dict[str, float | None]:
-    """CPU microseconds of one pick by policy; None for a policy that is not there."""
-    return {name: _pick_us(name, repeats) for name in POLICIES}
-
-
-def _pick_us(name: str, repeats: int) -> float | None:
-    try:
-        policy = policy_named(name, context())
-    except balancer.UnknownPolicyError:
-        return None
-    return picker_us(policy.build(fleet(ENDPOINTS)), repeats)
-
-
-def picker_us(picker: Picker, repeats: int) -> float:
-    """CPU microseconds of one pick: the median over `repeats` rounds of all keys, loop included."""
-    return _us_each(picker.pick, infos(), repeats)
+def pick_us(repeats: int) -> dict[str, float]:
+    """CPU microseconds of one pick by policy: medians over `repeats` rounds of all keys."""
+    return {
+        name: _us_each(policy_named(name, context()).build(fleet(ENDPOINTS)).pick, infos(), repeats)
+        for name in POLICIES
+    }
 
 
 def _us_each(pick: Callable[[Any], object], arguments: Sequence[object], repeats: int) -> float:
@@ -96,7 +85,7 @@ def _us_each(pick: Callable[[Any], object], arguments: Sequence[object], repeats
     return round(statistics.median(took_us), _DIGITS)
 
 
-def ring_vs_uhashring(repeats: int) -> dict[str, float]:
+def ring_vs_uhashring(repeats: int, spread_keys: int = SPREAD_KEYS) -> dict[str, float]:
     """How often ours finds an owner while uhashring does once: same keys, same points."""
     endpoints = even_fleet(ENDPOINTS)
     addresses = [each.endpoint.address for each in endpoints]
@@ -117,23 +106,25 @@ def ring_vs_uhashring(repeats: int) -> dict[str, float]:
         "ours_us": ours,
         "pick_us": pick,
         "uhashring_us": other,
-        "ours_max_over_mean": _unevenness(_picked(picker)),
-        "uhashring_max_over_mean": _unevenness(theirs.get_node(each) for each in _spread_keys()),
+        "ours_max_over_mean": _unevenness(_picked(picker, spread_keys)),
+        "uhashring_max_over_mean": _unevenness(
+            theirs.get_node(each) for each in _spread_keys(spread_keys)
+        ),
     }
 
 
-def _spread_keys() -> list[str]:
-    return [f"spread-{number}" for number in range(SPREAD_KEYS)]
+def _spread_keys(size: int) -> list[str]:
+    return [f"spread-{number}" for number in range(size)]
 
 
-def _picked(picker: Picker) -> Iterable[object]:
-    for key in _spread_keys():
+def _picked(picker: Picker, size: int) -> Iterable[object]:
+    for key in _spread_keys(size):
         yield picker.pick(PickInfo("/p.S/M", (), key.encode())).subchannel.endpoint.address
 
 
 def _unevenness(owners: Iterable[object]) -> float:
     counts = Counter(owners)
-    return round(max(counts.values()) / (SPREAD_KEYS / ENDPOINTS), _DIGITS)
+    return round(max(counts.values()) / (counts.total() / ENDPOINTS), _DIGITS)
 
 
 def ring_cold_ms(repeats: int, endpoints: int = RING_ENDPOINTS) -> float:

@@ -89,7 +89,7 @@ async def round_robin(addresses: list[str]) -> AsyncIterator[AioCall]:
     """GRPC's own round_robin over a list that never changes."""
     options = [_OWN_CONNECTIONS, ("grpc.service_config", _ROUND_ROBIN)]
     async with grpc.aio.insecure_channel(f"ipv4:{','.join(addresses)}", options) as channel:
-        await channel.channel_ready()
+        await asyncio.wait_for(channel.channel_ready(), TIMEOUT_S)
         unary = _unary(channel)
         yield await _warm(lambda: unary(REQUEST, timeout=TIMEOUT_S))
 
@@ -100,7 +100,7 @@ async def balanced(
 ) -> AsyncIterator[AioCall]:
     """A channel of ours."""
     async with balancer.channel(target_of(addresses), config=config or ChannelConfig()) as channel:
-        await channel.channel_ready()
+        await asyncio.wait_for(channel.channel_ready(), TIMEOUT_S)
         unary = _unary(channel)
         yield await _warm(lambda: unary(REQUEST, timeout=TIMEOUT_S))
 

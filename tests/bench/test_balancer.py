@@ -8,24 +8,24 @@ SMALL = balancer.Sizes(
     slices=2,
     slice_s=0.02,
     p99_slices=2,
-    p99_slice_s=0.1,
+    p99_slice_s=0.05,
     cpu_calls=20,
     repeats=1,
     ring_endpoints=20,
     ring_repeats=1,
-    failing_calls=20,
+    spread_keys=1_000,
+    failing_calls=16,
 )
 
 
 async def test_every_promised_key_is_measured() -> None:
-    """Each key is a figure above 0, or null with the reason; picks have one for each policy."""
+    """Each key is a figure above 0; picks have one for each policy."""
     result = await balancer.measure(SMALL)
     assert set(balancer.TARGETS) == set(balancer.MEASUREMENTS)
     assert balancer.MEASUREMENTS.keys() <= result.keys()
-    assert {key for key in balancer.MEASUREMENTS if result[key] is None} == result["missing"].keys()
     assert set(picks.POLICIES) == result.pop("pick_us").keys()
     # CPU time of a few calls may come to nothing.
     figures = [
         result[key] for key in balancer.MEASUREMENTS if not key.startswith(("added", "pick"))
     ]
-    assert all(figure is None or figure > 0 for figure in figures)
+    assert all(figure > 0 for figure in figures)
