@@ -7,7 +7,6 @@ from bench import balancer, picks
 SMALL = balancer.Sizes(
     slices=2,
     slice_s=0.02,
-    p99_slices=2,
     p99_slice_s=0.05,
     cpu_calls=20,
     repeats=1,
