@@ -18,6 +18,7 @@ from txn.state import BRANCH_MOVES, TRANSACTION_MOVES
 TWO_PHASE_COMMIT = ROOT / "docs" / "two_phase_commit.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DISCOVERY = ROOT / "docs" / "discovery.md"
+BALANCER = ROOT / "docs" / "balancer.md"
 _LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 _TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
 _CODE = re.compile(r"`[^`\n]+`|^\$ .*$", re.MULTILINE)
@@ -89,7 +90,7 @@ def _value_of(name: str) -> object:
 
 
 @pytest.mark.parametrize(
-    "page", [TWO_PHASE_COMMIT, ARCHITECTURE, DISCOVERY], ids=lambda page: page.name
+    "page", [TWO_PHASE_COMMIT, ARCHITECTURE, DISCOVERY, BALANCER], ids=lambda page: page.name
 )
 def test_limits_are_those_of_the_code(page: Path) -> None:
     """Each limit that a page lists has the name and the value of the code."""
