@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import balancer
+import balancer.policies
 from balancer import (
     ChannelConfig,
     FailurePercentageEjection,
@@ -133,6 +133,11 @@ def test_a_subset_has_the_name_of_its_client() -> None:
     assert one is not None
     assert other is not None
     assert one.client_id != other.client_id
+
+
+def test_none_of_this_balancers_policies_is_missing() -> None:
+    """As many names as there are policies."""
+    assert len(balancer.policies.__all__) == len(BUILT_IN)
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
