@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -19,6 +21,14 @@ from grpc import ChannelConnectivity
 from balancer.config import ChannelConfig
 from balancer.dispatch import Dispatcher, Retries, Waiting
 from balancer.errors import MissingResolverError
+from balancer.interceptors import (
+    Chains,
+    InterceptedStreamStream,
+    InterceptedStreamUnary,
+    InterceptedUnaryStream,
+    InterceptedUnaryUnary,
+    sorted_by_kind,
+)
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
@@ -42,16 +52,19 @@ def channel(
     policy: str | Policy = "round_robin",
     config: ChannelConfig = _DEFAULT_CONFIG,
     credentials: grpc.ChannelCredentials | None = None,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     rng: random.Random | None = None,
 ) -> BalancedChannel:
     """A channel to everyone who serves `target`. Connects at once, in the background.
 
     `target` is `etcd:///tallystick/ledger`, a bare `ledger`, or `static:///a:1,b:2`, which
     needs no `resolver`. `policy` is a registered name or a Policy of your own. Without
-    `credentials` connections are not encrypted. `rng` makes the spread reproducible.
+    `credentials` connections are not encrypted. `interceptors`, outermost first, run once per
+    call, around its retries. `rng` makes the spread reproducible.
 
     Call it inside a running event loop, and close the channel there. Raises
-    InvalidTargetError, MissingResolverError, UnknownPolicyError.
+    InvalidTargetError, MissingResolverError, UnknownPolicyError; ValueError for what is no
+    interceptor.
     """
     parsed = parse_target(target)
     rng = rng or random.SystemRandom()
@@ -63,6 +76,7 @@ def channel(
         config=config,
         credentials=credentials,
         rng=rng,
+        interceptors=interceptors,
     )
 
 
@@ -99,7 +113,10 @@ class BalancedChannel(grpc.aio.Channel):
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         rng: random.Random,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
+        self._interceptors = sorted_by_kind(interceptors)
+        self._chains = Chains()
         self._target = target
         self._config = config
         self._waiting = Waiting(config.max_queued_calls)
@@ -137,7 +154,9 @@ class BalancedChannel(grpc.aio.Channel):
             raise ValueError(f"grace must be non-negative, got {grace}.")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (grace or 0.0)
-        await self._waiting.close(grace or 0.0)
+        self._waiting.closed = True
+        await self._chains.close(grace or 0.0)
+        await self._waiting.close(max(0.0, deadline - loop.time()))
         self._subscription.close()
         await self._pool.close(max(0.0, deadline - loop.time()))
 
@@ -166,18 +185,23 @@ class BalancedChannel(grpc.aio.Channel):
         request_serializer: Callable[[Req], bytes] | None = None,
         response_deserializer: Callable[[bytes], Res] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryUnary[Req, Res]:
+    ) -> grpc.aio.UnaryUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        return UnaryUnary(
-            self._dispatcher(
-                Method(
-                    "unary_unary",
-                    method,
-                    request_serializer,
-                    response_deserializer,
-                    bool(_registered_method),
-                )
-            )
+        make = partial(
+            self._dispatcher,
+            Method(
+                "unary_unary",
+                method,
+                request_serializer,
+                response_deserializer,
+                bool(_registered_method),
+            ),
+        )
+        intercepts = self._interceptors.unary_unary
+        if not intercepts:
+            return UnaryUnary(make(method))
+        return InterceptedUnaryUnary(
+            method, intercepts, self._chains, lambda path: UnaryUnary(make(path))
         )
 
     def unary_stream(
@@ -186,18 +210,23 @@ class BalancedChannel(grpc.aio.Channel):
         request_serializer: Callable[[Req], bytes] | None = None,
         response_deserializer: Callable[[bytes], Res] | None = None,
         _registered_method: bool | None = False,
-    ) -> UnaryStream[Req, Res]:
+    ) -> grpc.aio.UnaryStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        return UnaryStream(
-            self._dispatcher(
-                Method(
-                    "unary_stream",
-                    method,
-                    request_serializer,
-                    response_deserializer,
-                    bool(_registered_method),
-                )
-            )
+        make = partial(
+            self._dispatcher,
+            Method(
+                "unary_stream",
+                method,
+                request_serializer,
+                response_deserializer,
+                bool(_registered_method),
+            ),
+        )
+        intercepts = self._interceptors.unary_stream
+        if not intercepts:
+            return UnaryStream(make(method))
+        return InterceptedUnaryStream(
+            method, intercepts, self._chains, lambda path: UnaryStream(make(path))
         )
 
     def stream_unary(
@@ -206,18 +235,23 @@ class BalancedChannel(grpc.aio.Channel):
         request_serializer: Callable[[Req], bytes] | None = None,
         response_deserializer: Callable[[bytes], Res] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamUnary[Req, Res]:
+    ) -> grpc.aio.StreamUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        return StreamUnary(
-            self._dispatcher(
-                Method(
-                    "stream_unary",
-                    method,
-                    request_serializer,
-                    response_deserializer,
-                    bool(_registered_method),
-                )
-            )
+        make = partial(
+            self._dispatcher,
+            Method(
+                "stream_unary",
+                method,
+                request_serializer,
+                response_deserializer,
+                bool(_registered_method),
+            ),
+        )
+        intercepts = self._interceptors.stream_unary
+        if not intercepts:
+            return StreamUnary(make(method))
+        return InterceptedStreamUnary(
+            method, intercepts, self._chains, lambda path: StreamUnary(make(path))
         )
 
     def stream_stream(
@@ -226,19 +260,28 @@ class BalancedChannel(grpc.aio.Channel):
         request_serializer: Callable[[Req], bytes] | None = None,
         response_deserializer: Callable[[bytes], Res] | None = None,
         _registered_method: bool | None = False,
-    ) -> StreamStream[Req, Res]:
+    ) -> grpc.aio.StreamStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        return StreamStream(
-            self._dispatcher(
-                Method(
-                    "stream_stream",
-                    method,
-                    request_serializer,
-                    response_deserializer,
-                    bool(_registered_method),
-                )
-            )
+        make = partial(
+            self._dispatcher,
+            Method(
+                "stream_stream",
+                method,
+                request_serializer,
+                response_deserializer,
+                bool(_registered_method),
+            ),
+        )
+        intercepts = self._interceptors.stream_stream
+        if not intercepts:
+            return StreamStream(make(method))
+        return InterceptedStreamStream(
+            method, intercepts, self._chains, lambda path: StreamStream(make(path))
         )
 
-    def _dispatcher(self, method: Method) -> Dispatcher:
+    def _dispatcher(self, method: Method, path: str) -> Dispatcher:
+        if path != method.path:
+            # An interceptor's doing. gRPC keeps registered methods for ever, and nothing
+            # bounds the names that it may come up with.
+            method = replace(method, path=path, registered=False)
         return Dispatcher(method, self._pool, self._waiting, self._config, self._retries)
