@@ -16,6 +16,7 @@ from balancer.call import (
     DeferredUnaryUnaryCall,
 )
 from balancer.dispatch import CallOptions, Dispatcher
+from balancer.hedged import HedgedUnaryUnaryCall
 from balancer.policy import MetadataType
 from balancer.retrying import RetryingCall, RetryingUnaryStreamCall, RetryingUnaryUnaryCall
 
@@ -34,6 +35,10 @@ def _start_repeatable(
     options = dispatcher.with_deadline(options)
     method = dispatcher.again()
     if method is not None:
+        if method.hedging is not None and retrying is RetryingUnaryUnaryCall:
+            return HedgedUnaryUnaryCall(
+                dispatcher, method, dispatcher.retries, request, options, method.hedging
+            )
         return retrying(dispatcher, method, dispatcher.retries, request, options)
     return _start(dispatcher, deferred, request, options)
 
