@@ -8,8 +8,9 @@ import pytest
 
 from discovery import Endpoint, ResolverState, decode_key, decode_value, encode_key, encode_value
 from discovery.cli import errors
-from discovery.cli.arguments import PASSWORD_VARIABLE, parse
+from discovery.cli.arguments import parse
 from discovery.cli.changes import SIGNS
+from discovery.variables import PASSWORD_VARIABLE
 from tests.docs.pages import ROOT, quoted, rows
 
 PAGE = ROOT / "docs" / "discovery.md"
