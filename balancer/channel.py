@@ -187,16 +187,14 @@ class BalancedChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.UnaryUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        make = partial(
-            self._dispatcher,
-            Method(
-                "unary_unary",
-                method,
-                request_serializer,
-                response_deserializer,
-                bool(_registered_method),
-            ),
+        described = Method(
+            "unary_unary",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_unary
         if not intercepts:
             return UnaryUnary(make(method))
@@ -212,16 +210,14 @@ class BalancedChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.UnaryStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        make = partial(
-            self._dispatcher,
-            Method(
-                "unary_stream",
-                method,
-                request_serializer,
-                response_deserializer,
-                bool(_registered_method),
-            ),
+        described = Method(
+            "unary_stream",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_stream
         if not intercepts:
             return UnaryStream(make(method))
@@ -237,16 +233,14 @@ class BalancedChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.StreamUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        make = partial(
-            self._dispatcher,
-            Method(
-                "stream_unary",
-                method,
-                request_serializer,
-                response_deserializer,
-                bool(_registered_method),
-            ),
+        described = Method(
+            "stream_unary",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_unary
         if not intercepts:
             return StreamUnary(make(method))
@@ -262,16 +256,14 @@ class BalancedChannel(grpc.aio.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.aio.StreamStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
-        make = partial(
-            self._dispatcher,
-            Method(
-                "stream_stream",
-                method,
-                request_serializer,
-                response_deserializer,
-                bool(_registered_method),
-            ),
+        described = Method(
+            "stream_stream",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_stream
         if not intercepts:
             return StreamStream(make(method))

@@ -458,6 +458,23 @@ async def test_close_cancels_an_interceptor(open_channel: Open, kind: str) -> No
     assert StatusCode.CANCELLED is await call.code()
 
 
+async def test_close_with_grace(open_channel: Open, server: EchoServer) -> None:
+    """Closing with grace lets an interceptor finish that awaits its call."""
+
+    async def louder(continuation: Any, details: Any, request: Any) -> Any:
+        return (await (await continuation(details, request))).upper()
+
+    channel = open_channel(interceptor("unary_unary", louder))
+    call = unary_unary(channel)(HANG)
+    await eventually(lambda: server.hanging == 1)
+    closing = asyncio.ensure_future(channel.close(grace=30))
+    await asyncio.sleep(0)
+    server.release()
+    assert b"SERVER:HANG" == await call
+    async with asyncio.timeout(10):
+        await closing
+
+
 async def test_closed_channel(open_channel: Open) -> None:
     """A closed channel is of no use with interceptors, either."""
     channel = open_channel(interceptor("unary_unary", passing))
