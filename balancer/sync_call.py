@@ -138,7 +138,8 @@ class DeferredCall(grpc.Call, _Future):
     """A future or a stream that has to wait first; what gRPC's own call object can do.
 
     `begin` starts the real call, or returns the Status it ends with, or None to wait on;
-    it is given the seconds that remain. The call has a place in `waiting`, and leaves it.
+    it is given the seconds that remain, and not called in the first `delay_s`. The call has a
+    place in `waiting`, and leaves it.
     """
 
     def __init__(
@@ -146,7 +147,9 @@ class DeferredCall(grpc.Call, _Future):
         timeout_s: float | None,
         begin: Callable[[float | None], Any],
         waiting: Waiting,
+        delay_s: float = 0.0,
     ) -> None:
+        self._not_before = time.monotonic() + delay_s if delay_s else None
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._begin = begin
         self._waiting = waiting
@@ -159,7 +162,7 @@ class DeferredCall(grpc.Call, _Future):
 
     def advance(self) -> None:
         """Starts it if that can be done now, ends it if it must not wait any longer."""
-        if not self.is_waiting():
+        if not self.is_waiting() or self._is_paused():
             return
         try:
             outcome = self._context.run(self._begin, self.time_remaining())
@@ -172,6 +175,12 @@ class DeferredCall(grpc.Call, _Future):
             outcome = NeverSent(outcome)
         if outcome is not None and not self._settle(outcome):
             outcome.cancel()
+
+    def due_in(self) -> float | None:
+        """Seconds until it is to be advanced in any case; None if never."""
+        if self._not_before is not None:
+            return max(0.0, self._not_before - time.monotonic())
+        return self.time_remaining()
 
     def is_waiting(self) -> bool:
         """Whether it has neither started nor ended."""
@@ -261,6 +270,14 @@ class DeferredCall(grpc.Call, _Future):
     def __next__(self) -> Any:
         return next(self._await())
 
+    def _is_paused(self) -> bool:
+        if self._not_before is None:
+            return False
+        if time.monotonic() < self._not_before and not self._waiting.closed:
+            return True
+        self._not_before = None
+        return False
+
     def _await(self) -> Any:
         self._settled.wait()
         return self._real
@@ -283,11 +300,12 @@ class DeferredCall(grpc.Call, _Future):
         self._waiting.leave()
         for callback in callbacks:
             if not real.add_callback(callback):
-                _run(callback)
+                run_callback(callback)
         return True
 
 
-def _run(callback: Callable[[], None]) -> None:
+def run_callback(callback: Callable[[], None]) -> None:
+    """Calls `callback`, and logs what it raises."""
     try:
         callback()
     except Exception:  # noqa: BLE001 - as gRPC: one callback's fault must not cost the others

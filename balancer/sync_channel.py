@@ -22,6 +22,7 @@ from grpc import ChannelConnectivity
 
 from balancer.channel import policy_of
 from balancer.config import ChannelConfig
+from balancer.dispatch import Retries
 from balancer.errors import MissingResolverError
 from balancer.policy import Policy
 from balancer.subchannel import Kind, Method
@@ -35,6 +36,7 @@ from balancer.sync_multicallable import (
 )
 from balancer.sync_states import StateListeners
 from balancer.sync_waiting import Waiting
+from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
 from discovery.static_resolver import StaticResolver
 from discovery.sync import SyncResolver
@@ -102,6 +104,7 @@ class BalancedSyncChannel(grpc.Channel):
         self._target = target
         self._config = config
         self._waiting = Waiting(config.max_queued_calls)
+        self._retries = Retries(RetryThrottle(config.throttle), rng)
         self._listeners = StateListeners(self.get_state)
         self._control = ControlPlane(
             target,
@@ -238,7 +241,7 @@ class BalancedSyncChannel(grpc.Channel):
         registered: bool | None,
     ) -> SyncDispatcher:
         method = Method(kind, path, serializer, deserializer, bool(registered))
-        return SyncDispatcher(method, self._pool, self._waiting, self._config)
+        return SyncDispatcher(method, self._pool, self._waiting, self._config, self._retries)
 
     def _changed(self) -> None:
         self._waiting.changes.publish()

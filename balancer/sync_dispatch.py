@@ -2,7 +2,8 @@
 
 The rules are those of `balancer.dispatch`. A call is made of attempts: `pick` finds a
 subchannel that can take one now, and `run` or `begin` makes it; a call that is tried again
-or hedged picks once more, excluding where it has been.
+picks once more, and avoids where it has been. The attempts of a blocking call follow each
+other here, in its own thread; those of any other in `balancer.sync_retrying`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from typing import Any, Final, Literal, NamedTuple
 import grpc
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import Status
+from balancer.dispatch import PICKS_TO_AVOID, Retries, Status
 from balancer.guard import NobodyAdmitted
+from balancer.method_config import MethodConfig
 from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
 from balancer.pool import Pool
+from balancer.retry import Retry
 from balancer.subchannel import Method
 from balancer.sync_call import CHANNEL_CLOSED, DEADLINE_EXCEEDED, DeferredCall, NeverSent
+from balancer.sync_repeats import Repeats
 from balancer.sync_subchannel import SyncSubchannel
 from balancer.sync_waiting import Waiting
 
-# A picker may name subchannels that are lost already, or excluded, and chance or a hash
-# may name one more than once.
+# A picker may name subchannels that are lost already, and chance or a hash may name one more
+# than once. Where some are excluded, PICKS_TO_AVOID takes its place.
 PICKS_PER_ATTEMPT_MAX: Final = 5
 
 _CLOSED: Final = "Cannot invoke RPC on closed channel!"
@@ -62,42 +66,89 @@ class Attempt(NamedTuple):
 class SyncDispatcher:
     """Starts calls of one method on the subchannels that the policy picks."""
 
-    def __init__(self, method: Method, pool: Pool, waiting: Waiting, config: ChannelConfig) -> None:
+    def __init__(
+        self,
+        method: Method,
+        pool: Pool,
+        waiting: Waiting,
+        config: ChannelConfig,
+        retries: Retries,
+    ) -> None:
+        self.retries = retries
         self._method = method
         self._pool = pool
         self._waiting = waiting
         self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
         self._request_is_unary = method.kind.startswith("unary")
+        self._method_config = config.methods.of(method.path)
+        # What is streamed in cannot be streamed in twice.
+        self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
         # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
         self._bound: weakref.WeakKeyDictionary[SyncSubchannel, Any] = weakref.WeakKeyDictionary()
+
+    def again(self) -> MethodConfig | None:
+        """What says whether a call may be tried again; None for one that never is."""
+        return self._method_config if self._is_repeatable else None
 
     def call(self, rpc: Rpc) -> Any:
         """What gRPC's multicallable returns, blocking until then.
 
         Raises grpc.RpcError, and ValueError once the channel is closed.
         """
-        rpc = self._with_deadline(rpc)
+        rpc = first = self.with_deadline(rpc)
+        started = time.monotonic()
+        repeats: Repeats | None = None
         while True:
-            attempt = self.pick(rpc)
+            attempt = self._pick(rpc, repeats)
             if attempt is None:
-                attempt, rpc = self._wait(rpc)
+                attempt, rpc = self._wait(rpc, repeats)
             try:
-                return self.run(attempt, rpc)
+                response = self.run(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
+            except grpc.RpcError as error:
+                if not self._is_repeatable:
+                    raise
+                repeats = repeats or self._repeats(first, started)
+                repeats.subchannel = attempt.subchannel
+                retry = repeats.after(error)
+                if retry is None:
+                    raise
+                self._pause(retry.delay_s)
+                rpc = next_rpc(first, retry, repeats)
+            else:
+                if self._is_repeatable:
+                    self.retries.throttle.succeeded()
+                return response
 
-    def start(self, rpc: Rpc) -> Any:
+    def start(self, rpc: Rpc, repeats: Repeats | None = None) -> Any:
         """A call object, without blocking; gRPC's own if it can start at once.
 
-        Raises ValueError once the channel is closed.
+        `rpc` has the deadline of `with_deadline`. Raises ValueError once the channel is closed.
         """
-        rpc = self._with_deadline(rpc)
-        call = self._try(rpc)
+        call = self._try(rpc, repeats)
         if call is not None:
             return call
         refusal = self._enter(rpc)
-        return self._defer(rpc) if refusal is None else NeverSent(refusal)
+        return self._defer(rpc, repeats) if refusal is None else NeverSent(refusal)
+
+    def start_later(self, rpc: Rpc, repeats: Repeats, delay_s: float) -> DeferredCall | None:
+        """As `start`, in so many seconds; None if too many calls wait already."""
+        return self._defer(rpc, repeats, delay_s) if self._waiting.enter() else None
+
+    def with_deadline(self, rpc: Rpc) -> Rpc:
+        """`rpc` as its method is configured, bounded if it is a unary call that says nothing."""
+        config = self._method_config
+        timeout = config.timeout_for(rpc.timeout)
+        if timeout is None:
+            timeout = self._default_timeout_s
+        wait_for_ready = rpc.wait_for_ready
+        if wait_for_ready is None:
+            wait_for_ready = config.wait_for_ready
+        if timeout == rpc.timeout and wait_for_ready == rpc.wait_for_ready:
+            return rpc
+        return rpc._replace(timeout=timeout, wait_for_ready=wait_for_ready)
 
     def pick(self, rpc: Rpc, excluded: Collection[Subchannel] = ()) -> Attempt | None:
         """An attempt on a subchannel that is READY and not `excluded`; None if none is found.
@@ -107,7 +158,7 @@ class SyncDispatcher:
         info = PickInfo(
             self._method.path, rpc.metadata or (), rpc.request if self._request_is_unary else None
         )
-        for _ in range(PICKS_PER_ATTEMPT_MAX):
+        for _ in range(PICKS_TO_AVOID if excluded else PICKS_PER_ATTEMPT_MAX):
             picker = self._pool.picker
             if picker is None:
                 return None
@@ -158,25 +209,47 @@ class SyncDispatcher:
             rpc.request, rpc.timeout, rpc.metadata, rpc.credentials, False, rpc.compression
         )
 
-    def _with_deadline(self, rpc: Rpc) -> Rpc:
-        if rpc.timeout is None and self._default_timeout_s is not None:
-            return rpc._replace(timeout=self._default_timeout_s)
-        return rpc
+    def _pick(self, rpc: Rpc, repeats: Repeats | None) -> Attempt | None:
+        """As `pick`, where the call has not been if that can be."""
+        if repeats is not None and repeats.tried:
+            attempt = self.pick(rpc, repeats.tried)
+            if attempt is not None:
+                return attempt
+        return self.pick(rpc)
 
-    def _try(self, rpc: Rpc) -> Any:
-        while (attempt := self.pick(rpc)) is not None:
+    def _repeats(self, rpc: Rpc, started: float) -> Repeats:
+        deadline = None if rpc.timeout is None else started + rpc.timeout
+        return Repeats(self._method_config, self.retries, deadline)
+
+    def _pause(self, delay_s: float) -> None:
+        """Returns after `delay_s`. Raises NeverSent if the channel is closed meanwhile."""
+        changes, due = self._waiting.changes, time.monotonic() + delay_s
+        while True:
+            seen, left = changes.version, due - time.monotonic()
+            if self._waiting.closed:
+                raise NeverSent(CHANNEL_CLOSED)
+            if left <= 0:
+                return
+            changes.wait(seen, left)
+
+    def _try(self, rpc: Rpc, repeats: Repeats | None) -> Any:
+        while (attempt := self._pick(rpc, repeats)) is not None:
+            if repeats is not None:
+                repeats.subchannel = attempt.subchannel
             try:
                 return self.begin(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
+                if repeats is not None:
+                    repeats.subchannel = None
         return None
 
     def _was_closed_under(self, attempt: Attempt) -> bool:
         """Whether its drain took too long just then, so that it was refused, not sent."""
         return attempt.subchannel.closed and not self._waiting.closed
 
-    def _wait(self, rpc: Rpc) -> tuple[Attempt, Rpc]:
+    def _wait(self, rpc: Rpc, repeats: Repeats | None) -> tuple[Attempt, Rpc]:
         """An attempt, when one can be had, and the call with the time left. Raises NeverSent."""
         deadline = None if rpc.timeout is None else time.monotonic() + rpc.timeout
         changes = self._waiting.changes
@@ -186,7 +259,7 @@ class SyncDispatcher:
         try:
             while refusal is None:
                 seen = changes.version
-                attempt = self.pick(rpc)
+                attempt = self._pick(rpc, repeats)
                 if deadline is not None:
                     rpc = rpc._replace(timeout=deadline - time.monotonic())
                 if attempt is not None:
@@ -198,14 +271,14 @@ class SyncDispatcher:
             self._waiting.leave()
         raise NeverSent(refusal)
 
-    def _defer(self, rpc: Rpc) -> DeferredCall:
+    def _defer(self, rpc: Rpc, repeats: Repeats | None, delay_s: float = 0.0) -> DeferredCall:
         """A call object that waits in the place just entered."""
 
         def begin(timeout: float | None) -> Any:
             now = rpc._replace(timeout=timeout)
-            return self._try(now) or self._refusal(now)
+            return self._try(now, repeats) or self._refusal(now)
 
-        call = DeferredCall(rpc.timeout, begin, self._waiting)
+        call = DeferredCall(rpc.timeout, begin, self._waiting, delay_s)
         self._waiting.add(call)
         return call
 
@@ -231,6 +304,12 @@ class SyncDispatcher:
         if failure is None or rpc.wait_for_ready:
             return None
         return Status(grpc.StatusCode.UNAVAILABLE, failure)
+
+
+def next_rpc(rpc: Rpc, retry: Retry, repeats: Repeats) -> Rpc:
+    """The attempt that follows others of `rpc`, with the time that is left."""
+    metadata = (*(rpc.metadata or ()), *retry.metadata())
+    return rpc._replace(timeout=repeats.time_remaining(), metadata=metadata)
 
 
 def _end(attempt: Attempt, reference: weakref.ref[Any]) -> None:

@@ -9,6 +9,7 @@ import grpc
 
 from balancer.policy import MetadataType
 from balancer.sync_dispatch import Rpc, SyncDispatcher
+from balancer.sync_retrying import start
 
 if TYPE_CHECKING:
     _UnaryUnary: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
@@ -67,8 +68,9 @@ class SyncUnaryUnary(_UnaryUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The call, which is a grpc.Future of the response. Raises ValueError once closed."""
-        return self._dispatcher.start(
-            Rpc("future", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return start(
+            self._dispatcher,
+            Rpc("future", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
 
@@ -88,8 +90,9 @@ class SyncUnaryStream(_UnaryStream):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The call, an iterator of responses. Raises ValueError once closed."""
-        return self._dispatcher.start(
-            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return start(
+            self._dispatcher,
+            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
 
@@ -153,7 +156,8 @@ class SyncStreamUnary(_StreamUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The call, which is a grpc.Future of the response. Raises ValueError once closed."""
-        return self._dispatcher.start(
+        return start(
+            self._dispatcher,
             Rpc(
                 "future",
                 request_iterator,
@@ -162,7 +166,7 @@ class SyncStreamUnary(_StreamUnary):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )
 
 
@@ -182,7 +186,8 @@ class SyncStreamStream(_StreamStream):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The call, an iterator of responses. Raises ValueError once closed."""
-        return self._dispatcher.start(
+        return start(
+            self._dispatcher,
             Rpc(
                 "__call__",
                 request_iterator,
@@ -191,5 +196,5 @@ class SyncStreamStream(_StreamStream):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )

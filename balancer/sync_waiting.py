@@ -42,8 +42,8 @@ class Placeable(Protocol):
     def is_waiting(self) -> bool:
         """Whether it has neither started nor ended."""
 
-    def time_remaining(self) -> float | None:
-        """Seconds until its deadline; None without one."""
+    def due_in(self) -> float | None:
+        """Seconds until it is to be advanced in any case; None if never."""
 
 
 class Waiting:
@@ -72,7 +72,7 @@ class Waiting:
             self._count -= 1
 
     def add(self, call: Placeable) -> None:
-        """Has `call`, which has entered, advanced at every change and at its deadline."""
+        """Has `call`, which has entered, advanced at every change and when it is due."""
         with self._lock:
             self._calls.append(call)
             if not self._is_placing:
@@ -95,7 +95,7 @@ class Waiting:
                 return
             for call in calls:
                 call.advance()
-            waiting = [call.time_remaining() for call in calls if call.is_waiting()]
+            waiting = [call.due_in() for call in calls if call.is_waiting()]
             if waiting:
                 self.changes.wait(
                     seen, min((left for left in waiting if left is not None), default=None)
