@@ -81,6 +81,9 @@ class SyncDispatcher:
         self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
         self._request_is_unary = method.kind.startswith("unary")
         self._method_config = config.methods.of(method.path)
+        self._leaves_it_to_callers = (
+            self._method_config.timeout_s is None and self._method_config.wait_for_ready is None
+        )
         # What is streamed in cannot be streamed in twice.
         self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
         # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
@@ -99,7 +102,7 @@ class SyncDispatcher:
         started = time.monotonic()
         repeats: Repeats | None = None
         while True:
-            attempt = self._pick(rpc, repeats)
+            attempt = self.pick(rpc) if repeats is None else self._pick(rpc, repeats)
             if attempt is None:
                 attempt, rpc = self._wait(rpc, repeats)
             try:
@@ -140,6 +143,8 @@ class SyncDispatcher:
     def with_deadline(self, rpc: Rpc) -> Rpc:
         """`rpc` as its method is configured, bounded if it is a unary call that says nothing."""
         config = self._method_config
+        if rpc.timeout is not None and self._leaves_it_to_callers:
+            return rpc
         timeout = config.timeout_for(rpc.timeout)
         if timeout is None:
             timeout = self._default_timeout_s
