@@ -25,6 +25,9 @@ from discovery.endpoint import Endpoint
 # A policy may name one again that its breaker has just refused.
 PICKS_PER_CALL_MAX: Final = 4
 
+_READY: Final = grpc.ChannelConnectivity.READY
+_CLEAR: Final = Facts(_READY)
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,7 @@ class Guard:
         self._config = breaker
         is_on = outlier is not None and outlier.is_on
         self._detector = OutlierDetector(outlier, rng) if outlier and is_on else None
+        self._watches = breaker is not None or self._detector is not None
         self._clock = clock
         self._refresh = refresh
         self._breakers: dict[str, Breaker] = {}
@@ -74,6 +78,11 @@ class Guard:
     def facts(self, connection: Guarded) -> Facts:
         """What speaks for and against a connection now."""
         endpoint = connection.endpoint
+        if not self._watches:
+            # Most are like this one, and there may be a thousand of them.
+            if connection.state is _READY and connection.serving and not endpoint.draining:
+                return _CLEAR
+            return Facts(connection.state, endpoint.draining, connection.serving)
         breaker = self._breakers.get(endpoint.address)
         return Facts(
             state=connection.state,
@@ -88,7 +97,7 @@ class Guard:
         self, inner: Picker, subchannels: Sequence[Subchannel], *, overrules: bool
     ) -> Picker:
         """`inner`, guarded; with `overrules` a breaker that refuses does not stop a call."""
-        if self._config is None and self._detector is None:
+        if not self._watches:
             return inner
         breakers = {each: self._breaker(each.endpoint.address) for each in subchannels}
         limit = self._config.max_in_flight if self._config else None

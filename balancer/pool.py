@@ -140,7 +140,7 @@ class Pool:
         subchannels = list(self._subchannels.values())
         facts = [self._guard.facts(each) for each in subchannels]
         decision = decide(facts, self._config.eligibility)
-        self._note(subchannels, decision.reasons)
+        self._note(decision.reasons)
         self._build([subchannels[index] for index in decision.chosen], decision.mode)
         self.state = self._state(decision.state)
         self.failure = self._explain(decision.reasons) if self.state is _FAILED else None
@@ -253,12 +253,10 @@ class Pool:
             self._timers[name].cancel()
         self._timers[name] = self._loop.call_later(wait_s, what)
 
-    def _note(self, subchannels: Sequence[Connection], reasons: Sequence[Reason | None]) -> None:
+    def _note(self, reasons: Sequence[Reason | None]) -> None:
         """Remembers, and says to who debugs, why an endpoint is not picked."""
         before = self._reasons
-        self._reasons = {
-            each.endpoint.address: reason for each, reason in zip(subchannels, reasons, strict=True)
-        }
+        self._reasons = dict(zip(self._subchannels, reasons, strict=True))
         if not _log.isEnabledFor(logging.DEBUG):
             return
         for address, reason in self._reasons.items():

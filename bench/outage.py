@@ -17,7 +17,6 @@ from typing import Any, Final
 import grpc.aio
 
 import balancer
-from balancer.multicallable import UnaryUnary
 from bench.peers import Peer, commands, run_role, tell
 from discovery import (
     Endpoint,
@@ -87,7 +86,7 @@ async def caller(etcd: str) -> None:
     outcomes: Counter[str] = Counter()
     async with balancer.channel(f"etcd:///{SERVICE}", resolver=resolver) as channel:
         await channel.channel_ready()
-        echo: UnaryUnary[bytes, bytes] = channel.unary_unary(UNARY_UNARY)
+        echo: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(UNARY_UNARY)
 
         async def call() -> None:
             while True:
