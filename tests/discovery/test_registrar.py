@@ -470,6 +470,7 @@ async def test_a_put_that_comes_late_changes_nothing_for_good(etcd: EtcdProcess)
         await eventually(
             lambda: etcd.lease_of("tallystick/order/10.0.0.7:50051") not in (0, before)
         )
+        await eventually(lambda: registrar._former is None)
         with pytest.raises(RuntimeError, match="lease not found"):
             etcd.put(_KEY, b"late", lease_id=before)
 
