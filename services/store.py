@@ -14,17 +14,19 @@ from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_g
 from services.failpoints import crash_point
 from services.runtime import CannotStart, Runtime, die_in_doubt
 from txn.errors import StoreError
-from txn.participant import Inquirer, Participant, Resource
+from txn.inquirer import Inquirer
+from txn.participant import Participant
+from txn.resource import BatchResource, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
 from txn.store import sqlite_branches
+from txn.store.loop_store import LoopStore
 from txn.store.migrate import Migration, load
 from txn.store.sqlite import SqliteReader, SqliteWriter
-from txn.store.threaded import ThreadedStore
 
 M = TypeVar("M", bound=Message)
 # Whom a participant asks when it is in doubt.
 COORDINATORS = frozenset({"coordinator"})
-SqliteStore = ThreadedStore[sqlite3.Connection]
+SqliteStore = LoopStore[sqlite3.Connection]
 
 
 def own_schema(service: str) -> Mapping[str, tuple[Migration, ...]]:
@@ -38,7 +40,7 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
     service = runtime.config.service
     path = runtime.config.data / f"{service}.db"
     try:
-        store: SqliteStore = ThreadedStore(
+        store: SqliteStore = LoopStore(
             service,
             writer=lambda: SqliteWriter(path, schema),
             reader=lambda: SqliteReader(path),
@@ -51,7 +53,9 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
 
 
 def open_participant(
-    runtime: Runtime, resource: Resource[sqlite3.Connection, M], operation: type[M]
+    runtime: Runtime,
+    resource: Resource[sqlite3.Connection, M] | BatchResource[sqlite3.Connection, M],
+    codec: OperationCodec[M],
 ) -> tuple[SqliteStore, str]:
     """Opens the store with a barrier in it, and serves ParticipantService over `resource`.
 
@@ -62,14 +66,14 @@ def open_participant(
         store=store,
         branches=sqlite_branches.SqliteBranchTable(),
         resource=resource,
-        codec=OperationCodec(operation),
+        codec=codec,
         coordinators=COORDINATORS,
         clock=runtime.clock,
         crash_point=crash_point(),
     )
-    participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(
-        ParticipantServicer(participant), runtime.server
-    )
+    servicer = ParticipantServicer(participant)
+    runtime.on_drain(servicer.drain)
+    participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
     inquirer = Inquirer(
         participant,
         GrpcCoordinatorTransport(runtime.channel),

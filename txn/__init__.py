@@ -5,16 +5,19 @@ of one kind of operation. See docs/two_phase_commit.md.
 """
 
 from txn.clock import Backoff, Clock, SystemClock
+from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import Busy, Refused, TxnError
+from txn.inquirer import Inquirer, InquiryConfig
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
-from txn.participant import Inquirer, InquiryConfig, Participant, Resource
-from txn.phases import CoordinatorConfig
+from txn.participant import Participant
+from txn.resource import BatchResource, Item, Resource
 from txn.state import BranchState, Outcome, TransactionState, Vote
-from txn.transaction import Result, View
+from txn.transaction import Request, Result, View
 
 __all__ = [
     "Backoff",
+    "BatchResource",
     "Branch",
     "BranchId",
     "BranchKey",
@@ -25,10 +28,12 @@ __all__ = [
     "CoordinatorConfig",
     "Inquirer",
     "InquiryConfig",
+    "Item",
     "Operation",
     "Outcome",
     "Participant",
     "Refused",
+    "Request",
     "Resource",
     "Result",
     "SystemClock",

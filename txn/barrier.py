@@ -7,6 +7,8 @@ are those of Seata's TCC fence and DTM's branch barrier):
     empty abort    abort before any prepare     -> remembered, succeeds
     late prepare   prepare after that abort     -> votes ABORT, reserves nothing
 
+What is forgotten is still late: below the horizon that a log has told, no prepare is taken.
+
 Rules only: the caller reads the row and acts within one local transaction.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 from enum import Enum
 
 from txn.errors import Busy, Refused
-from txn.model import BranchRow, Operation, TxnId
+from txn.model import BranchKey, BranchRow, Operation, TxnId
 from txn.state import BranchState
 
 
@@ -24,7 +26,7 @@ class OnPrepare(Enum):
 
     RUN = "reserve and vote"
     REPEAT = "voted COMMIT before: say so again"
-    LATE = "aborted before: vote ABORT"
+    LATE = "aborted, or over and forgotten: vote ABORT"
     CONFLICT = "another operation under the same name"
 
 
@@ -46,10 +48,12 @@ class OnAbort(Enum):
     WAS_COMMITTED = "was committed here: alarm"
 
 
-def on_prepare(row: BranchRow | None, operation: Operation) -> OnPrepare:
-    """The rule for a prepare that carries `operation`."""
+def on_prepare(
+    row: BranchRow | None, key: BranchKey, operation: Operation, horizon: str = ""
+) -> OnPrepare:
+    """The rule for a prepare that carries `operation`; see `Batch.prepare_horizon`."""
     if row is None:
-        return OnPrepare.RUN
+        return OnPrepare.LATE if key.txn_id < horizon else OnPrepare.RUN
     if row.state is BranchState.ABORTED:
         return OnPrepare.LATE
     if row.operation != operation:

@@ -3,6 +3,10 @@
 One coordinator drives many transactions on one event loop. A transaction belongs to the
 coordinator, not to the call that started it: a caller that goes away changes nothing,
 and one that comes back with the same key finds the same transaction.
+
+Everything goes in batches: requests come many at a time, messages to a participant gather
+in its lane (lane.py), outcomes gather before a force (deciding.py), and what comes back is
+fed to the rules in one go. No transaction has a task of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TypeAlias
 
 from txn import protocol
 from txn.clock import Clock
+from txn.config import CoordinatorConfig
 from txn.crash_point import CrashPoint, no_crash
+from txn.deciding import Decider
 from txn.decision_log import DecisionLog
 from txn.errors import (
     FieldViolation,
@@ -24,21 +31,26 @@ from txn.errors import (
     OtherLog,
     Overloaded,
     ShuttingDown,
+    TxnError,
     UnknownParticipant,
 )
+from txn.lane import Ask, Happened, Lane
 from txn.model import (
+    Abort,
     Branch,
     BranchKey,
+    Commit,
     Decision,
+    Message,
     Prepare,
     RequestKey,
     TxnId,
     body_hash,
 )
-from txn.phases import CoordinatorConfig, Phases
 from txn.recovery import recover
-from txn.state import Outcome, TransactionState
+from txn.state import Outcome, TransactionState, Vote
 from txn.transaction import (
+    Request,
     Result,
     Transaction,
     View,
@@ -48,6 +60,11 @@ from txn.transaction import (
     view_of_decision,
 )
 from txn.transport import ParticipantTransport
+
+# What a request has come to: it runs, it is decided already, or it was refused.
+Begun: TypeAlias = Transaction | Decision | TxnError
+
+_OVER = (TransactionState.COMMITTED, TransactionState.ABORTED)
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +80,37 @@ class Coordinator:
         transport: ParticipantTransport,
         clock: Clock,
         rng: random.Random,
-        new_txn_id: Callable[[], str],
+        new_txn_id: Callable[[str], str],
         crash_point: CrashPoint = no_crash,
     ) -> None:
-        """Ids from `new_txn_id` are unique, sort by age, and have at most 47 characters.
+        """`new_txn_id(after)` returns a unique id that sorts above `after`, of up to 47 characters.
 
         The name of the log is added to each, so that a coordinator over another log never
-        answers for it.
+        answers for it. That they ascend, whatever the wall clock does, is what makes
+        `Batch.prepare_horizon` a promise.
         """
         self._config = config
         self._decisions = log
+        self._transport = transport
         self._clock = clock
         self._rng = rng
         self._new_txn_id = new_txn_id
         self._log_id = ""
-        self._phases = Phases(config, log, transport, clock=clock, rng=rng, crash_point=crash_point)
+        self._newest_id = ""
+        self._decider = Decider(
+            log,
+            retry=config.retry,
+            clock=clock,
+            rng=rng,
+            crash_point=crash_point,
+            spawn=self._spawn,
+            deliver=self._feed,
+            ended=self._forget,
+        )
+        self._lanes: dict[str, Lane] = {}
         self._active: dict[TxnId, Transaction] = {}
+        # In the order of their ids, since these ascend.
+        self._preparing: dict[TxnId, None] = {}
         self._by_key: dict[tuple[str, str], Transaction] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving = False
@@ -88,6 +120,9 @@ class Coordinator:
     async def start(self) -> int:
         """Recovers, then serves. Returns how many commits were taken up again."""
         self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
+        if (newest := await self._decisions.newest_txn_id()) is not None:
+            self._decider.newest_decided = newest
+            self._newest_id = newest.removesuffix(self._log_id)
         count = await recover(self._decisions, self._resume)
         self._serving = True
         return count
@@ -103,6 +138,8 @@ class Coordinator:
                 await self._idle.wait()
         except TimeoutError:
             _log.warning("closing with %d transactions active", len(self._active))
+        # The last ends have gathered and go in the next turn.
+        await asyncio.sleep(0)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -122,38 +159,66 @@ class Coordinator:
         UnknownParticipant, Overloaded or ShuttingDown; then nothing was done. A PENDING
         result resolves later: call again with the same key.
         """
-        request = RequestKey(caller, idempotency_key, body_hash(branches))
-        found = await self._find_or_begin(request, branches)
-        if isinstance(found, Decision):
-            return result_of(found)
-        try:
-            async with asyncio.timeout(wait_s):
-                await found.decided.wait()
-                if wait_for_applied:
-                    await found.applied.wait()
-        except TimeoutError:
-            pass
-        if (winner := found.lost_to()) is not None:
-            _refuse_other_body(winner.request, request)
-        return answer(found, wait_for_applied=wait_for_applied)
+        request = Request(caller, idempotency_key, branches, wait_for_applied)
+        (begun,) = await self.begin([request])
+        if isinstance(begun, Transaction):
+            await self._wait(begun, wait_s, wait_for_applied=wait_for_applied)
+        return conclude(request, begun)
 
-    async def inquire(self, txn_id: TxnId) -> Outcome:
+    async def begin(self, requests: Sequence[Request]) -> list[Begun]:
+        """Starts each request, or finds what its key stands for; never waits for an outcome.
+
+        Watch the transactions and call `conclude` when they are final. Errors are those of
+        `execute`, in place of what they belong to: one bad request does not harm the others.
+        """
+        found: list[Begun | RequestKey] = [self._identified(request) for request in requests]
+        names = [
+            (key.caller, key.idempotency_key)
+            for key in found
+            if isinstance(key, RequestKey) and (key.caller, key.idempotency_key) not in self._by_key
+        ]
+        logged = await self._decisions.by_keys(names) if names else {}
+        return [
+            self._found_or_begun(request, key, logged) if isinstance(key, RequestKey) else key
+            for request, key in zip(requests, found, strict=True)
+        ]
+
+    async def inquire(self, txn_ids: Sequence[TxnId]) -> list[Outcome | TxnError]:
         """Answers a participant in doubt: PENDING while active, else what the log says for ever.
 
         Where the log says nothing the abort is written first, so that the answer is never
-        taken from mere absence. Raises ShuttingDown before recovery is through, and
-        OtherLog for a transaction that another log decides.
+        taken from mere absence. OtherLog stands in the place of a transaction that another
+        log decides. Raises ShuttingDown before recovery is through.
         """
         self._refuse_unless_serving()
-        if not txn_id.endswith(self._log_id):
-            raise OtherLog("the transaction belongs to another coordinator's log")
-        active = self._active.get(txn_id)
-        if active is not None:
-            return active.progress.durable or Outcome.PENDING
-        abort = Decision(
-            txn_id, Outcome.ABORTED, None, (), self._clock.utc_us(), reason="INQUIRY", ended=True
+        answers: dict[TxnId, Outcome | TxnError] = {}
+        unknown: list[TxnId] = []
+        for txn_id in txn_ids:
+            if not txn_id.endswith(self._log_id):
+                answers[txn_id] = OtherLog("the transaction belongs to another coordinator's log")
+            elif (active := self._active.get(txn_id)) is not None:
+                answers[txn_id] = active.progress.durable or Outcome.PENDING
+            else:
+                unknown.append(txn_id)
+        answers.update(await self._presume_aborted(unknown))
+        return [answers[txn_id] for txn_id in txn_ids]
+
+    async def _presume_aborted(
+        self, txn_ids: Sequence[TxnId]
+    ) -> Iterable[tuple[TxnId, Outcome | TxnError]]:
+        if not txn_ids:
+            return ()
+        now_us = self._clock.utc_us()
+        stand = await self._decisions.decide_all(
+            [
+                Decision(txn_id, Outcome.ABORTED, None, (), now_us, reason="INQUIRY", ended=True)
+                for txn_id in txn_ids
+            ]
         )
-        return (await self._decisions.decide(abort)).outcome
+        return [
+            (txn_id, row.outcome if isinstance(row, Decision) else row)
+            for txn_id, row in zip(txn_ids, stand, strict=True)
+        ]
 
     async def get(self, txn_id: TxnId) -> View:
         """One transaction. Raises NotFound."""
@@ -165,10 +230,11 @@ class Coordinator:
 
     async def get_by_key(self, caller: str, idempotency_key: str) -> View:
         """The transaction that a key stands for. Raises NotFound: then a retry is safe."""
-        if (active := self._by_key.get((caller, idempotency_key))) is not None:
+        name = (caller, idempotency_key)
+        if (active := self._by_key.get(name)) is not None:
             winner = active.lost_to()
             return view_of_active(active) if winner is None else view_of_decision(winner)
-        decision = await self._decisions.by_key(caller, idempotency_key)
+        decision = (await self._decisions.by_keys([name])).get(name)
         if decision is None:
             raise NotFound("no transaction under this idempotency_key")
         return view_of_decision(decision)
@@ -182,28 +248,53 @@ class Coordinator:
         )
         return [view_of_decision(decision) for decision in decisions]
 
-    async def _find_or_begin(
-        self, request: RequestKey, branches: Sequence[Branch]
-    ) -> Transaction | Decision:
-        self._refuse_unless_serving()
-        _refuse_malformed(branches)
-        for index, branch in enumerate(branches):
-            if branch.participant not in self._config.participants:
-                raise UnknownParticipant(index, branch.participant)
-        name = (request.caller, request.idempotency_key)
-        if name not in self._by_key:
-            decision = await self._decisions.by_key(*name)
-            if decision is not None:
-                _refuse_other_body(decision.request, request)
-                # A commit that is still being applied is active, under its own id.
-                return self._active.get(decision.txn_id, decision)
+    async def _wait(
+        self, transaction: Transaction, wait_s: float, *, wait_for_applied: bool
+    ) -> None:
+        final: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def watcher() -> None:
+            if transaction.final(wait_for_applied=wait_for_applied) and not final.done():
+                final.set_result(None)
+
+        transaction.watch(watcher)
+        watcher()
+        try:
+            async with asyncio.timeout(wait_s):
+                await final
+        except TimeoutError:
+            pass
+        finally:
+            transaction.unwatch(watcher)
+
+    def _identified(self, request: Request) -> RequestKey | TxnError:
+        try:
             self._refuse_unless_serving()
-        # Looked up again: another call may have begun it during the read.
-        active = self._by_key.get(name)
-        if active is None:
-            return self._begin(request, branches)
-        _refuse_other_body(active.request, request)
-        return active
+            _refuse_malformed(request.branches)
+            for index, branch in enumerate(request.branches):
+                if branch.participant not in self._config.participants:
+                    raise UnknownParticipant(index, branch.participant)
+        except TxnError as error:
+            return error
+        return RequestKey(request.caller, request.idempotency_key, body_hash(request.branches))
+
+    def _found_or_begun(
+        self, request: Request, key: RequestKey, logged: dict[tuple[str, str], Decision]
+    ) -> Begun:
+        name = (key.caller, key.idempotency_key)
+        # Looked up only now: another call may have begun it during the read.
+        found: Transaction | Decision | None = self._by_key.get(name)
+        if found is None and (decision := logged.get(name)) is not None:
+            # A commit that is still being applied is active, under its own id.
+            found = self._active.get(decision.txn_id, decision)
+        try:
+            if found is None:
+                self._refuse_unless_serving()
+                return self._begin(key, request.branches)
+            _refuse_other_body(found.request, key)
+        except TxnError as error:
+            return error
+        return found
 
     def _refuse_unless_serving(self) -> None:
         if not self._serving:
@@ -212,20 +303,17 @@ class Coordinator:
     def _begin(self, request: RequestKey, branches: Sequence[Branch]) -> Transaction:
         if len(self._active) >= self._config.max_active:
             raise Overloaded(f"{self._config.max_active} transactions are active")
-        txn_id = TxnId(self._new_txn_id() + self._log_id)
-        progress, actions = protocol.begin(branch.branch_id for branch in branches)
+        self._newest_id = self._new_txn_id(self._newest_id)
+        txn_id = TxnId(self._newest_id + self._log_id)
+        progress, actions = protocol.begin([branch.branch_id for branch in branches])
         transaction = Transaction(
             txn_id,
             request,
             {branch.branch_id: branch.participant for branch in branches},
-            {
-                branch.branch_id: Prepare(
-                    BranchKey(txn_id, branch.branch_id), self._config.name, branch.operation
-                )
-                for branch in branches
-            },
+            {branch.branch_id: branch.operation for branch in branches},
             progress,
         )
+        self._preparing[txn_id] = None
         self._activate(transaction, actions)
         return transaction
 
@@ -240,60 +328,122 @@ class Coordinator:
             {},
             progress,
         )
-        transaction.stands = decision
-        transaction.decided.set()
+        transaction.decide(decision)
         self._activate(transaction, actions)
 
-    def _activate(self, transaction: Transaction, actions: tuple[protocol.Action, ...]) -> None:
+    def _activate(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
         self._active[transaction.txn_id] = transaction
+        self._idle.clear()
         if (request := transaction.request) is not None:
             self._by_key[request.caller, request.idempotency_key] = transaction
         self._perform(transaction, actions)
-
-    def _feed(self, transaction: Transaction, event: protocol.Event) -> None:
-        transaction.progress, actions = protocol.step(transaction.progress, event)
-        self._perform(transaction, actions)
-
-    def _perform(self, transaction: Transaction, actions: tuple[protocol.Action, ...]) -> None:
-        for action in actions:
-            self._spawn(self._drive(transaction, action))
-        if transaction.progress.state in (TransactionState.COMMITTED, TransactionState.ABORTED):
+        if transaction.progress.state in _OVER:
             self._retire(transaction)
+
+    def _feed(self, happened: Sequence[Happened]) -> None:
+        for transaction, event in happened:
+            transaction.progress, actions = protocol.step(transaction.progress, event)
+            if actions:
+                self._perform(transaction, actions)
+            if transaction.progress.state in _OVER:
+                self._retire(transaction)
+
+    def _perform(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
+        if transaction.progress.state is not TransactionState.PREPARING:
+            self._preparing.pop(transaction.txn_id, None)
+        for action in actions:
+            if isinstance(action, protocol.ForceOutcome):
+                self._decider.decide(transaction, action.outcome)
+            elif isinstance(action, protocol.WriteEnd):
+                self._decider.end(transaction)
+            else:
+                self._ask(transaction, action)
+
+    def _ask(
+        self,
+        transaction: Transaction,
+        action: protocol.SendPrepare | protocol.SendCommit | protocol.SendAbort,
+    ) -> None:
+        branch_id = action.branch_id
+        key = BranchKey(transaction.txn_id, branch_id)
+        message: Message
+        until_s = 0.0
+        if isinstance(action, protocol.SendPrepare):
+            message = Prepare(key, self._config.name, transaction.operations[branch_id])
+            until_s = self._clock.monotonic() + self._config.prepare_timeout_s
+        elif isinstance(action, protocol.SendCommit):
+            message = Commit(key)
+        else:
+            message = Abort(key)
+        lane = self._lane(transaction.participants[branch_id])
+        lane.ask(Ask(transaction, branch_id, message, until_s))
+
+    def _lane(self, participant: str) -> Lane:
+        lane = self._lanes.get(participant)
+        if lane is None:
+            lane = self._lanes[participant] = Lane(
+                participant,
+                config=self._config,
+                transport=self._transport,
+                clock=self._clock,
+                rng=self._rng,
+                spawn=self._spawn,
+                deliver=self._feed,
+                active=self._active.__len__,
+                prepare_horizon=self._prepare_horizon,
+            )
+        return lane
+
+    def _prepare_horizon(self) -> TxnId | None:
+        """Below it no transaction of this log prepares, or ever will: later ids are above.
+
+        Never above what is decided and durable, so that it holds after a restart too: the
+        ids of the next incarnation begin above the newest row of the log.
+        """
+        newest = self._decider.newest_decided
+        return None if newest is None else min(next(iter(self._preparing), newest), newest)
+
+    def _forget(self, ended: Sequence[Transaction]) -> None:
+        """Their ends are durable: no recovery will ask the participants again."""
+        keys: dict[str, list[BranchKey]] = {}
+        for transaction in ended:
+            for branch_id, branch in transaction.progress.branches.items():
+                if branch.vote is Vote.COMMIT:
+                    key = BranchKey(transaction.txn_id, branch_id)
+                    keys.setdefault(transaction.participants[branch_id], []).append(key)
+        for participant, those in keys.items():
+            self._lane(participant).forget(those)
 
     def _retire(self, transaction: Transaction) -> None:
         if self._active.pop(transaction.txn_id, None) is None:
             return
-        transaction.applied.set()
+        transaction.finish()
         if (request := transaction.request) is not None:
             self._by_key.pop((request.caller, request.idempotency_key), None)
+        if not self._active:
+            self._idle.set()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        self._idle.clear()
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not self._tasks:
-            # Each active transaction has a driver; the last ones only write ends.
-            self._idle.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("a transaction's driver failed", exc_info=error)
+            _log.critical("a driver of transactions failed", exc_info=error)
 
-    async def _drive(self, transaction: Transaction, action: protocol.Action) -> None:
-        """Performs one action and feeds back what came of it."""
-        match action:
-            case protocol.SendPrepare(branch_id):
-                self._feed(transaction, await self._phases.prepare(transaction, branch_id))
-            case protocol.ForceOutcome(outcome):
-                self._feed(transaction, await self._phases.force(transaction, outcome))
-            case protocol.SendCommit(branch_id):
-                self._feed(transaction, await self._phases.commit(transaction, branch_id))
-            case protocol.SendAbort(branch_id):
-                self._feed(transaction, await self._phases.abort(transaction, branch_id))
-            case protocol.WriteEnd():
-                await self._decisions.end(transaction.txn_id)
+
+def conclude(request: Request, begun: Begun) -> Result:
+    """What the caller is told now. Raises what stands in place of a result."""
+    if isinstance(begun, TxnError):
+        raise begun
+    if isinstance(begun, Decision):
+        return result_of(begun)
+    if (winner := begun.lost_to()) is not None:
+        assert begun.request is not None
+        _refuse_other_body(winner.request, begun.request)
+    return answer(begun, wait_for_applied=request.wait_for_applied)
 
 
 def _refuse_malformed(branches: Sequence[Branch]) -> None:

@@ -8,9 +8,10 @@ without any lock between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from txn.errors import TxnError
 from txn.model import Decision, TxnId
 
 
@@ -20,21 +21,32 @@ class DecisionLog(Protocol):
     async def identity(self, proposed: str) -> str:
         """The log's own name, the same for ever: the first that was proposed, durable."""
 
-    async def decide(self, decision: Decision) -> Decision:
-        """Inserts the row unless one stands under its txn_id or key; returns what stands, durable.
+    async def newest_txn_id(self) -> TxnId | None:
+        """The greatest txn_id that has a row under a caller's key.
 
-        A row of the same txn_id is returned before a row of the same key. Raises
-        StoreFull when nothing was begun.
+        Other rows are no measure: an inquiry may name what nobody was given.
         """
 
-    async def end(self, txn_id: TxnId) -> None:
-        """Marks a commit as acknowledged by all. Lazy: rides with the next force."""
+    async def decide_all(self, decisions: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """Inserts each row unless one stands under its txn_id or key; what stands, durable.
+
+        A row of the same txn_id is returned before a row of the same key. Instead of a row
+        that was not begun its error is returned, such as StoreFull. Raises when nothing is
+        known of any of them.
+        """
+
+    def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
+        """Marks commits as acknowledged by all. Lazy: rides with the next force.
+
+        `durable` is called after that force, and never when it fails. Raises Overloaded or
+        StoreClosed when the marks are not even queued.
+        """
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """The row of a transaction."""
 
-    async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
-        """The row of a caller's key."""
+    async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
+        """The rows of callers' keys, by (caller, idempotency_key), where there are any."""
 
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False

@@ -7,34 +7,32 @@ engine runs over gRPC and SQLite in production and over neither in a simulation.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType, TypeAlias
 
+from txn.errors import TxnError
 from txn.state import BranchState, Outcome, Vote
 
 TxnId = NewType("TxnId", str)
 BranchId = NewType("BranchId", str)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class BranchKey:
+class BranchKey(NamedTuple):
     """Names one branch for ever; the key of the barrier."""
 
     txn_id: TxnId
     branch_id: BranchId
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """What a branch is to do, opaque here: a type URL and that message's bytes."""
 
     type_url: str
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """One operation at one participant, as the caller asked for it."""
 
     branch_id: BranchId
@@ -42,8 +40,7 @@ class Branch:
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedBranch:
+class LoggedBranch(NamedTuple):
     """A branch as the decision log keeps it: whom to tell, and whether there is a need to."""
 
     branch_id: BranchId
@@ -51,8 +48,7 @@ class LoggedBranch:
     vote: Vote | None
 
 
-@dataclass(frozen=True, slots=True)
-class RequestKey:
+class RequestKey(NamedTuple):
     """The caller's own name for a transaction, and a digest of what it stood for."""
 
     caller: str
@@ -92,11 +88,28 @@ class BranchRow:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """The prepare message."""
+    """Reserve and vote; `coordinator` is whom to ask when no outcome comes."""
 
     key: BranchKey
     coordinator: str
     operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make a prepared branch final."""
+
+    key: BranchKey
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Give back what a branch holds, if it holds anything."""
+
+    key: BranchKey
+
+
+Message: TypeAlias = Prepare | Commit | Abort
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,30 @@ class VoteReply:
 
     vote: Vote
     reason: str = ""
+
+
+# A vote; None for "done and durable"; or why there is neither.
+Reply: TypeAlias = VoteReply | TxnError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a coordinator tells one participant at once; the messages are answered, in order.
+
+    The rest rides along and is not answered. `forgettable` are commits of which nobody will
+    ask again: their end is durable. Every Prepare of the same log with a txn_id below
+    `prepare_horizon` is late, however it got here: none is sent, or waited for, any more.
+    """
+
+    messages: Sequence[Message]
+    forgettable: Sequence[BranchKey] = ()
+    prepare_horizon: TxnId | None = None
+
+
+def log_id_of(txn_id: str) -> str:
+    """The name of the log that decides a transaction: what its id ends with."""
+    _, dash, name = txn_id.rpartition("-")
+    return dash + name if dash else ""
 
 
 def body_hash(branches: Iterable[Branch]) -> bytes:

@@ -1,19 +1,17 @@
-"""The participant's side: votes, applies, and asks when it is left in doubt.
+"""The participant's side: votes, and applies.
 
-A participant wraps a Resource, the business code of one kind of operation. Barrier row
+A participant wraps the business code of one kind of operation (resource.py). Barrier row
 and business change are one piece of work in one local transaction, so there is no moment
 at which one is there without the other. A vote, and an acknowledgement, leave only after
-the force.
+the force. Messages that come at the same time, on whatever way, are one group.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from txn import barrier
 from txn.barrier import OnAbort, OnCommit, OnPrepare
@@ -21,80 +19,64 @@ from txn.branch_table import BranchTable
 from txn.clock import Clock
 from txn.crash_point import AFTER_APPLY, AFTER_VOTE, CrashPoint, no_crash
 from txn.errors import (
+    Alarm,
     BranchAborted,
     BranchCommitted,
+    Busy,
     FieldViolation,
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
-    Overloaded,
     Refused,
     ResourceFailed,
-    StoreError,
+    TxnError,
     UnknownBranch,
     Unreachable,
 )
-from txn.model import BranchKey, BranchRow, Operation, Prepare, VoteReply
-from txn.state import BRANCH_MOVES, BranchState, Outcome, Vote, move
+from txn.model import (
+    Abort,
+    Batch,
+    BranchKey,
+    BranchRow,
+    Commit,
+    Message,
+    Operation,
+    Prepare,
+    Reply,
+    VoteReply,
+    log_id_of,
+)
+from txn.resource import REFUSED, BatchResource, Codec, Item, OneAtATime, Resource
+from txn.state import BRANCH_MOVES, BranchState, Vote, move
 from txn.store.group_commit import Store
-from txn.transport import CoordinatorTransport
 
 LATE_PREPARE = "LATE_PREPARE"
-REFUSED = "REFUSED"
 
 _log = logging.getLogger(__name__)
 
 Tx = TypeVar("Tx")
-Tx_contra = TypeVar("Tx_contra", contravariant=True)
 Op = TypeVar("Op")
-Op_co = TypeVar("Op_co", covariant=True)
-Op_contra = TypeVar("Op_contra", contravariant=True)
+_LATE = VoteReply(Vote.ABORT, LATE_PREPARE)
+_YES = VoteReply(Vote.COMMIT)
+_READ_ONLY = VoteReply(Vote.READ_ONLY)
 
 _UNKNOWN_COORDINATOR = FieldViolation(
     "coordinator", "coordinator.allowed", "is not a coordinator of this participant"
 )
 
 
-class Resource(Protocol[Tx_contra, Op_contra]):
-    """The business code of one kind of operation.
-
-    Each method runs inside `tx` and does no more than read and change it: no clock that
-    matters, no network, no state of its own.
-    """
-
-    def prepare(self, tx: Tx_contra, key: BranchKey, operation: Op_contra) -> Vote:
-        """Reserves what commit will need; returns COMMIT, or READ_ONLY when nothing is to commit.
-
-        Raises Refused to vote ABORT, and Busy when another transaction is in the way; then
-        nothing that was changed in `tx` stays.
-        """
-
-    def commit(self, tx: Tx_contra, key: BranchKey, operation: Op_contra) -> None:
-        """Makes the reservation final. It has promised to be able to, so it must not fail."""
-
-    def abort(self, tx: Tx_contra, key: BranchKey, operation: Op_contra) -> None:
-        """Gives the reservation back."""
+_ALARMS: Mapping[object, tuple[type[Alarm], str]] = {
+    OnCommit.UNKNOWN: (UnknownBranch, "the branch was never prepared here"),
+    OnCommit.WAS_ABORTED: (BranchAborted, "the branch was aborted here"),
+    OnAbort.WAS_COMMITTED: (BranchCommitted, "the branch was committed here"),
+}
 
 
-class Codec(Protocol[Op_co]):
-    """Turns operations into what the resource takes."""
+class _Work(NamedTuple):
+    """A message, and its operation where it carries one that could be decoded."""
 
-    def decode(self, operation: Operation) -> Op_co:
-        """An operation from outside. Raises InvalidOperation when it breaks a rule."""
-
-    def read(self, operation: Operation) -> Op_co:
-        """An operation that was decoded before, perhaps by an earlier release."""
-
-
-@dataclass(frozen=True, slots=True)
-class InquiryConfig:
-    """How a participant in doubt asks: first one to two intervals after its vote."""
-
-    interval_s: float = 2.0
-    jitter_s: float = 0.5
-    timeout_s: float = 2.0
-    in_doubt_max: int = 1_000
-    concurrency: int = 32
+    message: Message
+    operation: Any
 
 
 class Participant(Generic[Tx, Op]):
@@ -105,7 +87,7 @@ class Participant(Generic[Tx, Op]):
         *,
         store: Store[Tx],
         branches: BranchTable[Tx],
-        resource: Resource[Tx, Op],
+        resource: Resource[Tx, Op] | BatchResource[Tx, Op],
         codec: Codec[Op],
         coordinators: frozenset[str],
         clock: Clock,
@@ -117,11 +99,16 @@ class Participant(Generic[Tx, Op]):
         """
         self._store = store
         self._branches = branches
-        self._resource = resource
+        self._alone = not hasattr(resource, "prepare_all")
+        self._resource: BatchResource[Tx, Op] = (
+            OneAtATime(resource) if self._alone else resource  # type: ignore[arg-type, assignment]
+        )
         self._codec = codec
         self._coordinators = coordinators
         self._clock = clock
         self._crash_point = crash_point
+        # One object for ever: what shares it is run together.
+        self._apply_all = self._apply
 
     async def prepare(self, message: Prepare) -> VoteReply:
         """Reserves and votes; the vote is durable on return.
@@ -129,14 +116,8 @@ class Participant(Generic[Tx, Op]):
         Raises InvalidOperation, IdempotencyConflict (the branch stands for another
         operation), Busy, StoreError or Overloaded; then nothing was written.
         """
-        if message.coordinator not in self._coordinators:
-            raise InvalidOperation([_UNKNOWN_COORDINATOR])
-        operation = self._codec.decode(message.operation)
-        try:
-            reply = await self._store.write(lambda tx: self._prepare(tx, message, operation))
-        except Refused as refused:
-            return VoteReply(Vote.ABORT, refused.reason)
-        self._crash_point(AFTER_VOTE)
+        reply = await self._one(message)
+        assert reply is not None
         return reply
 
     async def commit(self, key: BranchKey) -> None:
@@ -144,22 +125,31 @@ class Participant(Generic[Tx, Op]):
 
         Raises UnknownBranch, BranchAborted or ResourceFailed: alarms, never success.
         """
-        await self._store.write(lambda tx: self._commit(tx, key), essential=True)
-        self._crash_point(AFTER_APPLY)
+        await self._one(Commit(key))
 
     async def abort(self, key: BranchKey) -> None:
         """Gives back what a branch holds, or remembers that it must never hold anything.
 
         Raises BranchCommitted or ResourceFailed: alarms.
         """
-        await self._store.write(lambda tx: self._abort(tx, key), essential=True)
+        await self._one(Abort(key))
+
+    async def exchange(self, batch: Batch) -> list[Reply]:
+        """Answers every message of a batch, once all of it is durable; errors are answers too."""
+        self._forget(batch)
+        return [
+            _inside(result)
+            if isinstance(result, Exception) and not isinstance(result, TxnError)
+            else result
+            for result in await self._results(batch.messages)
+        ]
 
     async def get(self, key: BranchKey) -> BranchRow:
         """What is remembered of a branch. Raises NotFound."""
-        row = await self._store.read(lambda tx: self._branches.get(tx, key))
-        if row is None:
+        rows = await self._store.look_up(lambda tx: self._branches.get_all(tx, [key]))
+        if key not in rows:
             raise NotFound("no such branch")
-        return row
+        return rows[key]
 
     async def list_branches(
         self, *, after: BranchKey | None, limit: int, state: BranchState | None
@@ -169,132 +159,229 @@ class Participant(Generic[Tx, Op]):
             lambda tx: self._branches.list_rows(tx, after=after, limit=limit, state=state)
         )
 
-    def _prepare(self, tx: Tx, message: Prepare, operation: Op) -> VoteReply:
-        verdict = barrier.on_prepare(self._branches.get(tx, message.key), message.operation)
-        match verdict:
-            case OnPrepare.LATE:
-                return VoteReply(Vote.ABORT, LATE_PREPARE)
-            case OnPrepare.CONFLICT:
-                raise IdempotencyConflict("the branch was prepared with another operation")
-            case OnPrepare.REPEAT:
-                return VoteReply(Vote.COMMIT)
-            case OnPrepare.RUN:
-                vote = self._resource.prepare(tx, message.key, operation)
-        if vote is Vote.ABORT:
-            # Said without raising; what was changed in `tx` must not stay all the same.
-            raise Refused(REFUSED)
-        if vote is Vote.COMMIT:
-            state = move(BRANCH_MOVES, None, BranchState.PREPARED)
-            self._branches.insert(tx, self._row(message, state))
-        return VoteReply(vote)
+    async def _one(self, message: Message) -> VoteReply | None:
+        (result,) = await self._results([message])
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def _commit(self, tx: Tx, key: BranchKey) -> None:
-        row = self._branches.get(tx, key)
-        match barrier.on_commit(row):
-            case OnCommit.UNKNOWN:
-                raise UnknownBranch("the branch was never prepared here")
-            case OnCommit.WAS_ABORTED:
-                raise BranchAborted("the branch was aborted here")
-            case OnCommit.APPLY:
-                self._keep_promise(self._resource.commit, tx, row)
-                self._move(tx, row, BranchState.COMMITTED)
-            case OnCommit.DONE:
-                pass
-
-    def _abort(self, tx: Tx, key: BranchKey) -> None:
-        row = self._branches.get(tx, key)
-        match barrier.on_abort(row):
-            case OnAbort.WAS_COMMITTED:
-                raise BranchCommitted("the branch was committed here")
-            case OnAbort.UNDO:
-                self._keep_promise(self._resource.abort, tx, row)
-                self._move(tx, row, BranchState.ABORTED)
-            case OnAbort.REMEMBER:
-                state = move(BRANCH_MOVES, None, BranchState.ABORTED)
-                self._branches.insert(tx, BranchRow(key, state, "", None, self._clock.utc_us()))
-            case OnAbort.DONE:
-                pass
-
-    def _row(self, message: Prepare, state: BranchState) -> BranchRow:
-        return BranchRow(
-            message.key, state, message.coordinator, message.operation, self._clock.utc_us()
-        )
-
-    def _keep_promise(
-        self, apply: Callable[[Tx, BranchKey, Op], None], tx: Tx, row: BranchRow | None
-    ) -> None:
-        assert row is not None
-        assert row.operation is not None
-        try:
-            # Its rules were checked when it was prepared; a newer release may have others.
-            apply(tx, row.key, self._codec.read(row.operation))
-        except Exception as error:
-            _log.exception("a promise could not be kept: %s", row.key)
-            raise ResourceFailed("the resource could not do what it had promised") from error
-
-    def _move(self, tx: Tx, row: BranchRow | None, to: BranchState) -> None:
-        assert row is not None
-        self._branches.set_state(tx, row.key, move(BRANCH_MOVES, row.state, to))
-
-
-class Inquirer(Generic[Tx, Op]):
-    """Asks the coordinator about branches that stay in doubt. Never decides by itself."""
-
-    def __init__(
-        self,
-        participant: Participant[Tx, Op],
-        transport: CoordinatorTransport,
-        *,
-        clock: Clock,
-        rng: random.Random,
-        config: InquiryConfig | None = None,
-    ) -> None:
-        self._participant = participant
-        self._transport = transport
-        self._clock = clock
-        self._rng = rng
-        self._config = config or InquiryConfig()
-        self._seen: frozenset[BranchKey] = frozenset()
-        self._after: BranchKey | None = None
-
-    async def run(self) -> None:
-        """Looks every interval, until cancelled."""
-        while True:
-            wait_s = self._config.interval_s + self._rng.uniform(0, self._config.jitter_s)
-            await self._clock.sleep(wait_s)
+    async def _results(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
+        results: list[VoteReply | Exception | None] = [None] * len(messages)
+        # What was promised may use room that new work may not, so they are written apart.
+        prepares: dict[int, _Work] = {}
+        promised: dict[int, _Work] = {}
+        for at, message in enumerate(messages):
+            if not isinstance(message, Prepare):
+                promised[at] = _Work(message, None)
+                continue
             try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001 - who stops asking stays in doubt for ever
-                _log.warning("inquiry put off: %r", error)
-
-    async def look(self) -> None:
-        """One round: asks about what was in doubt in the round before too.
-
-        Being seen twice is the measure of age, so that no wall clock decides anything.
-        More branches than in_doubt_max are gone through round by round.
-        """
-        rows = await self._participant.list_branches(
-            after=self._after, limit=self._config.in_doubt_max, state=BranchState.PREPARED
-        )
-        full = len(rows) == self._config.in_doubt_max
-        old = [row for row in rows if full or self._after or row.key in self._seen]
-        self._after = rows[-1].key if full else None
-        self._seen = frozenset(row.key for row in rows)
-        places = asyncio.Semaphore(self._config.concurrency)
-        await asyncio.gather(*(self._resolve(row, places) for row in old))
-
-    async def _resolve(self, row: BranchRow, places: asyncio.Semaphore) -> None:
-        async with places:
-            try:
-                outcome = await self._transport.inquire(
-                    row.coordinator, row.key, self._config.timeout_s
+                prepares[at] = _Work(message, self._decoded(message))
+            except InvalidOperation as error:
+                results[at] = error
+        parts = [(works, kind) for works, kind in ((promised, True), (prepares, False)) if works]
+        # At once, so that one force is enough for both.
+        for (works, _), written in zip(
+            parts,
+            await asyncio.gather(
+                *(self._written(list(works.values()), essential=kind) for works, kind in parts)
+            ),
+            strict=True,
+        ):
+            for at, result in zip(works, written, strict=True):
+                results[at] = (
+                    VoteReply(Vote.ABORT, result.reason) if isinstance(result, Refused) else result
                 )
-                if outcome is Outcome.COMMITTED:
-                    await self._participant.commit(row.key)
-                elif outcome is Outcome.ABORTED:
-                    await self._participant.abort(row.key)
-            except (Unreachable, StoreError, Overloaded) as error:
-                _log.info("%s stays in doubt: %s", row.key, error)
-            except Exception:  # noqa: BLE001 - said below
-                # A row that cannot be resolved must not keep the others from being asked about.
-                _log.critical("ALARM %s could not be resolved", row.key, exc_info=True)
+        if _YES in results:
+            self._crash_point(AFTER_VOTE)
+        if any(
+            result is None and isinstance(message, Commit)
+            for message, result in zip(messages, results, strict=True)
+        ):
+            self._crash_point(AFTER_APPLY)
+        return results
+
+    async def _written(
+        self, works: Sequence[_Work], *, essential: bool
+    ) -> Sequence[VoteReply | Exception | None]:
+        try:
+            return await self._store.write_all(
+                self._apply_all, works, essential=essential, alone=self._alone
+            )
+        except TxnError as error:
+            return [error] * len(works)
+
+    def _decoded(self, message: Prepare) -> Op:
+        if message.coordinator not in self._coordinators:
+            raise InvalidOperation([_UNKNOWN_COORDINATOR])
+        return self._codec.decode(message.operation)
+
+    def _apply(self, tx: Tx, works: Sequence[_Work]) -> Sequence[VoteReply | TxnError | None]:
+        replies: list[VoteReply | TxnError | None] = [None] * len(works)
+        for round_ in _rounds(works):
+            rows = self._branches.get_all(tx, [works[at].message.key for at in round_])
+            # What frees goes before what takes.
+            self._settle(tx, works, round_, rows, replies)
+            self._vote(tx, works, round_, rows, replies)
+        return replies
+
+    def _settle(
+        self,
+        tx: Tx,
+        works: Sequence[_Work],
+        round_: Iterable[int],
+        rows: Mapping[BranchKey, BranchRow],
+        replies: list[VoteReply | TxnError | None],
+    ) -> None:
+        to_commit: list[BranchRow] = []
+        to_abort: list[BranchRow] = []
+        to_remember: list[BranchRow] = []
+        for at in round_:
+            message = works[at].message
+            if isinstance(message, Prepare):
+                continue
+            row = rows.get(message.key)
+            verdict = (
+                barrier.on_commit(row) if isinstance(message, Commit) else barrier.on_abort(row)
+            )
+            if verdict in _ALARMS:
+                alarm, says = _ALARMS[verdict]
+                replies[at] = alarm(says)
+            elif verdict is OnAbort.REMEMBER:
+                to_remember.append(self._row(message.key, BranchState.ABORTED))
+            elif row is not None and verdict is OnCommit.APPLY:
+                to_commit.append(row)
+            elif row is not None and verdict is OnAbort.UNDO:
+                to_abort.append(row)
+        self._keep_promises(tx, self._resource.commit_all, to_commit, BranchState.COMMITTED)
+        self._keep_promises(tx, self._resource.abort_all, to_abort, BranchState.ABORTED)
+        if to_remember:
+            self._branches.insert_all(tx, to_remember)
+
+    def _vote(
+        self,
+        tx: Tx,
+        works: Sequence[_Work],
+        round_: Iterable[int],
+        rows: Mapping[BranchKey, BranchRow],
+        replies: list[VoteReply | TxnError | None],
+    ) -> None:
+        to_run: list[int] = []
+        for at, verdict in self._verdicts(tx, works, round_, rows):
+            if verdict is OnPrepare.RUN:
+                to_run.append(at)
+            elif verdict is OnPrepare.CONFLICT:
+                replies[at] = IdempotencyConflict("the branch was prepared with another operation")
+            else:
+                replies[at] = _YES if verdict is OnPrepare.REPEAT else _LATE
+        if not to_run:
+            return
+        items = [Item(works[at].message.key, works[at].operation) for at in to_run]
+        votes = self._resource.prepare_all(tx, items)
+        prepared: list[BranchRow] = []
+        for at, vote in zip(to_run, votes, strict=True):
+            replies[at] = _reply(vote)
+            if vote is Vote.COMMIT:
+                message = works[at].message
+                assert isinstance(message, Prepare)
+                prepared.append(
+                    self._row(
+                        message.key, BranchState.PREPARED, message.coordinator, message.operation
+                    )
+                )
+        if prepared:
+            self._branches.insert_all(tx, prepared)
+
+    def _verdicts(
+        self,
+        tx: Tx,
+        works: Sequence[_Work],
+        round_: Iterable[int],
+        rows: Mapping[BranchKey, BranchRow],
+    ) -> Iterable[tuple[int, OnPrepare]]:
+        horizons: dict[str, str] = {}
+        for at in round_:
+            message = works[at].message
+            if isinstance(message, Prepare):
+                key = message.key
+                log_id = log_id_of(key.txn_id)
+                if log_id not in horizons:
+                    horizons[log_id] = self._branches.prepare_horizon(tx, log_id)
+                yield (
+                    at,
+                    barrier.on_prepare(rows.get(key), key, message.operation, horizons[log_id]),
+                )
+
+    def _row(
+        self,
+        key: BranchKey,
+        state: BranchState,
+        coordinator: str = "",
+        operation: Operation | None = None,
+    ) -> BranchRow:
+        to = move(BRANCH_MOVES, None, state)
+        return BranchRow(key, to, coordinator, operation, self._clock.utc_us())
+
+    def _keep_promises(
+        self,
+        tx: Tx,
+        apply: Callable[[Tx, Sequence[Item[Op]]], None],
+        rows: Sequence[BranchRow],
+        to: BranchState,
+    ) -> None:
+        if not rows:
+            return
+        for row in rows:
+            move(BRANCH_MOVES, row.state, to)
+        try:
+            # Their rules were checked when they were prepared; a newer release may have others.
+            apply(tx, [Item(row.key, self._read(row.operation)) for row in rows])
+        except Exception as error:
+            if len(rows) == 1:
+                _log.exception("a promise could not be kept: %s", rows[0].key)
+            raise ResourceFailed("the resource could not do what it had promised") from error
+        self._branches.set_state_all(tx, [row.key for row in rows], to)
+
+    def _read(self, operation: Operation | None) -> Op:
+        assert operation is not None
+        return self._codec.read(operation)
+
+    def _forget(self, batch: Batch) -> None:
+        keys, horizon = batch.forgettable, batch.prepare_horizon
+        if not keys or horizon is None:
+            return
+        try:
+            self._store.write_lazily(
+                lambda tx: self._branches.forget(tx, keys, log_id_of(horizon), horizon),
+                lambda _result: None,
+            )
+        except TxnError as error:
+            _log.info("%d branches are not forgotten: %s", len(keys), error)
+
+
+def _inside(error: Exception) -> Unreachable:
+    """What the other side hears of an error that nobody foresaw."""
+    _log.error("a branch failed", exc_info=error)
+    return Unreachable("INTERNAL")
+
+
+def _reply(vote: Vote | Refused | Busy) -> VoteReply | TxnError:
+    if isinstance(vote, Busy):
+        return vote
+    if isinstance(vote, Refused):
+        return VoteReply(Vote.ABORT, vote.reason)
+    if vote is Vote.COMMIT:
+        return _YES
+    return _READ_ONLY if vote is Vote.READ_ONLY else VoteReply(Vote.ABORT, REFUSED)
+
+
+def _rounds(works: Sequence[_Work]) -> Sequence[Sequence[int]]:
+    """Which of them may be done at once: several messages for one branch keep their order."""
+    seen: dict[BranchKey, int] = {}
+    rounds: list[list[int]] = []
+    for at, work in enumerate(works):
+        number = seen.get(work.message.key, 0)
+        seen[work.message.key] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(at)
+    return rounds

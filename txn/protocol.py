@@ -6,27 +6,30 @@ feeds back what happened. Docs: docs/two_phase_commit.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from txn.model import BranchId
 from txn.state import TRANSACTION_MOVES, Outcome, TransactionState, Vote, move
 
 
-@dataclass(frozen=True, slots=True)
-class BranchProgress:
+class BranchProgress(NamedTuple):
     """One branch: its vote once known, whether it refused, whether phase two reached it."""
 
     vote: Vote | None = None
     settled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One transaction. `durable` is the outcome once its row stands in the log."""
+class Progress(NamedTuple):
+    """One transaction. `durable` is the outcome once its row stands in the log.
+
+    `awaited` counts the branches that have not voted, and then those not settled.
+    """
 
     state: TransactionState
     branches: dict[BranchId, BranchProgress]
+    awaited: int
     reason: str = ""
     refused_branch_id: str = ""
     durable: Outcome | None = None
@@ -103,12 +106,15 @@ Action = SendPrepare | SendCommit | SendAbort | ForceOutcome | WriteEnd
 
 Step = tuple[Progress, tuple[Action, ...]]
 
+_UNKNOWN = BranchProgress()
+_NO_PART = (Vote.ABORT, Vote.READ_ONLY)
+
 
 def begin(branch_ids: Iterable[BranchId]) -> Step:
     """A new transaction: prepare all branches at once."""
-    branches = {branch_id: BranchProgress() for branch_id in branch_ids}
-    progress = Progress(TransactionState.PREPARING, branches)
-    return progress, tuple(SendPrepare(branch_id) for branch_id in branches)
+    branches = dict.fromkeys(branch_ids, _UNKNOWN)
+    progress = Progress(TransactionState.PREPARING, branches, len(branches))
+    return progress, tuple([SendPrepare(branch_id) for branch_id in branches])
 
 
 def resume(votes: Iterable[tuple[BranchId, Vote | None]]) -> Step:
@@ -116,44 +122,45 @@ def resume(votes: Iterable[tuple[BranchId, Vote | None]]) -> Step:
     progress = Progress(
         TransactionState.COMMITTING,
         {branch_id: BranchProgress(vote) for branch_id, vote in votes},
+        0,
         durable=Outcome.COMMITTED,
     )
-    return _finish_if_settled(progress, _phase_two(progress))
+    progress, actions = _phase_two(progress, TransactionState.COMMITTING)
+    return _finish_if_settled(progress, actions)
 
 
 def step(progress: Progress, event: Event) -> Step:
     """What follows from `event`. Late and repeated events change nothing."""
-    match event:
-        case Voted():
-            return _on_vote(progress, event)
-        case PrepareFailed(branch_id, reason):
-            return _on_refusal(progress, branch_id, reason)
-        case OutcomeStands(outcome):
-            return _on_outcome(progress, outcome)
-        case Settled(branch_id):
-            return _on_settled(progress, branch_id)
+    return _STEPS[type(event)](progress, event)
 
 
 def _on_vote(progress: Progress, event: Voted) -> Step:
-    if not _is_awaited(progress, event.branch_id):
-        return progress, ()
-    if event.vote is Vote.ABORT:
-        return _on_refusal(progress, event.branch_id, event.reason, vote=Vote.ABORT)
-    progress = _with(progress, event.branch_id, vote=event.vote)
-    if any(branch.vote is None for branch in progress.branches.values()):
-        return progress, ()
-    return _moved(progress, TransactionState.DECIDING), (ForceOutcome(Outcome.COMMITTED),)
-
-
-def _on_refusal(
-    progress: Progress, branch_id: BranchId, reason: str, *, vote: Vote | None = None
-) -> Step:
-    """The first refusal aborts. The abort messages do not wait for the log: presumed abort."""
+    branch_id, vote = event.branch_id, event.vote
     if not _is_awaited(progress, branch_id):
         return progress, ()
-    progress = _moved(_with(progress, branch_id, vote=vote), TransactionState.ABORTING)
-    progress = replace(progress, reason=reason, refused_branch_id=branch_id)
-    return progress, (*_phase_two(progress), ForceOutcome(Outcome.ABORTED))
+    if vote is Vote.ABORT:
+        return _refuse(progress, branch_id, event.reason, vote)
+    branches = {**progress.branches, branch_id: BranchProgress(vote)}
+    awaited = progress.awaited - 1
+    if awaited:
+        return Progress(progress.state, branches, awaited), ()
+    state = move(TRANSACTION_MOVES, progress.state, TransactionState.DECIDING)
+    return Progress(state, branches, 0), (_FORCE_COMMIT,)
+
+
+def _on_prepare_failed(progress: Progress, event: PrepareFailed) -> Step:
+    if not _is_awaited(progress, event.branch_id):
+        return progress, ()
+    return _refuse(progress, event.branch_id, event.reason, None)
+
+
+def _refuse(progress: Progress, branch_id: BranchId, reason: str, vote: Vote | None) -> Step:
+    """The first refusal aborts. The abort messages do not wait for the log: presumed abort."""
+    branches = {**progress.branches, branch_id: BranchProgress(vote)}
+    state = move(TRANSACTION_MOVES, progress.state, TransactionState.ABORTING)
+    refused = Progress(state, branches, 0, reason, branch_id)
+    refused, actions = _phase_two(refused, state)
+    return refused, (*actions, _FORCE_ABORT)
 
 
 def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
@@ -162,56 +169,67 @@ def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
     return preparing and progress.branches[branch_id].vote is None
 
 
-def _on_outcome(progress: Progress, outcome: Outcome) -> Step:
+def _on_outcome(progress: Progress, event: OutcomeStands) -> Step:
     if progress.durable is not None or progress.state is TransactionState.PREPARING:
         return progress, ()
-    progress = replace(progress, durable=outcome)
+    progress = progress._replace(durable=event.outcome)
     if progress.state is not TransactionState.DECIDING:
         return _finish_if_settled(progress, ())
-    if outcome is Outcome.COMMITTED:
-        progress = _moved(progress, TransactionState.COMMITTING)
-    else:
-        progress = _moved(progress, TransactionState.ABORTING)
-    return _finish_if_settled(progress, _phase_two(progress))
+    committed = event.outcome is Outcome.COMMITTED
+    to = TransactionState.COMMITTING if committed else TransactionState.ABORTING
+    progress, actions = _phase_two(progress, move(TRANSACTION_MOVES, progress.state, to))
+    return _finish_if_settled(progress, actions)
 
 
-def _on_settled(progress: Progress, branch_id: BranchId) -> Step:
+def _on_settled(progress: Progress, event: Settled) -> Step:
     if progress.state not in (TransactionState.COMMITTING, TransactionState.ABORTING):
         return progress, ()
-    return _finish_if_settled(_with(progress, branch_id, settled=True), ())
-
-
-def _phase_two(progress: Progress) -> tuple[Action, ...]:
-    """Messages to all that may hold a reservation: every branch but those that said they do not."""
-    send = SendCommit if progress.state is TransactionState.COMMITTING else SendAbort
-    return tuple(
-        send(branch_id) for branch_id, branch in progress.branches.items() if _takes_part(branch)
+    branch = progress.branches[event.branch_id]
+    if branch.settled or branch.vote in _NO_PART:
+        return progress, ()
+    settled = BranchProgress(branch.vote, settled=True)
+    return _finish_if_settled(
+        progress._replace(
+            branches={**progress.branches, event.branch_id: settled},
+            awaited=progress.awaited - 1,
+        ),
+        (),
     )
 
 
-def _takes_part(branch: BranchProgress) -> bool:
-    return branch.vote not in (Vote.ABORT, Vote.READ_ONLY)
+def _phase_two(progress: Progress, state: TransactionState) -> Step:
+    """Messages to all that may hold a reservation: every branch but those that said they do not."""
+    send = SendCommit if state is TransactionState.COMMITTING else SendAbort
+    actions = tuple(
+        [
+            send(branch_id)
+            for branch_id, branch in progress.branches.items()
+            if branch.vote not in _NO_PART
+        ]
+    )
+    return progress._replace(state=state, awaited=len(actions)), actions
 
 
 def _finish_if_settled(progress: Progress, actions: tuple[Action, ...]) -> Step:
-    if progress.durable is None or any(
-        _takes_part(branch) and not branch.settled for branch in progress.branches.values()
-    ):
+    if progress.durable is None or progress.awaited:
         return progress, actions
     if progress.state is TransactionState.COMMITTING:
-        return _moved(progress, TransactionState.COMMITTED), (*actions, WriteEnd())
+        return _moved(progress, TransactionState.COMMITTED), (*actions, _END)
     if progress.state is TransactionState.ABORTING:
         return _moved(progress, TransactionState.ABORTED), actions
     return progress, actions
 
 
 def _moved(progress: Progress, to: TransactionState) -> Progress:
-    return replace(progress, state=move(TRANSACTION_MOVES, progress.state, to))
+    return progress._replace(state=move(TRANSACTION_MOVES, progress.state, to))
 
 
-def _with(
-    progress: Progress, branch_id: BranchId, *, vote: Vote | None = None, settled: bool = False
-) -> Progress:
-    branch = progress.branches[branch_id]
-    changed = BranchProgress(vote or branch.vote, settled or branch.settled)
-    return replace(progress, branches={**progress.branches, branch_id: changed})
+_FORCE_COMMIT = ForceOutcome(Outcome.COMMITTED)
+_FORCE_ABORT = ForceOutcome(Outcome.ABORTED)
+_END = WriteEnd()
+_STEPS: Mapping[type[Event], Callable[[Progress, Any], Step]] = {
+    Voted: _on_vote,
+    PrepareFailed: _on_prepare_failed,
+    OutcomeStands: _on_outcome,
+    Settled: _on_settled,
+}

@@ -7,12 +7,13 @@ instead of a thread, so that a test, or a simulator, decides when things happen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
 from txn.decision_log import DecisionLog
+from txn.errors import TxnError
 from txn.model import (
     BranchId,
     BranchKey,
@@ -22,12 +23,25 @@ from txn.model import (
     Operation,
     RequestKey,
     TxnId,
+    log_id_of,
 )
 from txn.state import BranchState, Outcome, Vote
-from txn.store.group_commit import GroupCommit, Report, Store, write_through
+from txn.store.group_commit import (
+    Done,
+    Failed,
+    GroupCommit,
+    Report,
+    Store,
+    write_all_through,
+    write_through,
+)
 
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 Tx = TypeVar("Tx")
+
+DURABLE_TIMEOUT_S = 10.0
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -97,6 +111,17 @@ class MemoryStore:
         """See Store.write."""
         return await write_through(self._group, work, essential=essential)
 
+    async def write_all(
+        self,
+        apply: Callable[[Tables, Sequence[In]], Sequence[Out]],
+        inputs: Sequence[In],
+        *,
+        essential: bool = False,
+        alone: bool = False,
+    ) -> list[Out | Exception]:
+        """See Store.write_all."""
+        return await write_all_through(self._group, apply, inputs, essential=essential, alone=alone)
+
     def write_lazily(self, work: Callable[[Tables], object], report: Report) -> None:
         """See Store.write_lazily."""
         self._group.submit(work, report, lazy=True)
@@ -104,6 +129,10 @@ class MemoryStore:
     async def read(self, work: Callable[[Tables], T]) -> T:
         """See Store.read."""
         await asyncio.sleep(0)
+        return work(_copied(self.backend.durable))
+
+    async def look_up(self, work: Callable[[Tables], T]) -> T:
+        """See Store.look_up."""
         return work(_copied(self.backend.durable))
 
 
@@ -121,36 +150,41 @@ class MemoryDecisionLog:
 
         return await self._store.write(first)
 
-    async def decide(self, decision: Decision) -> Decision:
-        """See DecisionLog.decide."""
+    async def newest_txn_id(self) -> TxnId | None:
+        """See DecisionLog.newest_txn_id."""
+        rows = await self._store.read(lambda tx: tx.get("decision", {}).values())
+        return max((row.txn_id for row in rows if row.request is not None), default=None)
 
-        def insert(tx: Tables) -> Decision:
-            rows = tx.setdefault("decision", {})
-            for row in (rows.get(decision.txn_id), _with_key(rows, decision.request)):
-                if row is not None:
-                    return row
-            rows[decision.txn_id] = decision
-            return decision
+    async def decide_all(self, decisions: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """See DecisionLog.decide_all."""
+        rows = await self._store.write_all(_insert_decisions, decisions)
+        return [
+            row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
+        ]
 
-        return await self._store.write(insert)
-
-    async def end(self, txn_id: TxnId) -> None:
-        """See DecisionLog.end."""
+    def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
+        """See DecisionLog.end_all."""
 
         def mark(tx: Tables) -> None:
             rows = tx["decision"]
-            rows[txn_id] = replace(rows[txn_id], ended=True)
+            for txn_id in txn_ids:
+                rows[txn_id] = replace(rows[txn_id], ended=True)
 
-        self._store.write_lazily(mark, lambda _result: None)
+        def report(result: Done[Any] | Failed) -> None:
+            if isinstance(result, Done):
+                durable()
+
+        self._store.write_lazily(mark, report)
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """See DecisionLog.by_txn_id."""
         return await self._store.read(lambda tx: tx.get("decision", {}).get(txn_id))
 
-    async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
-        """See DecisionLog.by_key."""
-        request = RequestKey(caller, idempotency_key, b"")
-        return await self._store.read(lambda tx: _with_key(tx.get("decision", {}), request))
+    async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
+        """See DecisionLog.by_keys."""
+        rows = await self._store.read(lambda tx: tx.get("decision", {}))
+        found = ((name, _with_key(rows, RequestKey(*name, b""))) for name in names)
+        return {name: row for name, row in found if row is not None}
 
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False
@@ -164,6 +198,17 @@ class MemoryDecisionLog:
         ][:limit]
 
 
+def _insert_decisions(tx: Tables, decisions: Sequence[Decision]) -> list[Decision]:
+    rows = tx.setdefault("decision", {})
+    stand = []
+    for decision in decisions:
+        row = rows.get(decision.txn_id) or _with_key(rows, decision.request)
+        if row is None:
+            row = rows[decision.txn_id] = decision
+        stand.append(row)
+    return stand
+
+
 def _with_key(rows: dict[Any, Decision], request: RequestKey | None) -> Decision | None:
     if request is None:
         return None
@@ -175,19 +220,42 @@ def _with_key(rows: dict[Any, Decision], request: RequestKey | None) -> Decision
 
 
 class MemoryBranchTable:
-    """BranchTable over the tables of a memory store."""
+    """BranchTable in a memory store."""
 
-    def get(self, tx: Tables, key: BranchKey) -> BranchRow | None:
-        """See BranchTable.get."""
-        return tx.get("branch", {}).get(key)
+    def get_all(self, tx: Tables, keys: Sequence[BranchKey]) -> Mapping[BranchKey, BranchRow]:
+        """See BranchTable.get_all."""
+        rows = tx.get("branch", {})
+        return {key: rows[key] for key in keys if key in rows}
 
-    def insert(self, tx: Tables, row: BranchRow) -> None:
-        """See BranchTable.insert."""
-        tx.setdefault("branch", {})[row.key] = row
+    def insert_all(self, tx: Tables, rows: Sequence[BranchRow]) -> None:
+        """See BranchTable.insert_all."""
+        table = tx.setdefault("branch", {})
+        for row in rows:
+            if row.key in table:
+                raise KeyError(f"{row.key} is there already")
+            table[row.key] = row
 
-    def set_state(self, tx: Tables, key: BranchKey, state: BranchState) -> None:
-        """See BranchTable.set_state."""
-        tx["branch"][key] = replace(tx["branch"][key], state=state)
+    def set_state_all(self, tx: Tables, keys: Sequence[BranchKey], state: BranchState) -> None:
+        """See BranchTable.set_state_all."""
+        rows = tx["branch"]
+        for key in keys:
+            rows[key] = replace(rows[key], state=state)
+
+    def prepare_horizon(self, tx: Tables, log_id: str) -> str:
+        """See BranchTable.prepare_horizon."""
+        return str(tx.get("prepare_horizon", {}).get(log_id, ""))
+
+    def forget(self, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str) -> None:
+        """See BranchTable.forget."""
+        horizons = tx.setdefault("prepare_horizon", {})
+        horizons[log_id] = max(horizons.get(log_id, ""), horizon)
+        rows = tx.setdefault("branch", {})
+        told = {key for key in keys if key in rows and rows[key].state is BranchState.COMMITTED}
+        aborted = {key for key, row in rows.items() if row.state is BranchState.ABORTED}
+        mine = {key for key in aborted if log_id_of(key.txn_id) == log_id}
+        for key in told | mine:
+            if key.txn_id < horizon:
+                del rows[key]
 
     def list_rows(
         self, tx: Tables, *, after: BranchKey | None, limit: int, state: BranchState | None
@@ -213,25 +281,39 @@ async def check_decision_log(log: DecisionLog) -> None:
     same_txn = replace(commit, outcome=Outcome.ABORTED, request=None, ended=True)
     same_key = replace(commit, txn_id=TxnId("t2"), outcome=Outcome.ABORTED, ended=True)
     other_caller = replace(same_key, request=RequestKey("other", "key", b"body"))
+    inquiry = Decision(TxnId("t3"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
     assert await log.identity("first") == "first", "a new log takes the name proposed"
     assert await log.identity("second") == "first", "a log keeps its name"
-    assert await log.decide(commit) == commit, "the first outcome stands"
-    assert await log.decide(same_txn) == commit, "a second outcome of a txn_id loses"
-    assert await log.decide(same_key) == commit, "a second outcome of a key loses"
+    assert await log.newest_txn_id() is None, "an empty log has no newest row"
+    assert await _decide(log, commit) == [commit], "the first outcome stands"
+    assert await _decide(log, same_txn) == [commit], "a second outcome of a txn_id loses"
+    assert await _decide(log, same_key) == [commit], "a second outcome of a key loses"
     assert await log.by_txn_id(TxnId("t2")) is None, "a loser leaves no row"
-    assert await log.decide(other_caller) == other_caller, "callers have keys of their own"
-    inquiry = Decision(TxnId("t3"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
-    assert await log.decide(inquiry) == inquiry, "an abort without a key stands"
-    assert await log.by_key("caller", "key") == commit, "a row is found by its key"
-    assert await log.by_key("caller", "unseen") is None, "an unseen key has no row"
+    assert await _decide(log, other_caller, same_key, inquiry) == [
+        other_caller,
+        other_caller,
+        inquiry,
+    ], "callers have keys of their own, a txn_id goes first, an abort without a key stands"
+    rival = replace(inquiry, reason="RIVAL")
+    assert await _decide(log, rival, rival) == [inquiry, inquiry], "rows are write-once"
+    assert await log.newest_txn_id() == "t2", "the newest row is that of the greatest id of a key"
+    found = await log.by_keys([("caller", "key"), ("caller", "unseen"), ("other", "key")])
+    assert found == {("caller", "key"): commit, ("other", "key"): other_caller}
     assert await log.by_txn_id(TxnId("t1")) == commit, "a row is found by its txn_id"
     assert list(await log.list_decisions(after="", limit=9)) == [commit, other_caller, inquiry]
     assert list(await log.list_decisions(after="t1", limit=1)) == [other_caller]
     assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == [commit]
-    await log.end(TxnId("t1"))
-    await log.decide(replace(inquiry, txn_id=TxnId("t4")))
+    durable = asyncio.Event()
+    log.end_all([TxnId("t1")], durable.set)
+    await _decide(log, replace(inquiry, txn_id=TxnId("t4")))
+    async with asyncio.timeout(DURABLE_TIMEOUT_S):
+        await durable.wait()
     assert await log.by_txn_id(TxnId("t1")) == replace(commit, ended=True), "an end is kept"
     assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == []
+
+
+async def _decide(log: DecisionLog, *decisions: Decision) -> list[Decision | TxnError]:
+    return list(await log.decide_all(decisions))
 
 
 async def check_branch_table(store: Store[Tx], table: BranchTable[Tx]) -> None:
@@ -241,26 +323,23 @@ async def check_branch_table(store: Store[Tx], table: BranchTable[Tx]) -> None:
         BranchKey(TxnId("t1"), BranchId("a")), BranchState.PREPARED, "coordinator", operation, 1
     )
     second = replace(first, key=BranchKey(TxnId("t1"), BranchId("b")))
+    unknown = BranchKey(TxnId("t9"), BranchId("a"))
     empty = BranchRow(BranchKey(TxnId("t2"), BranchId("a")), BranchState.ABORTED, "", None, 2)
 
-    def insert(tx: Tx) -> None:
-        for row in (empty, second, first):
-            table.insert(tx, row)
-
     def insert_and_fail(tx: Tx) -> None:
-        table.insert(tx, replace(first, key=BranchKey(TxnId("t3"), BranchId("a"))))
+        table.insert_all(tx, [replace(first, key=BranchKey(TxnId("t3"), BranchId("a")))])
         raise LookupError("undone")
 
-    await store.write(insert)
-    assert await store.read(lambda tx: table.get(tx, first.key)) == first
-    assert await store.read(lambda tx: table.get(tx, empty.key)) == empty
+    await store.write(lambda tx: table.insert_all(tx, [empty, second, first]))
+    found = await store.look_up(lambda tx: table.get_all(tx, [first.key, empty.key, unknown]))
+    assert dict(found) == {first.key: first, empty.key: empty}
     try:
         await store.write(insert_and_fail)
     except LookupError:
         pass
     else:
         raise AssertionError("what the work raises must be raised")
-    await store.write(lambda tx: table.set_state(tx, second.key, BranchState.COMMITTED))
+    await store.write(lambda tx: table.set_state_all(tx, [second.key], BranchState.COMMITTED))
     committed = replace(second, state=BranchState.COMMITTED)
 
     def page(after: BranchKey | None, state: BranchState | None) -> Callable[[Tx], list[BranchRow]]:
@@ -269,3 +348,33 @@ async def check_branch_table(store: Store[Tx], table: BranchTable[Tx]) -> None:
     assert await store.read(page(None, None)) == [first, committed]
     assert await store.read(page(committed.key, None)) == [empty], "work that raised left a row"
     assert await store.read(page(None, BranchState.PREPARED)) == [first]
+
+
+async def check_forgetting(store: Store[Tx], table: BranchTable[Tx]) -> None:
+    """Checks what an empty `table` forgets, and what it remembers of that."""
+    states = {
+        "t1-x": BranchState.COMMITTED,
+        "t2-x": BranchState.ABORTED,
+        "t2-y": BranchState.ABORTED,
+        "t3-x": BranchState.PREPARED,
+        "t4-x": BranchState.COMMITTED,
+        "t5-x": BranchState.COMMITTED,
+    }
+    keys = [BranchKey(TxnId(txn_id), BranchId("a")) for txn_id in states]
+    await store.write(
+        lambda tx: table.insert_all(
+            tx, [BranchRow(key, states[key.txn_id], "", None, 1) for key in keys]
+        )
+    )
+    assert await store.look_up(lambda tx: table.prepare_horizon(tx, "-x")) == ""
+    told = [key for key in keys if key.txn_id != "t4-x"]
+    await store.write(lambda tx: table.forget(tx, told, "-x", "t5-x"))
+    left = await store.look_up(lambda tx: table.get_all(tx, keys))
+    assert sorted(key.txn_id for key in left) == ["t2-y", "t3-x", "t4-x", "t5-x"], (
+        "forgotten are commits that were told, and aborts of that log, below the horizon"
+    )
+    await store.write(lambda tx: table.forget(tx, [], "-x", "t2-x"))
+    assert await store.look_up(lambda tx: table.prepare_horizon(tx, "-x")) == "t5-x", (
+        "a horizon never goes back"
+    )
+    assert await store.look_up(lambda tx: table.prepare_horizon(tx, "-y")) == ""

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from txn.model import BranchId, Decision, LoggedBranch, Prepare, RequestKey, TxnId
+from txn.model import Branch, BranchId, Decision, LoggedBranch, Operation, RequestKey, TxnId
 from txn.protocol import Progress
 from txn.state import Outcome, TransactionState
+
+
+class Request(NamedTuple):
+    """What a caller asks for: all of the branches, or none, once under this key."""
+
+    caller: str
+    idempotency_key: str
+    branches: Sequence[Branch]
+    wait_for_applied: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +45,25 @@ class View:
 
 
 class Transaction:
-    """One active transaction: its progress, and two events that callers wait for."""
+    """One active transaction: its progress, and who waits for what becomes of it."""
+
+    __slots__ = (
+        "_watchers",
+        "applied",
+        "operations",
+        "participants",
+        "progress",
+        "request",
+        "stands",
+        "txn_id",
+    )
 
     def __init__(
         self,
         txn_id: TxnId,
         request: RequestKey | None,
         participants: dict[BranchId, str],
-        operations: dict[BranchId, Prepare],
+        operations: dict[BranchId, Operation],
         progress: Progress,
     ) -> None:
         self.txn_id = txn_id
@@ -50,9 +71,37 @@ class Transaction:
         self.participants = participants
         self.operations = operations
         self.progress = progress
+        # The outcome row, once it is durable; then, whether nobody has to hear of it any more.
         self.stands: Decision | None = None
-        self.decided = asyncio.Event()
-        self.applied = asyncio.Event()
+        self.applied = False
+        self._watchers: list[Callable[[], None]] = []
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Calls `watcher` when the outcome stands and when it is applied, from now on."""
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Calls it no more."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
+
+    def decide(self, stands: Decision) -> None:
+        """The outcome row is durable."""
+        self.stands = stands
+        self._tell()
+
+    def finish(self) -> None:
+        """Everybody who had to hear of the outcome has."""
+        self.applied = True
+        self._tell()
+
+    def final(self, *, wait_for_applied: bool) -> bool:
+        """Whether a caller who waits for that need not wait any longer."""
+        return self.applied if wait_for_applied else self.stands is not None
+
+    def _tell(self) -> None:
+        for watcher in tuple(self._watchers):
+            watcher()
 
     def lost_to(self) -> Decision | None:
         """The row of another transaction that had this one's key first."""
@@ -84,7 +133,7 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
     stands = transaction.stands
     if stands is None:
         return Result(transaction.txn_id, Outcome.PENDING)
-    result = replace(result_of(stands), applied=transaction.applied.is_set())
+    result = replace(result_of(stands), applied=transaction.applied)
     if result.outcome is Outcome.COMMITTED and wait_for_applied and not result.applied:
         return replace(result, outcome=Outcome.PENDING)
     return result

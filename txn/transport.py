@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from txn.model import BranchKey, Prepare, VoteReply
+from txn.model import Batch, BranchKey, Reply
 from txn.state import Outcome
 
 
 class ParticipantTransport(Protocol):
-    """The coordinator's way to participants. Each call is one attempt.
+    """The coordinator's way to participants."""
 
-    All raise Unreachable when no answer came: the message may have arrived all the same.
-    """
+    async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
+        """One attempt to deliver `batch`; a reply to each of its messages, in their order.
 
-    async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
-        """Asks for a vote. Raises Refused when the participant would not take the request.
-
-        Raises Busy when another transaction is in the way: asking again may help.
+        Of Prepare: a vote, or Refused when the participant would not take the request, or
+        Busy when another transaction is in the way. Of Commit and Abort: None when it is
+        durable there, or an Alarm when it cannot be. Of each: Unreachable, or any other
+        error, when no answer came or none that says anything; the message may have arrived
+        all the same. Raises Unreachable when that is so of them all.
         """
-
-    async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """Returns when the commit is durable there. Raises Alarm when it cannot be."""
-
-    async def abort(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """Returns when the abort is remembered there. Raises Alarm when it cannot be."""
 
 
 class CoordinatorTransport(Protocol):
     """A participant's way to the coordinator that a prepare named."""
 
-    async def inquire(self, coordinator: str, key: BranchKey, timeout_s: float) -> Outcome:
-        """The outcome, or PENDING while the transaction is active. Raises Unreachable."""
+    async def inquire(
+        self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
+        """The outcome of each, PENDING while its transaction is active. Raises Unreachable."""

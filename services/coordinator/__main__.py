@@ -6,28 +6,27 @@ import os
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
-from tallystick.ledger.v1 import ledger_service_pb2
-from tallystick.order.v1 import order_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 from discovery import NAMESPACE
 from services.coordinator.alone import Alone
 from services.failpoints import crash_point
-from services.ids import new_id
+from services.ids import new_id_after
+from services.operations import PAY_TRADE, TRANSFER
 from services.runtime import Runtime, main
 from services.store import open_store
+from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.participant import Codec
-from txn.phases import CoordinatorConfig
-from txn.rpc import CoordinatorServicer, GrpcParticipantTransport, OperationCodec
+from txn.resource import Codec
+from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
 
 # Who may be named in a branch: a coordinator does not call whatever a caller names. That it
 # knows their operations lets it refuse a malformed one before anything is begun, and lets
 # reflection show them, so that grpcurl can write them as JSON.
 OPERATIONS: Mapping[str, Codec[Message]] = {
-    "order": OperationCodec(order_service_pb2.PayTradeOperation),
-    "ledger": OperationCodec(ledger_service_pb2.TransferOperation),
+    "order": PAY_TRADE,
+    "ledger": TRANSFER,
 }
 
 
@@ -44,20 +43,22 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.address)
     await alone.wait()
     store = open_store(runtime, sqlite_log.schema())
+    transport = GrpcParticipantTransport(runtime.channel, service)
+    runtime.on_stop(transport.close)
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
         log=sqlite_log.SqliteDecisionLog(store),
-        transport=GrpcParticipantTransport(runtime.channel),
+        transport=transport,
         clock=runtime.clock,
         rng=runtime.rng,
-        new_txn_id=new_id,
+        new_txn_id=new_id_after,
         crash_point=crash_point(),
     )
-    coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
-        CoordinatorServicer(coordinator, OPERATIONS), runtime.server
-    )
+    servicer = CoordinatorServicer(coordinator, OPERATIONS)
+    coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, runtime.server)
 
     await coordinator.start()
+    runtime.on_drain(servicer.drain)
     runtime.on_drain(coordinator.close)
     return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)
 

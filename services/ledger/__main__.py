@@ -6,15 +6,14 @@ from tallystick.ledger.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 
 from services.ledger.service import LedgerServicer
 from services.ledger.transfer import TransferResource
+from services.operations import TRANSFER
 from services.runtime import Runtime, main
 from services.store import open_participant
 
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """LedgerService, and the participant "ledger"."""
-    store, participant = open_participant(
-        runtime, TransferResource(runtime.clock), ledger_service_pb2.TransferOperation
-    )
+    store, participant = open_participant(runtime, TransferResource(runtime.clock), TRANSFER)
     ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(
         LedgerServicer(store, runtime.clock), runtime.server
     )

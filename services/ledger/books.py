@@ -95,75 +95,103 @@ def find_account(tx: sqlite3.Connection, account_id: str) -> Account | None:
     return None if row is None else Account(*row)
 
 
-def place_hold(
-    tx: sqlite3.Connection, key: BranchKey, debit: str, credit: str, amount_minor: int
-) -> None:
-    """Reserves the amount on the debited account; the caller has checked that it is there."""
-    tx.execute(
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a prepared branch has reserved."""
+
+    key: BranchKey
+    debit_account_id: str
+    credit_account_id: str
+    amount_minor: int
+
+
+def place_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
+    """Reserves on the debited accounts; the caller has checked that it is there."""
+    tx.executemany(
         "INSERT INTO hold VALUES (?, ?, ?, ?, ?)",
-        (key.txn_id, key.branch_id, debit, credit, amount_minor),
+        [
+            (*hold.key, hold.debit_account_id, hold.credit_account_id, hold.amount_minor)
+            for hold in holds
+        ],
     )
-    tx.execute(
-        "UPDATE account SET held_minor = held_minor + ? WHERE account_id = ?",
-        (amount_minor, debit),
-    )
+    changes = _Changes()
+    for hold in holds:
+        changes.add(hold.debit_account_id, held_minor=hold.amount_minor)
+    changes.write(tx)
 
 
-def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId:
-    """The youngest transaction with a hold on an account that has one."""
+def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId | None:
+    """The youngest transaction with a hold on an account, where there is one."""
     (txn_id,) = tx.execute(
         "SELECT MAX(txn_id) FROM hold WHERE debit_account_id = ?", (account_id,)
     ).fetchone()
-    return TxnId(txn_id)
+    return None if txn_id is None else TxnId(txn_id)
 
 
-def post_hold(
-    tx: sqlite3.Connection, key: BranchKey, money: Money, reference: str, posted_at_us: int
-) -> None:
-    """Turns the branch's hold into a journal entry with two postings."""
-    debit, credit, amount_minor = _remove_hold(tx, key)
-    assert amount_minor == money.amount_minor
-    tx.execute(
-        "UPDATE account SET held_minor = held_minor - ?1, posted_minor = posted_minor - ?1 "
-        "WHERE account_id = ?2",
-        (amount_minor, debit),
-    )
-    tx.execute(
-        "UPDATE account SET posted_minor = posted_minor + ? WHERE account_id = ?",
-        (amount_minor, credit),
-    )
-    entry_id = tx.execute(
-        "INSERT INTO journal_entry (txn_id, branch_id, reference, posted_at_us) "
-        "VALUES (?, ?, ?, ?)",
-        (key.txn_id, key.branch_id, reference, posted_at_us),
-    ).lastrowid
-    tx.executemany(
-        "INSERT INTO posting VALUES (?, ?, ?, ?, ?)",
-        [
-            (entry_id, 1, debit, money.currency_code, -amount_minor),
-            (entry_id, 2, credit, money.currency_code, amount_minor),
-        ],
-    )
-
-
-def void_hold(tx: sqlite3.Connection, key: BranchKey) -> None:
-    """Gives the branch's hold back."""
-    debit, _, amount_minor = _remove_hold(tx, key)
-    tx.execute(
-        "UPDATE account SET held_minor = held_minor - ? WHERE account_id = ?",
-        (amount_minor, debit),
-    )
-
-
-def _remove_hold(tx: sqlite3.Connection, key: BranchKey) -> tuple[str, str, int]:
-    name = (key.txn_id, key.branch_id)
-    hold: tuple[str, str, int] = tx.execute(
+def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
+    """Removes the holds of branches and returns them. Raises LookupError when one is missing."""
+    query = (
         "SELECT debit_account_id, credit_account_id, amount_minor FROM hold "
-        "WHERE txn_id = ? AND branch_id = ?",
-        name,
-    ).fetchone()
-    tx.execute("DELETE FROM hold WHERE txn_id = ? AND branch_id = ?", name)
-    return hold
+        "WHERE txn_id = ? AND branch_id = ?"
+    )
+    holds = []
+    for key in keys:
+        row = tx.execute(query, key).fetchone()
+        if row is None:
+            raise LookupError(f"{key} holds nothing")
+        holds.append(Hold(key, *row))
+    tx.executemany("DELETE FROM hold WHERE txn_id = ? AND branch_id = ?", keys)
+    return holds
+
+
+def post_holds(
+    tx: sqlite3.Connection, holds: Sequence[tuple[Hold, Money, str]], posted_at_us: int
+) -> None:
+    """Turns holds that were taken into journal entries, of the reference beside each."""
+    changes = _Changes()
+    (newest,) = tx.execute("SELECT COALESCE(MAX(entry_id), 0) FROM journal_entry").fetchone()
+    entries, postings = [], []
+    for entry_id, (hold, money, reference) in enumerate(holds, newest + 1):
+        amount_minor, code = money.amount_minor, money.currency_code
+        if amount_minor != hold.amount_minor:
+            raise ValueError(f"{hold.key} holds another amount")
+        debit, credit = hold.debit_account_id, hold.credit_account_id
+        changes.add(debit, posted_minor=-amount_minor, held_minor=-amount_minor)
+        changes.add(credit, posted_minor=amount_minor)
+        entries.append((entry_id, *hold.key, reference, posted_at_us))
+        postings.append((entry_id, 1, debit, code, -amount_minor))
+        postings.append((entry_id, 2, credit, code, amount_minor))
+    changes.write(tx)
+    tx.executemany("INSERT INTO journal_entry VALUES (?, ?, ?, ?, ?)", entries)
+    tx.executemany("INSERT INTO posting VALUES (?, ?, ?, ?, ?)", postings)
+
+
+def void_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
+    """Gives back what was held by holds that were taken."""
+    changes = _Changes()
+    for hold in holds:
+        changes.add(hold.debit_account_id, held_minor=-hold.amount_minor)
+    changes.write(tx)
+
+
+class _Changes:
+    """What a batch changes of each account: one update, however many items touch it."""
+
+    def __init__(self) -> None:
+        self._by_account: dict[str, tuple[int, int]] = {}
+
+    def add(self, account_id: str, *, posted_minor: int = 0, held_minor: int = 0) -> None:
+        """Takes one more change into account."""
+        posted, held = self._by_account.get(account_id, (0, 0))
+        self._by_account[account_id] = (posted + posted_minor, held + held_minor)
+
+    def write(self, tx: sqlite3.Connection) -> None:
+        """Changes the accounts."""
+        tx.executemany(
+            "UPDATE account SET posted_minor = posted_minor + ?, held_minor = held_minor + ? "
+            "WHERE account_id = ?",
+            [(posted, held, name) for name, (posted, held) in self._by_account.items()],
+        )
 
 
 def list_entries(

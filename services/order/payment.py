@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
+from collections.abc import Sequence
 
-from tallystick.order.v1 import order_service_pb2
+from tallystick.order.v1.order_service_pb2 import PayTradeOperation
 
 from services.order import trades
 from services.order.state import TradeState
 from txn.barrier import in_the_way
 from txn.clock import Clock
-from txn.errors import Refused
+from txn.errors import Busy, Refused
 from txn.model import BranchKey, TxnId
+from txn.resource import Item
 from txn.state import Vote
 
 TRADE_NOT_FOUND = "TRADE_NOT_FOUND"
@@ -26,74 +27,88 @@ _REFUSED_IN = {
 
 
 class PayTradeResource:
-    """Resource for PayTradeOperation."""
+    """BatchResource for PayTradeOperation."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def prepare(
-        self,
-        tx: sqlite3.Connection,
-        key: BranchKey,
-        operation: order_service_pb2.PayTradeOperation,
-    ) -> Vote:
-        """Takes the trade for this transaction. Expiry follows UTC."""
-        trade = trades.find(tx, operation.trade_no)
-        if trade is None:
-            raise Refused(TRADE_NOT_FOUND)
-        if trade.state is TradeState.PAYING:
-            raise in_the_way(key.txn_id, TxnId(trade.txn_id), TRADE_PAYING)
-        if trade.state in _REFUSED_IN:
-            raise Refused(_REFUSED_IN[trade.state])
-        if trade.expired(self._clock.utc_us()):
-            raise Refused(TRADE_EXPIRED)
-        agreed = (
-            operation.amount.currency_code,
-            operation.amount.amount_minor,
-            operation.payee_account_id,
-        )
-        if agreed != (trade.currency_code, trade.amount_minor, trade.payee_account_id):
-            raise Refused(TRADE_MISMATCH)
-        taken = replace(
-            trade.moved(TradeState.PAYING),
-            txn_id=key.txn_id,
-            payer_account_id=operation.payer_account_id,
-        )
-        trades.save(tx, taken)
-        return Vote.COMMIT
+    def prepare_all(
+        self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]
+    ) -> Sequence[Vote | Refused | Busy]:
+        """Takes each trade for its transaction. Expiry follows UTC."""
+        now_us = self._clock.utc_us()
+        # What earlier items have taken is PAYING for those that come later.
+        known: dict[str, trades.Payable | None] = {}
+        taken: list[trades.Payable] = []
+        votes: list[Vote | Refused | Busy] = []
+        for key, operation in items:
+            trade_no = operation.trade_no
+            if trade_no not in known:
+                known[trade_no] = trades.find_payable(tx, trade_no)
+            trade = known[trade_no]
+            refusal = _refusal(key, operation, trade, now_us)
+            if trade is None or refusal is not None:
+                votes.append(refusal or Refused(TRADE_NOT_FOUND))
+                continue
+            trade = known[trade_no] = trade.moved(
+                TradeState.PAYING, key.txn_id, operation.payer_account_id
+            )
+            taken.append(trade)
+            votes.append(Vote.COMMIT)
+        trades.save_payable(tx, taken)
+        return votes
 
-    def commit(
-        self,
-        tx: sqlite3.Connection,
-        key: BranchKey,
-        operation: order_service_pb2.PayTradeOperation,
-    ) -> None:
-        """The trade is paid."""
-        trade = self._taken(tx, key, operation)
-        trades.save(
-            tx, replace(trade.moved(TradeState.TRADE_SUCCESS), paid_at_us=self._clock.utc_us())
-        )
-
-    def abort(
-        self,
-        tx: sqlite3.Connection,
-        key: BranchKey,
-        operation: order_service_pb2.PayTradeOperation,
-    ) -> None:
-        """The trade can be paid again."""
-        trade = self._taken(tx, key, operation)
-        trades.save(
+    def commit_all(self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]) -> None:
+        """The trades are paid."""
+        now_us = self._clock.utc_us()
+        trades.save_payable(
             tx,
-            replace(trade.moved(TradeState.WAIT_BUYER_PAY), txn_id="", payer_account_id=""),
+            [
+                trade.moved(TradeState.TRADE_SUCCESS, trade.txn_id, trade.payer_account_id, now_us)
+                for trade in _taken(tx, items)
+            ],
         )
 
-    def _taken(
-        self,
-        tx: sqlite3.Connection,
-        key: BranchKey,
-        operation: order_service_pb2.PayTradeOperation,
-    ) -> trades.Trade:
-        trade = trades.find(tx, operation.trade_no)
-        assert trade is not None
-        assert trade.txn_id == key.txn_id
-        return trade
+    def abort_all(self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]) -> None:
+        """The trades can be paid again."""
+        trades.save_payable(
+            tx,
+            [trade.moved(TradeState.WAIT_BUYER_PAY, "", "") for trade in _taken(tx, items)],
+        )
+
+
+def _refusal(
+    key: BranchKey,
+    operation: PayTradeOperation,
+    trade: trades.Payable | None,
+    now_us: int,
+) -> Refused | Busy | None:
+    if trade is None:
+        return Refused(TRADE_NOT_FOUND)
+    if trade.state is TradeState.PAYING:
+        return in_the_way(key.txn_id, TxnId(trade.txn_id), TRADE_PAYING)
+    if trade.state in _REFUSED_IN:
+        return Refused(_REFUSED_IN[trade.state])
+    if now_us >= trade.expires_at_us:
+        return Refused(TRADE_EXPIRED)
+    agreed = (
+        operation.amount.currency_code,
+        operation.amount.amount_minor,
+        operation.payee_account_id,
+    )
+    if agreed != (trade.currency_code, trade.amount_minor, trade.payee_account_id):
+        return Refused(TRADE_MISMATCH)
+    return None
+
+
+def _taken(
+    tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]
+) -> list[trades.Payable]:
+    """The trades that these branches have taken. Raises LookupError when one is not theirs."""
+    found = []
+    for key, operation in items:
+        trade = trades.find_payable(tx, operation.trade_no)
+        if trade is None or trade.txn_id != key.txn_id:
+            raise LookupError(f"{key} has not taken its trade")
+        found.append(trade)
+    return found

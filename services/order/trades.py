@@ -6,8 +6,9 @@ Each function runs inside the caller's local transaction.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.order.state import TRADE_MOVES, TradeState
 from txn.state import move
@@ -17,6 +18,7 @@ _COLUMNS = (
     "payee_account_id, state, txn_id, payer_account_id, valid_for_us, created_at_us, "
     "expires_at_us, paid_at_us"
 )
+_STATES = {state.value: state for state in TradeState}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,53 @@ class Trade:
     def moved(self, to: TradeState) -> Trade:
         """The trade in another state. Raises IllegalTransition."""
         return replace(self, state=move(TRADE_MOVES, self.state, to))
+
+
+class Payable(NamedTuple):
+    """What a payment has to know of a trade, and what it changes."""
+
+    trade_no: str
+    state: TradeState
+    txn_id: str
+    payer_account_id: str
+    paid_at_us: int | None
+    currency_code: str
+    amount_minor: int
+    payee_account_id: str
+    expires_at_us: int
+
+    def moved(
+        self, to: TradeState, txn_id: str, payer_account_id: str, paid_at_us: int | None = None
+    ) -> Payable:
+        """The trade in another state. Raises IllegalTransition."""
+        return self._replace(
+            state=move(TRADE_MOVES, self.state, to),
+            txn_id=txn_id,
+            payer_account_id=payer_account_id,
+            paid_at_us=paid_at_us,
+        )
+
+
+def find_payable(tx: sqlite3.Connection, trade_no: str) -> Payable | None:
+    """The trade of that number, as a payment sees it."""
+    query = f"SELECT {', '.join(Payable._fields)} FROM trade WHERE trade_no = ?"
+    row = tx.execute(query, (trade_no,)).fetchone()
+    if row is None:
+        return None
+    number, state, *others = row
+    return Payable(number, _STATES[state], *others)
+
+
+def save_payable(tx: sqlite3.Connection, payables: Sequence[Payable]) -> None:
+    """Writes back what a payment changes."""
+    tx.executemany(
+        "UPDATE trade SET state = ?, txn_id = ?, payer_account_id = ?, paid_at_us = ? "
+        "WHERE trade_no = ?",
+        [
+            (each.state.value, each.txn_id, each.payer_account_id, each.paid_at_us, each.trade_no)
+            for each in payables
+        ],
+    )
 
 
 def create(tx: sqlite3.Connection, trade: Trade) -> Trade:

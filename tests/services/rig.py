@@ -10,10 +10,10 @@ from typing import NoReturn
 
 from services.store import own_schema
 from txn.store import sqlite_branches
+from txn.store.loop_store import LoopStore
 from txn.store.sqlite import SqliteReader, SqliteWriter
-from txn.store.threaded import ThreadedStore
 
-SqliteStore = ThreadedStore[sqlite3.Connection]
+SqliteStore = LoopStore[sqlite3.Connection]
 
 
 def no_commit_may_fail(error: BaseException) -> NoReturn:
@@ -26,7 +26,7 @@ async def open_store(service: str, directory: Path) -> AsyncIterator[SqliteStore
     """The store of a service, with a barrier in it."""
     path = directory / f"{service}.db"
     schema = {**own_schema(service), **sqlite_branches.schema()}
-    store: SqliteStore = ThreadedStore(
+    store: SqliteStore = LoopStore(
         service,
         writer=lambda: SqliteWriter(path, schema),
         reader=lambda: SqliteReader(path),

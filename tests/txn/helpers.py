@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
 from txn.clock import Backoff
+from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.decision_log import DecisionLog
+from txn.errors import TxnError
 from txn.model import (
+    Abort,
+    Batch,
     Branch,
     BranchId,
     BranchKey,
+    Commit,
     Decision,
     LoggedBranch,
+    Message,
     Operation,
     Prepare,
+    Reply,
     RequestKey,
     TxnId,
     VoteReply,
 )
-from txn.phases import CoordinatorConfig
 from txn.state import Outcome, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
+from txn.transport import ParticipantTransport
 
 DEADLINE_S = 10.0
 POLL_S = 0.002
@@ -95,7 +102,36 @@ class FastClock:
         await asyncio.sleep(0)
 
 
-Reply = Vote | VoteReply | BaseException | Callable[[], Awaitable[object]] | None
+class ManualClock(FastClock):
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleeping: list[tuple[float, asyncio.Future[None]]] = []
+
+    @property
+    def sleeps(self) -> list[float]:
+        """Seconds from now at which somebody wakes up."""
+        return sorted(at_s - self.now_s for at_s, done in self._sleeping if not done.done())
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits until the time has been advanced that far."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sleeping.append((self.now_s + seconds, done))
+        await done
+
+    async def advance(self, seconds: float) -> None:
+        """Lets time pass, and whoever wakes up do what there is to do."""
+        self.now_s += seconds
+        for at_s, done in self._sleeping:
+            if at_s <= self.now_s and not done.done():
+                done.set_result(None)
+        self._sleeping = [each for each in self._sleeping if not each[1].done()]
+        await turns()
+
+
+Scripted = Vote | VoteReply | BaseException | Callable[[], Awaitable[object]] | None
+VERBS: dict[type[Message], str] = {Prepare: "prepare", Commit: "commit", Abort: "abort"}
 
 
 class ScriptedTransport:
@@ -103,10 +139,11 @@ class ScriptedTransport:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
-        self.always: dict[tuple[str, str], Reply] = {}
-        self._script: dict[tuple[str, str], deque[Reply]] = defaultdict(deque)
+        self.batches: list[tuple[str, Batch]] = []
+        self.always: dict[tuple[str, str], Scripted] = {}
+        self._script: dict[tuple[str, str], deque[Scripted]] = defaultdict(deque)
 
-    def on(self, verb: str, participant: str, *replies: Reply) -> None:
+    def on(self, verb: str, participant: str, *replies: Scripted) -> None:
         """Queues replies; what is callable is awaited and its result is the reply."""
         self._script[verb, participant].extend(replies)
 
@@ -118,20 +155,18 @@ class ScriptedTransport:
         """To whom this was sent."""
         return {participant for sent, participant in self.calls if sent == verb}
 
-    async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
-        """See ParticipantTransport.prepare."""
-        reply = await self._reply("prepare", participant)
+    async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
+        """See ParticipantTransport.exchange."""
+        self.batches.append((participant, batch))
+        return await asyncio.gather(*(self._answer(participant, each) for each in batch.messages))
+
+    async def _answer(self, participant: str, message: Message) -> Reply:
+        reply = await self._reply(VERBS[type(message)], participant)
+        if isinstance(reply, TxnError) or not isinstance(message, Prepare):
+            return reply if isinstance(reply, TxnError) else None
         if isinstance(reply, VoteReply):
             return reply
         return VoteReply(reply if isinstance(reply, Vote) else Vote.COMMIT)
-
-    async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.commit."""
-        await self._reply("commit", participant)
-
-    async def abort(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.abort."""
-        await self._reply("abort", participant)
 
     async def _reply(self, verb: str, participant: str) -> object:
         self.calls.append((verb, participant))
@@ -140,7 +175,7 @@ class ScriptedTransport:
         reply: object = queue.popleft() if queue else self.always.get((verb, participant))
         if callable(reply):
             reply = await reply()
-        if isinstance(reply, BaseException):
+        if isinstance(reply, BaseException) and not isinstance(reply, TxnError):
             raise reply
         return reply
 
@@ -148,12 +183,12 @@ class ScriptedTransport:
 class Gate:
     """A reply that does not come before the gate is opened."""
 
-    def __init__(self, then: Reply = None) -> None:
+    def __init__(self, then: Scripted = None) -> None:
         self.then = then
         self.reached = asyncio.Event()
         self.opened = asyncio.Event()
 
-    async def __call__(self) -> Reply:
+    async def __call__(self) -> Scripted:
         """Waits, then gives the reply."""
         self.reached.set()
         await self.opened.wait()
@@ -161,7 +196,7 @@ class Gate:
 
 
 def coordinator(
-    transport: ScriptedTransport,
+    transport: ParticipantTransport,
     log: DecisionLog,
     *,
     first_txn: int = 1,
@@ -181,7 +216,7 @@ def coordinator(
         transport=transport,
         clock=clock or FastClock(),
         rng=Random(1),
-        new_txn_id=lambda: TxnId(f"t{next(numbers)}"),
+        new_txn_id=lambda after: f"t{next(numbers)}",
     )
 
 
@@ -189,6 +224,30 @@ async def start(engine: Coordinator) -> int:
     """Starts an engine over a log without a name, so that ids stay as the tests give them."""
     await engine._decisions.identity("")
     return await engine.start()
+
+
+async def inquire(engine: Coordinator, txn_id: str) -> Outcome:
+    """What an engine answers about one transaction."""
+    (answer,) = await engine.inquire([TxnId(txn_id)])
+    if isinstance(answer, TxnError):
+        raise answer
+    return answer
+
+
+async def decide(log: DecisionLog, *decisions: Decision) -> list[Decision]:
+    """The rows that stand after each was written in a force of its own."""
+    stand = []
+    for decision in decisions:
+        (row,) = await log.decide_all([decision])
+        assert isinstance(row, Decision), row
+        stand.append(row)
+    return stand
+
+
+async def by_key(log: DecisionLog, idempotency_key: str = "k") -> Decision | None:
+    """The row of a key of the caller of these tests."""
+    name = (CALLER, idempotency_key)
+    return (await log.by_keys([name])).get(name)
 
 
 @asynccontextmanager

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from txn.store import sqlite_branches, sqlite_log
+from txn.store.loop_store import LoopStore
 from txn.store.migrate import Migration
 from txn.store.sqlite import SqliteReader, SqliteWriter
-from txn.store.threaded import ThreadedStore
 
-SqliteStore = ThreadedStore[sqlite3.Connection]
+SqliteStore = LoopStore[sqlite3.Connection]
 Schema = Mapping[str, tuple[Migration, ...]]
 
 
@@ -31,7 +31,7 @@ def no_commit_may_fail(error: BaseException) -> NoReturn:
 @asynccontextmanager
 async def open_sqlite(path: Path, extra: str = "") -> AsyncIterator[SqliteStore]:
     """A store at `path`, with the statements of `extra` as its own schema."""
-    store: SqliteStore = ThreadedStore(
+    store: SqliteStore = LoopStore(
         "test",
         writer=lambda: SqliteWriter(path, schema(extra)),
         reader=lambda: SqliteReader(path),

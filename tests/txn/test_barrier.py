@@ -48,8 +48,8 @@ def test_table(
 ) -> None:
     """Each message is answered from what is remembered of its branch, and from nothing else."""
     row = _row(state)
-    assert prepare is on_prepare(row, OP)
-    assert prepare_other is on_prepare(row, OTHER)
+    assert prepare is on_prepare(row, key(), OP)
+    assert prepare_other is on_prepare(row, key(), OTHER)
     assert commit is on_commit(row)
     assert abort is on_abort(row)
 
@@ -57,7 +57,7 @@ def test_table(
 def test_prepare_after_an_empty_abort_is_late() -> None:
     """An empty abort has no operation to compare with, and refuses every prepare."""
     row = BranchRow(key(), BranchState.ABORTED, "", None, 1)
-    assert OnPrepare.LATE is on_prepare(row, OP)
+    assert OnPrepare.LATE is on_prepare(row, key(), OP)
 
 
 def test_the_younger_waits_for_the_older_and_never_the_other_way() -> None:
@@ -67,3 +67,34 @@ def test_the_younger_waits_for_the_older_and_never_the_other_way() -> None:
     assert isinstance(waits, Busy)
     assert isinstance(gives_up, Refused)
     assert ("WHY", "WHY") == (waits.reason, gives_up.reason)
+
+
+@pytest.mark.parametrize(
+    ("txn_id", "horizon", "verdict"),
+    [
+        ("t1", "", OnPrepare.RUN),
+        ("t1", "t1", OnPrepare.RUN),
+        ("t2", "t1", OnPrepare.RUN),
+        ("t1", "t2", OnPrepare.LATE),
+    ],
+)
+def test_below_the_horizon_a_prepare_is_late(txn_id: str, horizon: str, verdict: OnPrepare) -> None:
+    """What may have been forgotten is not begun again; the horizon itself is not below it."""
+    assert verdict is on_prepare(None, key(txn_id), OP, horizon)
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "verdict_other"),
+    [
+        (BranchState.PREPARED, OnPrepare.REPEAT, OnPrepare.CONFLICT),
+        (BranchState.COMMITTED, OnPrepare.REPEAT, OnPrepare.CONFLICT),
+        (BranchState.ABORTED, OnPrepare.LATE, OnPrepare.LATE),
+    ],
+)
+def test_what_is_remembered_goes_before_the_horizon(
+    state: BranchState, verdict: OnPrepare, verdict_other: OnPrepare
+) -> None:
+    """A branch that is still known is answered from what is known of it."""
+    row = _row(state)
+    assert verdict is on_prepare(row, key("t1"), OP, "t2")
+    assert verdict_other is on_prepare(row, key("t1"), OTHER, "t2")

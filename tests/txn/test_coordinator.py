@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,11 +17,15 @@ from tests.txn.helpers import (
     Gate,
     ScriptedTransport,
     branch,
+    by_key,
     coordinator,
+    decide,
+    inquire,
     serving,
     start,
     turns,
 )
+from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import (
     Busy,
@@ -34,12 +39,13 @@ from txn.errors import (
     ShuttingDown,
     StoreError,
     StoreFull,
+    TxnError,
     UnknownBranch,
     UnknownParticipant,
     Unreachable,
 )
+from txn.lane import PARTICIPANT_UNAVAILABLE
 from txn.model import Branch, Decision, TxnId, VoteReply
-from txn.phases import PARTICIPANT_UNAVAILABLE, CoordinatorConfig
 from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result
@@ -94,7 +100,7 @@ async def test_a_refusal_aborts_with_its_reason() -> None:
     )
     assert expected == result
     assert ({"order"}, set()) == (transport.sent("abort"), transport.sent("commit"))
-    row = await log.by_key(CALLER, "k")
+    row = await by_key(log)
     assert row is not None
     assert (Outcome.ABORTED, "INSUFFICIENT_FUNDS") == (row.outcome, row.reason)
 
@@ -181,7 +187,7 @@ async def test_the_same_key_returns_the_first_outcome(vote: Vote) -> None:
     transport.on("prepare", "ledger", vote)
     async with serving(transport) as engine:
         first = await pay(engine)
-        await engine.inquire(TxnId("unrelated"))  # Forces the end that is waiting for a force.
+        await inquire(engine, "unrelated")  # Forces the end that is waiting for a force.
         again = await pay(engine)
     assert first == again
     assert 1 == transport.count("prepare", "ledger")
@@ -233,12 +239,12 @@ class BlindLog(MemoryDecisionLog):
 
     blind = True
 
-    async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
+    async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
         """Sees nothing the first time."""
         if self.blind:
             self.blind = False
-            return None
-        return await super().by_key(caller, idempotency_key)
+            return {}
+        return await super().by_keys(names)
 
 
 async def paid_before() -> tuple[MemoryStore, Result]:
@@ -246,7 +252,7 @@ async def paid_before() -> tuple[MemoryStore, Result]:
     store = MemoryStore()
     async with serving(ScriptedTransport(), MemoryDecisionLog(store)) as engine:
         winner = await pay(engine)
-        await engine.inquire(TxnId("unrelated"))  # Forces the end.
+        await inquire(engine, "unrelated")  # Forces the end.
     return store, winner
 
 
@@ -256,7 +262,7 @@ async def test_a_row_that_came_first_rules() -> None:
     transport = ScriptedTransport()
     async with serving(transport, BlindLog(store), first_txn=2) as engine:
         loser = await pay(engine)
-        inquired = await engine.inquire(TxnId("t2"))
+        inquired = await inquire(engine, "t2")
     assert (winner.txn_id, Outcome.COMMITTED) == (loser.txn_id, loser.outcome)
     assert ({"order", "ledger"}, set()) == (transport.sent("abort"), transport.sent("commit"))
     assert Outcome.ABORTED is inquired
@@ -397,11 +403,11 @@ class FailingLog(MemoryDecisionLog):
         super().__init__(store)
         self.errors = list(errors)
 
-    async def decide(self, decision: Decision) -> Decision:
+    async def decide_all(self, decisions: Sequence[Decision]) -> Sequence[Decision | TxnError]:
         """Fails while there are errors left."""
         if self.errors:
             raise self.errors.pop()
-        return await super().decide(decision)
+        return await super().decide_all(decisions)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +441,7 @@ async def test_nothing_is_answered_while_the_decision_cannot_be_written() -> Non
     transport = ScriptedTransport()
     async with serving(transport, log) as engine:
         result = await pay(engine, wait_s=0.05)
-        asked = await engine.inquire(TxnId("t1"))
+        asked = await inquire(engine, "t1")
     assert (Outcome.PENDING, Outcome.PENDING) == (result.outcome, asked)
     assert set() == transport.sent("commit")
 
@@ -464,13 +470,13 @@ async def test_refused_outside_of_its_time() -> None:
     with pytest.raises(ShuttingDown):
         await pay(engine)
     with pytest.raises(ShuttingDown):
-        await engine.inquire(TxnId("t1"))
+        await inquire(engine, "t1")
     await start(engine)
     await engine.close(grace_s=0)
     with pytest.raises(ShuttingDown):
         await pay(engine)
     with pytest.raises(ShuttingDown):
-        await engine.inquire(TxnId("t1"))
+        await inquire(engine, "t1")
 
 
 async def test_close_waits_for_what_is_active() -> None:
@@ -499,7 +505,7 @@ async def test_close_writes_the_ends() -> None:
     await eventually(lambda: transport.calls)
     await engine.close(grace_s=WAIT_S)
     assert Outcome.COMMITTED is (await call).outcome
-    await log.decide(Decision(TxnId("next"), Outcome.ABORTED, None, (), 1, ended=True))
+    await decide(log, Decision(TxnId("next"), Outcome.ABORTED, None, (), 1, ended=True))
     assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
 
 
@@ -540,11 +546,11 @@ async def test_inquiry_while_active_is_pending() -> None:
     async with serving(transport, log) as engine:
         call = asyncio.ensure_future(pay(engine))
         await gate.reached.wait()
-        during = await engine.inquire(TxnId("t1"))
+        during = await inquire(engine, "t1")
         row = await log.by_txn_id(TxnId("t1"))
         gate.opened.set()
         result = await call
-        after = await engine.inquire(TxnId("t1"))
+        after = await inquire(engine, "t1")
     assert (Outcome.PENDING, None) == (during, row)
     assert (Outcome.COMMITTED, Outcome.COMMITTED) == (result.outcome, after)
 
@@ -553,7 +559,7 @@ async def test_inquiry_about_the_unknown_writes_the_abort_first() -> None:
     """The answer is durable before it is given, and a later decision of that txn_id loses."""
     transport, log = ScriptedTransport(), memory_log()
     async with serving(transport, log) as engine:
-        outcome = await engine.inquire(TxnId("t1"))
+        outcome = await inquire(engine, "t1")
         row = await log.by_txn_id(TxnId("t1"))
         result = await pay(engine)
     assert Outcome.ABORTED is outcome
@@ -597,6 +603,9 @@ async def test_views() -> None:
         {"attempt_timeout_s": -1.0},
         {"abort_attempts": 0},
         {"max_active": 0},
+        {"batch_size_max": 0},
+        {"gather_max_s": -0.001},
+        {"gather_per_transaction_s": -0.001},
     ],
 )
 def test_config_is_checked(changes: dict[str, object]) -> None:
@@ -614,10 +623,10 @@ async def test_another_log_never_answers_for_this_one() -> None:
     async with serving(ScriptedTransport(), mine) as engine:
         txn_id = (await pay(engine)).txn_id
         unseen = TxnId("never-seen-mine")
-        assert Outcome.COMMITTED is await engine.inquire(txn_id)
-        assert Outcome.ABORTED is await engine.inquire(unseen)
+        assert Outcome.COMMITTED is await inquire(engine, txn_id)
+        assert Outcome.ABORTED is await inquire(engine, unseen)
     async with serving(ScriptedTransport(), other) as engine:
         for foreign in (txn_id, unseen):
             with pytest.raises(OtherLog):
-                await engine.inquire(foreign)
+                await inquire(engine, foreign)
     assert [] == list(await other.list_decisions(after="", limit=9))

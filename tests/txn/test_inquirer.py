@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from tests.support.waiting import eventually
-from tests.txn.helpers import COORDINATORS, FastClock, key, prepare
-from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
+from tests.txn.helpers import FastClock, key, operation, prepare
+from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
 from txn.errors import StoreFull, Unreachable
-from txn.model import BranchKey, TxnId
-from txn.participant import Inquirer, InquiryConfig, Participant
+from txn.inquirer import Inquirer, InquiryConfig
+from txn.model import BranchKey, Prepare, TxnId
+from txn.participant import Participant
 from txn.state import BranchState, Outcome
 from txn.testing import MemoryBranchTable, MemoryStore, Tables
 
@@ -23,20 +25,22 @@ class Oracle:
     def __init__(self) -> None:
         self.answers: dict[TxnId, Outcome | Exception] = {}
         self.asked: list[tuple[str, str]] = []
-        self.at_once = 0
-        self.at_once_max = 0
+        self.sizes: list[int] = []
 
-    async def inquire(self, coordinator: str, key: BranchKey, timeout_s: float) -> Outcome:
+    async def inquire(
+        self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
         """See CoordinatorTransport.inquire."""
-        self.asked.append((coordinator, key.txn_id))
-        self.at_once += 1
-        self.at_once_max = max(self.at_once, self.at_once_max)
+        self.asked += [(coordinator, asked.txn_id) for asked in keys]
+        self.sizes.append(len(keys))
         await asyncio.sleep(0)
-        self.at_once -= 1
-        answer = self.answers.get(key.txn_id, Outcome.PENDING)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        outcomes = []
+        for asked in keys:
+            answer = self.answers.get(asked.txn_id, Outcome.PENDING)
+            if isinstance(answer, Exception):
+                raise answer
+            outcomes.append(answer)
+        return outcomes
 
 
 class Doubt:
@@ -52,7 +56,7 @@ class Doubt:
             branches=MemoryBranchTable(),
             resource=Counting(self.effects),
             codec=TextCodec(),
-            coordinators=COORDINATORS,
+            coordinators=frozenset({"coordinator", "other", "third"}),
             clock=FastClock(),
         )
         self.inquirer = Inquirer(
@@ -118,36 +122,48 @@ async def test_the_answer_is_applied(
 
 
 async def test_one_that_fails_does_not_keep_others_in_doubt() -> None:
-    """Each branch is resolved by itself."""
-    doubt = await Doubt("t1", "t2", "t3").prepared()
+    """Each coordinator is asked by itself, whatever became of asking the others."""
+    doubt = await Doubt("t1").prepared()
+    for txn_id, coordinator in (("t2", "other"), ("t3", "third")):
+        await doubt.participant.prepare(Prepare(key(txn_id), coordinator, operation()))
     doubt.oracle.answers = {
         TxnId("t1"): RuntimeError("a defect"),
         TxnId("t2"): Unreachable("gone"),
         TxnId("t3"): Outcome.ABORTED,
     }
     await doubt.look(2)
-    states = [await doubt.state(name) for name in doubt.txn_ids]
+    states = [await doubt.state(name) for name in ("t1", "t2", "t3")]
     assert [BranchState.PREPARED, BranchState.PREPARED, BranchState.ABORTED] == states
 
 
+async def test_one_that_cannot_be_resolved_does_not_keep_others_in_doubt() -> None:
+    """Each branch of an answer is resolved by itself: one whose promise breaks fails alone."""
+    doubt = await Doubt("t1", "t3").prepared()
+    await doubt.participant.prepare(prepare("t2", value=b"break"))
+    doubt.oracle.answers = {TxnId(name): Outcome.COMMITTED for name in ("t1", "t2", "t3")}
+    await doubt.look(2)
+    states = [await doubt.state(name) for name in ("t1", "t2", "t3")]
+    assert [BranchState.COMMITTED, BranchState.PREPARED, BranchState.COMMITTED] == states
+
+
 @pytest.mark.parametrize("count", [3, 4, 7])
-async def test_more_than_fit_in_a_round(count: int) -> None:
-    """Branches beyond in_doubt_max get their turn in a later round."""
+async def test_more_than_fit_in_an_inquiry(count: int) -> None:
+    """Branches beyond batch_size_max get their turn in the same round, each once."""
     names = [f"t{number}" for number in range(count)]
-    doubt = await Doubt(*names, config=InquiryConfig(in_doubt_max=3)).prepared()
-    await doubt.look(2 * count)
-    assert set(names) == {txn_id for _, txn_id in doubt.oracle.asked}
+    doubt = await Doubt(*names, config=InquiryConfig(batch_size_max=3)).prepared()
+    await doubt.look(2)
+    assert names == [txn_id for _, txn_id in doubt.oracle.asked]
     doubt.oracle.answers = {TxnId(name): Outcome.ABORTED for name in names}
-    await doubt.look(2 * count)
+    await doubt.look()
     assert {BranchState.ABORTED} == {await doubt.state(name) for name in names}
 
 
 async def test_so_many_at_once() -> None:
-    """A round does not ask about more branches at once than it may."""
+    """An inquiry does not name more branches at once than it may, and not fewer either."""
     names = [f"t{number}" for number in range(10)]
-    doubt = await Doubt(*names, config=InquiryConfig(concurrency=3)).prepared()
+    doubt = await Doubt(*names, config=InquiryConfig(batch_size_max=3)).prepared()
     await doubt.look(2)
-    assert (10, 3) == (len(doubt.oracle.asked), doubt.oracle.at_once_max)
+    assert [3, 3, 3, 1] == doubt.oracle.sizes
 
 
 async def test_run_goes_on_after_errors() -> None:

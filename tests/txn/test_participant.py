@@ -1,160 +1,38 @@
-"""The participant, over a store in memory and over SQLite, with a resource of counters."""
+"""The participant: one message at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.txn.helpers import COORDINATORS, FastClock, key, operation, prepare
-from tests.txn.support import open_sqlite
-from txn.branch_table import BranchTable
+from tests.txn.helpers import key, operation, prepare
+from tests.txn.participant_rig import KINDS, MemoryEffects, Rig, kind_id, open_rig
 from txn.crash_point import AFTER_APPLY, AFTER_VOTE
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
-    Busy,
-    FieldViolation,
     IdempotencyConflict,
     InvalidOperation,
-    NotFound,
-    Refused,
     ResourceFailed,
     UnknownBranch,
 )
-from txn.model import BranchKey, Operation, Prepare, VoteReply
-from txn.participant import LATE_PREPARE, REFUSED, Participant
+from txn.model import Prepare, VoteReply
+from txn.participant import LATE_PREPARE
+from txn.resource import REFUSED
 from txn.state import BranchState, Vote
-from txn.store.group_commit import Store
-from txn.store.sqlite_branches import SqliteBranchTable
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryStore, Tables
 
 
-class Effects(Protocol):
-    """Where the resource below writes, for either kind of store."""
-
-    def add(self, tx: Any, name: str) -> None:
-        """Counts one effect."""
-
-    def all(self, tx: Any) -> dict[str, int]:
-        """Every effect with its count."""
-
-
-class MemoryEffects:
-    """Effects in a memory store."""
-
-    def add(self, tx: Tables, name: str) -> None:
-        """See Effects."""
-        rows = tx.setdefault("effect", {})
-        rows[name] = rows.get(name, 0) + 1
-
-    def all(self, tx: Tables) -> dict[str, int]:
-        """See Effects."""
-        return dict(tx.get("effect", {}))
-
-
-class SqliteEffects:
-    """Effects in a table of their own."""
-
-    def add(self, tx: sqlite3.Connection, name: str) -> None:
-        """See Effects."""
-        tx.execute(
-            "INSERT INTO effect VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET count = count + 1",
-            (name,),
-        )
-
-    def all(self, tx: sqlite3.Connection) -> dict[str, int]:
-        """See Effects."""
-        return dict(tx.execute("SELECT name, count FROM effect").fetchall())
-
-
-class Counting:
-    """A resource whose operation says how to vote; it counts what it was asked to do."""
-
-    def __init__(self, effects: Effects) -> None:
-        self._effects = effects
-
-    def prepare(self, tx: Any, key: BranchKey, operation: str) -> Vote:
-        """Counts, then votes as told."""
-        self._effects.add(tx, "prepare")
-        if operation == "refuse":
-            raise Refused("NO")
-        if operation == "busy":
-            raise Busy("TAKEN")
-        return {"read": Vote.READ_ONLY, "abort": Vote.ABORT}.get(operation, Vote.COMMIT)
-
-    def commit(self, tx: Any, key: BranchKey, operation: str) -> None:
-        """Counts."""
-        self._effects.add(tx, f"commit {operation}")
-        if operation == "break":
-            raise ZeroDivisionError("a defect in a resource")
-
-    def abort(self, tx: Any, key: BranchKey, operation: str) -> None:
-        """Counts."""
-        self._effects.add(tx, f"abort {operation}")
-
-
-class TextCodec:
-    """Operations as text; from outside, the text of `bad` breaks a rule."""
-
-    bad = b"bad"
-
-    def decode(self, operation: Operation) -> str:
-        """See Codec."""
-        if operation.value == self.bad:
-            raise InvalidOperation([FieldViolation("operation", "rule", "is bad")])
-        return self.read(operation)
-
-    def read(self, operation: Operation) -> str:
-        """See Codec."""
-        return operation.value.decode()
-
-
-class Rig:
-    """A participant with everything that a test looks at."""
-
-    def __init__(self, store: Store[Any], branches: BranchTable[Any], effects: Effects) -> None:
-        self.store = store
-        self.crash_points: list[str] = []
-        self.codec = TextCodec()
-        self.participant: Participant[Any, str] = Participant(
-            store=store,
-            branches=branches,
-            resource=Counting(effects),
-            codec=self.codec,
-            coordinators=COORDINATORS,
-            clock=FastClock(),
-            crash_point=self.crash_points.append,
-        )
-        self._effects = effects
-
-    async def effects(self) -> dict[str, int]:
-        """What stands in the store."""
-        return await self.store.read(self._effects.all)
-
-    async def state(self) -> BranchState | None:
-        """What is remembered of the branch."""
-        try:
-            return (await self.participant.get(key())).state
-        except NotFound:
-            return None
-
-
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
+@pytest_asyncio.fixture(params=KINDS, ids=kind_id)
 async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    """A participant over each kind of store."""
-    if request.param == "memory":
-        yield Rig(MemoryStore(), MemoryBranchTable(), MemoryEffects())
-        return
-    async with open_sqlite(
-        tmp_path / "p.db", "CREATE TABLE effect (name PRIMARY KEY, count);"
-    ) as s:
-        yield Rig(s, SqliteBranchTable(), SqliteEffects())
+    """A participant over each kind of store, with each kind of resource."""
+    async with open_rig(request.param, tmp_path) as rig:
+        yield rig
 
 
 async def test_prepare_then_commit(rig: Rig) -> None:

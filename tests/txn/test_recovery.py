@@ -12,6 +12,8 @@ from tests.txn.helpers import (
     ScriptedTransport,
     commit_row,
     coordinator,
+    decide,
+    inquire,
     serving,
     start,
 )
@@ -29,7 +31,7 @@ async def log_with(*rows: Decision) -> MemoryDecisionLog:
     """A log that a coordinator left behind."""
     log = MemoryDecisionLog(MemoryStore())
     for row in rows:
-        await log.decide(row)
+        await decide(log, row)
     return log
 
 
@@ -58,7 +60,7 @@ async def test_a_commit_with_nobody_to_tell_ends() -> None:
     """All read-only: only the end is missing, and it is written."""
     log = await log_with(commit_row("t1", ("order", Vote.READ_ONLY)))
     async with serving(ScriptedTransport(), log, first_txn=2) as engine:
-        await engine.inquire(TxnId("unrelated"))
+        await inquire(engine, "unrelated")
         unfinished = await engine.list_transactions(after="", limit=9, unfinished_only=True)
     assert [] == unfinished
 
@@ -71,7 +73,7 @@ async def test_a_retry_joins_what_recovery_took_up() -> None:
     row = commit_row("t1", ("order", Vote.COMMIT), ("ledger", Vote.COMMIT))
     async with serving(transport, await log_with(row), first_txn=2) as engine:
         view = await engine.get_by_key(CALLER, "k")
-        asked = await engine.inquire(TxnId("t1"))
+        asked = await inquire(engine, "t1")
         gate.opened.set()
     assert (TransactionState.COMMITTING, Outcome.COMMITTED) == (view.state, view.outcome)
     assert Outcome.COMMITTED is asked
@@ -85,7 +87,7 @@ async def test_recovery_is_re_entrant() -> None:
         stuck.always["commit", "ledger"] = Unreachable("gone")
         assert 1 == await _run_until_told(stuck, log, grace_s=0)
     assert 1 == await _run_until_told(ScriptedTransport(), log, grace_s=WAIT_S)
-    await log.decide(commit_row("t2", idempotency_key="forces the end of t1"))
+    await decide(log, commit_row("t2", idempotency_key="forces the end of t1"))
     unfinished = await log.list_decisions(after="", limit=9, unfinished_only=True)
     assert ["t2"] == [decision.txn_id for decision in unfinished]
 

@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.txn.helpers import CALLER, COORDINATORS, TWO, WAIT_S, FastClock, key, start
-from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
+from tests.txn.helpers import (
+    CALLER,
+    COORDINATORS,
+    TWO,
+    WAIT_S,
+    FastClock,
+    decide,
+    inquire,
+    key,
+    start,
+)
+from tests.txn.participant_rig import MemoryEffects, TextCodec
 from txn.clock import Backoff
+from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.errors import NotFound, ShuttingDown, Unreachable
-from txn.model import BranchKey, Decision, Prepare, TxnId, VoteReply
-from txn.participant import Inquirer, Participant
-from txn.phases import CoordinatorConfig
-from txn.state import BranchState, Outcome
+from txn.errors import NotFound, ShuttingDown, TxnError, Unreachable
+from txn.inquirer import Inquirer
+from txn.model import Batch, BranchKey, Decision, Prepare, Reply, TxnId
+from txn.participant import Participant
+from txn.state import BranchState, Outcome, Vote
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
 
 NAMES = ("order", "ledger")
+
+
+class Book:
+    """A resource that notes what was done of which transaction, and never forgets that."""
+
+    effects = MemoryEffects()
+
+    def prepare(self, tx: Tables, key: BranchKey, operation: str) -> Vote:
+        """Notes it."""
+        self.effects.add(tx, f"prepare {key.txn_id}")
+        return Vote.COMMIT
+
+    def commit(self, tx: Tables, key: BranchKey, operation: str) -> None:
+        """Notes it."""
+        self.effects.add(tx, f"commit {key.txn_id}")
+
+    def abort(self, tx: Tables, key: BranchKey, operation: str) -> None:
+        """Notes it."""
+        self.effects.add(tx, f"abort {key.txn_id}")
 
 
 class Network:
@@ -33,36 +64,40 @@ class Network:
         self.coordinator: Coordinator | None = None
         self.late: list[asyncio.Task[None]] = []
 
-    async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
-        """See ParticipantTransport.prepare."""
+    async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
+        """See ParticipantTransport.exchange."""
         await self._may_lose()
-        reply = await self.participants[participant].prepare(message)
+        replies = await self._deliver(participant, batch)
         if self.rng.random() < self.loss:
-            self.late.append(asyncio.ensure_future(self._again(participant, message)))
+            # Of a batch that was answered, or that nobody waits for any more.
+            self.late.append(asyncio.ensure_future(self._again(participant, batch)))
         await self._may_lose()
-        return reply
+        return replies
 
-    async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.commit."""
-        await self._may_lose()
-        await self.participants[participant].commit(key)
-        await self._may_lose()
-
-    async def abort(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.abort."""
-        await self._may_lose()
-        await self.participants[participant].abort(key)
-        await self._may_lose()
-
-    async def inquire(self, coordinator: str, key: BranchKey, timeout_s: float) -> Outcome:
+    async def inquire(
+        self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
         """See CoordinatorTransport.inquire."""
         await self._may_lose()
         if self.coordinator is None:
             raise Unreachable("down")
         try:
-            return await self.coordinator.inquire(key.txn_id)
+            answers = await self.coordinator.inquire([key.txn_id for key in keys])
         except ShuttingDown as error:
             raise Unreachable("starting") from error
+        return [Outcome.PENDING if isinstance(each, TxnError) else each for each in answers]
+
+    async def _deliver(self, participant: str, batch: Batch) -> Sequence[Reply]:
+        """As one batch, or message by message in any order, as to one that knows no batches."""
+        if self.rng.random() >= self.loss:
+            return await self.participants[participant].exchange(batch)
+        replies: dict[int, Reply] = {}
+        for at in self.rng.sample(range(len(batch.messages)), len(batch.messages)):
+            alone = Batch([batch.messages[at]])
+            (replies[at],) = await self.participants[participant].exchange(alone)
+            if self.rng.random() < self.loss:
+                replies[at] = Unreachable("lost")
+        return [replies[at] for at in range(len(replies))]
 
     async def _may_lose(self) -> None:
         for _ in range(self.rng.randrange(4)):
@@ -70,17 +105,18 @@ class Network:
         if self.rng.random() < self.loss:
             raise Unreachable("lost")
 
-    async def _again(self, participant: str, message: Prepare) -> None:
+    async def _again(self, participant: str, batch: Batch) -> None:
         for _ in range(self.rng.randrange(40)):
             await asyncio.sleep(0)
-        await self.participants[participant].prepare(message)
+        await self._deliver(participant, batch)
 
 
 class Mesh:
     """One coordinator's store, two participants' stores, and the network between them."""
 
-    def __init__(self, seed: int = 1, loss: float = 0.0) -> None:
+    def __init__(self, seed: int = 1, loss: float = 0.0, **limits: int) -> None:
         self.rng = Random(seed)
+        self.limits = limits
         self.network = Network(self.rng, loss)
         self.log_backend = MemoryBackend()
         self.backends = {name: MemoryBackend() for name in NAMES}
@@ -94,7 +130,7 @@ class Mesh:
         self.network.participants[name] = Participant(
             store=MemoryStore(MemoryBackend(self.backends[name].durable)),
             branches=MemoryBranchTable(),
-            resource=Counting(MemoryEffects()),
+            resource=Book(),
             codec=TextCodec(),
             coordinators=COORDINATORS,
             clock=self.clock,
@@ -110,12 +146,13 @@ class Mesh:
                 name="coordinator",
                 participants=frozenset(NAMES),
                 retry=Backoff(initial_s=0.05, max_s=0.5),
+                **self.limits,
             ),
             log=self.log,
             transport=self.network,
             clock=self.clock,
             rng=self.rng,
-            new_txn_id=lambda: TxnId(f"t{next(numbers):04}"),
+            new_txn_id=lambda after: f"t{next(numbers):04}",
         )
         await start(engine)
         self.network.coordinator = engine
@@ -143,13 +180,19 @@ class Mesh:
     async def states(self, name: str) -> dict[str, BranchState]:
         """What a participant remembers."""
         rows = await self.network.participants[name].list_branches(
-            after=None, limit=1_000, state=None
+            after=None, limit=10_000, state=None
         )
         return {row.key.txn_id: row.state for row in rows}
 
-    def effects(self, name: str) -> dict[str, int]:
-        """What a participant's resource did."""
-        return MemoryEffects().all(self.backends[name].durable)
+    def did(self, name: str) -> dict[str, set[str]]:
+        """What a participant's resource did, and of which transactions; of each once."""
+        effects = MemoryEffects().all(self.backends[name].durable)
+        assert set(effects.values()) <= {1}, effects
+        done: dict[str, set[str]] = {"prepare": set(), "commit": set(), "abort": set()}
+        for effect in effects:
+            verb, _, txn_id = effect.partition(" ")
+            done[verb].add(txn_id)
+        return done
 
 
 async def test_a_lone_transaction_forces_five_times() -> None:
@@ -160,7 +203,7 @@ async def test_a_lone_transaction_forces_five_times() -> None:
         network.participants[name] = Participant(
             store=MemoryStore(stores[name]),
             branches=MemoryBranchTable(),
-            resource=Counting(MemoryEffects()),
+            resource=Book(),
             codec=TextCodec(),
             coordinators=COORDINATORS,
             clock=FastClock(),
@@ -172,7 +215,7 @@ async def test_a_lone_transaction_forces_five_times() -> None:
         transport=network,
         clock=FastClock(),
         rng=Random(1),
-        new_txn_id=lambda: TxnId(f"t{logs.forces}"),
+        new_txn_id=lambda after: f"t{logs.forces}",
     )
     await start(engine)
     logs.forces = 0
@@ -180,7 +223,7 @@ async def test_a_lone_transaction_forces_five_times() -> None:
     assert Outcome.COMMITTED is result.outcome
     assert [1, 2, 2] == [logs.forces, *(stores[name].forces for name in NAMES)]
     assert 1 == len(await log.list_decisions(after="", limit=9, unfinished_only=True))
-    await engine.inquire(TxnId("another"))
+    await inquire(engine, "another")
     assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
     assert 2 == logs.forces
     await engine.close(grace_s=0)
@@ -211,35 +254,35 @@ async def test_a_participant_never_decides_alone() -> None:
     assert {"t1": BranchState.PREPARED} == await mesh.states("order")
 
 
-async def _storm(seed: int, loss: float) -> None:
+async def _storm(seed: int, loss: float, payments: int = 4, turns: int = 80, **limits: int) -> None:
     """Payments over a bad network, both sides killed in the middle of them; then it heals."""
-    mesh = Mesh(seed, loss)
+    mesh = Mesh(seed, loss, **limits)
     finals: dict[str, set[Outcome]] = {}
     for life in range(6):
         # Each key lives twice: what was not answered is asked again of the next coordinator.
-        for name, result in (await _a_life(mesh, f"k{life // 2}")).items():
+        for name, result in (await _a_life(mesh, f"k{life // 2}", payments, turns)).items():
             if result is not Outcome.PENDING:
                 finals.setdefault(name, set()).add(result)
     engine = await mesh.start_coordinator()
     await mesh.heal()
     await engine.close(grace_s=WAIT_S)
-    await mesh.log.decide(
-        Decision(TxnId("forces the ends"), Outcome.ABORTED, None, (), 1, ended=True)
+    await decide(
+        mesh.log, Decision(TxnId("forces the ends"), Outcome.ABORTED, None, (), 1, ended=True)
     )
     await _check(mesh, engine, finals)
 
 
-async def _a_life(mesh: Mesh, prefix: str) -> dict[str, Outcome]:
+async def _a_life(mesh: Mesh, prefix: str, payments: int, turns: int) -> dict[str, Outcome]:
     """A coordinator from its start to its sudden end; returns the answers that it gave."""
     engine = await mesh.start_coordinator()
     calls = {
         name: asyncio.ensure_future(
             engine.execute(caller=CALLER, idempotency_key=name, branches=TWO, wait_s=WAIT_S)
         )
-        for name in (f"{prefix}.{number}" for number in range(4))
+        for name in (f"{prefix}.{number}" for number in range(payments))
     }
     asking = [asyncio.ensure_future(mesh.inquirer(name).run()) for name in NAMES]
-    for turn in range(mesh.rng.randrange(10, 80)):
+    for turn in range(mesh.rng.randrange(10, turns)):
         if turn == 20:
             mesh.restart_participant(mesh.rng.choice(NAMES))
         await asyncio.sleep(0)
@@ -253,27 +296,24 @@ async def _a_life(mesh: Mesh, prefix: str) -> dict[str, Outcome]:
 
 
 async def _check(mesh: Mesh, engine: Coordinator, finals: dict[str, set[Outcome]]) -> None:
-    order, ledger = await mesh.states("order"), await mesh.states("ledger")
-    committed = {txn_id for txn_id, state in order.items() if state is BranchState.COMMITTED}
-    assert committed == {t for t, state in ledger.items() if state is BranchState.COMMITTED}
-    assert BranchState.PREPARED not in {*order.values(), *ledger.values()}
     assert [] == list(await mesh.log.list_decisions(after="", limit=9, unfinished_only=True))
-    by_key = [
-        row.request
-        for row in mesh.log_backend.durable["decision"].values()
-        if row.outcome is Outcome.COMMITTED
-    ]
-    assert len(by_key) == len(set(by_key)) == len(committed)
+    rows = mesh.log_backend.durable["decision"].values()
+    by_txn_id = {row.txn_id: row.request for row in rows if row.outcome is Outcome.COMMITTED}
+    assert len(by_txn_id) == len(set(by_txn_id.values()))
+    for name in NAMES:
+        did, states = mesh.did(name), await mesh.states(name)
+        assert set(by_txn_id) == did["commit"]
+        assert did["prepare"] == did["commit"] | did["abort"]
+        assert not did["commit"] & did["abort"]
+        # Commits may be forgotten meanwhile, and aborts too.
+        assert BranchState.PREPARED not in states.values()
+        assert did["commit"] >= {t for t, s in states.items() if s is BranchState.COMMITTED}
     for name, outcomes in finals.items():
         try:
             final = (await engine.get_by_key(CALLER, name)).outcome
         except NotFound:
             raise AssertionError(f"{name} had a final answer and no row") from None
         assert {final} == outcomes
-    for name in NAMES:
-        effects = mesh.effects(name)
-        assert len(committed) == effects.get("commit op", 0)
-        assert effects.get("prepare", 0) == len(committed) + effects.get("abort op", 0)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -287,3 +327,40 @@ async def test_a_storm_leaves_both_books_alike(seed: int) -> None:
 def test_any_storm_leaves_both_books_alike(seed: int, loss: float) -> None:
     """The same for any seed and any loss."""
     asyncio.run(_storm(seed, loss))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32),
+    loss=st.sampled_from([0.0, 0.05, 0.2, 0.5]),
+    payments=st.integers(1, 24),
+    batch_size_max=st.sampled_from([1, 2, 5, 256]),
+)
+def test_any_storm_of_batches_leaves_both_books_alike(
+    seed: int, loss: float, payments: int, batch_size_max: int
+) -> None:
+    """Many at once, in batches of any size: lost, repeated, reordered, taken apart."""
+    asyncio.run(_storm(seed, loss, payments, turns=400, batch_size_max=batch_size_max))
+
+
+async def test_what_is_over_is_forgotten_by_all() -> None:
+    """In good weather the rows of branches do not outnumber what was done last."""
+    mesh = Mesh()
+    engine = await mesh.start_coordinator()
+    for round_ in range(10):
+        for result in await asyncio.gather(
+            *(
+                engine.execute(
+                    caller=CALLER,
+                    idempotency_key=f"{round_}.{number}",
+                    branches=TWO,
+                    wait_s=WAIT_S,
+                )
+                for number in range(20)
+            )
+        ):
+            assert Outcome.COMMITTED is result.outcome
+    await engine.close(grace_s=WAIT_S)
+    for name in NAMES:
+        assert 200 == len(mesh.did(name)["commit"])
+        assert len(await mesh.states(name)) <= 3 * 20

@@ -6,7 +6,8 @@ opens none.
 
 from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
 from txn.rpc.operation import OPERATION_SIZE_MAX_BYTES, OperationCodec
-from txn.rpc.participant import GrpcParticipantTransport, ParticipantServicer
+from txn.rpc.participant import ParticipantServicer
+from txn.rpc.participant_transport import GrpcParticipantTransport
 from txn.rpc.status import Context, abort_with, reason_of, rich_status, status_of, violations_of
 
 __all__ = [

@@ -9,19 +9,25 @@ from google.protobuf import timestamp_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 from txn.coordinator import Coordinator
-from txn.errors import InvalidOperation, Unreachable
+from txn.errors import InvalidOperation, TxnError, Unreachable
 from txn.model import Branch, BranchId, BranchKey, TxnId
-from txn.participant import Codec
+from txn.resource import Codec
 from txn.rpc.attempt import attempt
+from txn.rpc.execute_door import (
+    EXECUTE_MARGIN_S,
+    EXECUTE_MESSAGES_MAX,
+    EXECUTE_WAIT_MAX_S,
+    ExecuteDoor,
+    StreamContext,
+)
 from txn.rpc.operation import check_size, operation_from
 from txn.rpc.page import page_limit
-from txn.rpc.status import Context, or_abort
+from txn.rpc.quick import surely_valid_execute_stream
+from txn.rpc.status import Context, abort_with, invalid_request, or_abort, status_of
+from txn.rpc.streams import StreamTasks
 from txn.state import Outcome, TransactionState
-from txn.transaction import Result, View
+from txn.transaction import Request, Result, View
 
-# Execute answers PENDING this long before the caller stops listening.
-EXECUTE_MARGIN_S = 0.25
-EXECUTE_WAIT_MAX_S = 30.0
 # Until callers are authenticated they share one space of idempotency keys.
 ANONYMOUS_CALLER = "anonymous"
 
@@ -47,17 +53,23 @@ class GrpcCoordinatorTransport:
     def __init__(self, channel_for: Callable[[str], grpc.aio.Channel]) -> None:
         self._channel_for = channel_for
 
-    async def inquire(self, coordinator: str, key: BranchKey, timeout_s: float) -> Outcome:
+    async def inquire(
+        self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
         """See CoordinatorTransport.inquire."""
         stub: coordinator_service_pb2_grpc.CoordinatorServiceAsyncStub = (
             coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel_for(coordinator))
         )
-        request = coordinator_service_pb2.InquireRequest(txn_id=key.txn_id, branch_id=key.branch_id)
+        request = coordinator_service_pb2.BatchInquireRequest()
+        for txn_id, branch_id in keys:
+            request.inquiries.add(txn_id=txn_id, branch_id=branch_id)
         try:
-            reply = await attempt(lambda: stub.Inquire(request, timeout=timeout_s))
+            reply = await attempt(lambda: stub.BatchInquire(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             raise Unreachable(error.code().name) from error
-        return _OUTCOMES_IN.get(reply.outcome, Outcome.PENDING)
+        if len(reply.answers) != len(keys):
+            raise Unreachable("ANSWERS_MISSING")
+        return [_OUTCOMES_IN.get(each.outcome, Outcome.PENDING) for each in reply.answers]
 
 
 class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
@@ -72,6 +84,11 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         """
         self._coordinator = coordinator
         self._operations = operations or {}
+        self._streams = StreamTasks()
+
+    async def drain(self, grace_s: float) -> None:
+        """Ends the streams, when what they have brought is answered; new calls still come."""
+        await self._streams.drain(grace_s)
 
     async def Execute(  # noqa: N802
         self, request: coordinator_service_pb2.ExecuteRequest, context: Context
@@ -82,27 +99,47 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         result = await or_abort(
             context, self._execute(request, max(0.0, min(wait_s, EXECUTE_WAIT_MAX_S)))
         )
-        return coordinator_service_pb2.ExecuteResponse(
-            txn_id=result.txn_id,
-            outcome=_OUTCOMES_OUT[result.outcome],
-            reason=result.reason,
-            refused_branch_id=result.refused_branch_id,
-        )
+        return response_out(result)
 
-    async def _execute(
-        self, request: coordinator_service_pb2.ExecuteRequest, wait_s: float
-    ) -> Result:
+    async def ExecuteStream(  # type: ignore[override] # noqa: N802
+        self, request_iterator: object, context: StreamContext
+    ) -> None:
+        """See the proto."""
+        del request_iterator
+        door = ExecuteDoor(self._coordinator, self.request_in, context, response_out)
+        try:
+            bad = await self._streams.serve(
+                context, door.answer, EXECUTE_MESSAGES_MAX, surely_valid_execute_stream
+            )
+        finally:
+            await door.close()
+        if bad is not None:
+            await abort_with(context, invalid_request(bad))
+
+    def request_in(self, request: coordinator_service_pb2.ExecuteRequest) -> Request:
+        """What a caller asks for. Raises InvalidOperation."""
         branches = [
             Branch(BranchId(b.branch_id), b.participant, operation_from(b.operation))
             for b in request.branches
         ]
         self._check_operations(branches)
+        return Request(
+            ANONYMOUS_CALLER,
+            request.idempotency_key,
+            branches,
+            request.wait_for != coordinator_service_pb2.WAIT_FOR_DECIDED,
+        )
+
+    async def _execute(
+        self, request: coordinator_service_pb2.ExecuteRequest, wait_s: float
+    ) -> Result:
+        asked = self.request_in(request)
         return await self._coordinator.execute(
-            caller=ANONYMOUS_CALLER,
-            idempotency_key=request.idempotency_key,
-            branches=branches,
+            caller=asked.caller,
+            idempotency_key=asked.idempotency_key,
+            branches=asked.branches,
             wait_s=wait_s,
-            wait_for_applied=request.wait_for != coordinator_service_pb2.WAIT_FOR_DECIDED,
+            wait_for_applied=asked.wait_for_applied,
         )
 
     def _check_operations(self, branches: Sequence[Branch]) -> None:
@@ -148,10 +185,34 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         self, request: coordinator_service_pb2.InquireRequest, context: Context
     ) -> coordinator_service_pb2.InquireResponse:
         """See the proto."""
-        outcome = await or_abort(context, self._coordinator.inquire(TxnId(request.txn_id)))
+        (answer,) = await or_abort(context, self._coordinator.inquire([TxnId(request.txn_id)]))
+        if isinstance(answer, TxnError):
+            await abort_with(context, status_of(answer))
         return coordinator_service_pb2.InquireResponse(
-            txn_id=request.txn_id, outcome=_OUTCOMES_OUT[outcome]
+            txn_id=request.txn_id, outcome=_OUTCOMES_OUT[answer]
         )
+
+    async def BatchInquire(  # noqa: N802
+        self, request: coordinator_service_pb2.BatchInquireRequest, context: Context
+    ) -> coordinator_service_pb2.BatchInquireResponse:
+        """See the proto."""
+        txn_ids = [TxnId(each.txn_id) for each in request.inquiries]
+        response = coordinator_service_pb2.BatchInquireResponse()
+        answers = await or_abort(context, self._coordinator.inquire(txn_ids))
+        for txn_id, answer in zip(txn_ids, answers, strict=True):
+            outcome = Outcome.PENDING if isinstance(answer, TxnError) else answer
+            response.answers.add(txn_id=txn_id, outcome=_OUTCOMES_OUT[outcome])
+        return response
+
+
+def response_out(result: Result) -> coordinator_service_pb2.ExecuteResponse:
+    """What the caller is told of a result."""
+    return coordinator_service_pb2.ExecuteResponse(
+        txn_id=result.txn_id,
+        outcome=_OUTCOMES_OUT[result.outcome],
+        reason=result.reason,
+        refused_branch_id=result.refused_branch_id,
+    )
 
 
 def _view_out(view: View) -> coordinator_service_pb2.Transaction:

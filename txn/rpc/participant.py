@@ -1,125 +1,49 @@
-"""ParticipantService: the servicer, and the coordinator's transport to it."""
+"""ParticipantService over a Participant."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+import asyncio
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import timestamp_pb2
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
-from txn.errors import (
-    Alarm,
-    BranchAborted,
-    BranchCommitted,
-    Busy,
-    Refused,
-    ResourceFailed,
-    UnknownBranch,
-    Unreachable,
-)
-from txn.model import BranchId, BranchKey, BranchRow, Prepare, TxnId, VoteReply
+from txn.model import Abort, Batch, BranchId, BranchKey, BranchRow, Commit, Message, Prepare, TxnId
 from txn.participant import Participant
-from txn.rpc.attempt import attempt
-from txn.rpc.operation import any_from, operation_from
+from txn.rpc.operation import operation_from
 from txn.rpc.page import page_limit
-from txn.rpc.status import Context, or_abort, reason_of
-from txn.state import BranchState, Vote
+from txn.rpc.quick import surely_valid_exchange
+from txn.rpc.replies import VOTES_OUT, reply_out
+from txn.rpc.status import Context, abort_with, invalid_request, or_abort
+from txn.rpc.streams import StreamTasks
+from txn.state import BranchState
 
-_VOTES_OUT = {
-    Vote.COMMIT: participant_service_pb2.VOTE_COMMIT,
-    Vote.ABORT: participant_service_pb2.VOTE_ABORT,
-    Vote.READ_ONLY: participant_service_pb2.VOTE_READ_ONLY,
-}
-_VOTES_IN = {wire: vote for vote, wire in _VOTES_OUT.items()}
+# Of one stream, at once; then it is not read any further.
+EXCHANGE_BATCHES_MAX = 64
+
 _STATES_OUT = {
     BranchState.PREPARED: participant_service_pb2.BRANCH_STATE_PREPARED,
     BranchState.COMMITTED: participant_service_pb2.BRANCH_STATE_COMMITTED,
     BranchState.ABORTED: participant_service_pb2.BRANCH_STATE_ABORTED,
 }
 _STATES_IN = {wire: state for state, wire in _STATES_OUT.items()}
-_ALARMS: dict[str, type[Alarm]] = {
-    "UNKNOWN_BRANCH": UnknownBranch,
-    "BRANCH_ABORTED": BranchAborted,
-    "BRANCH_COMMITTED": BranchCommitted,
-    "RESOURCE_FAILED": ResourceFailed,
-}
-# A participant that answers prepare with one of these has understood and said no.
-_REFUSALS = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
+_StreamContext: TypeAlias = (
+    "grpc.aio.ServicerContext[participant_service_pb2.ExchangeRequest, "
+    "participant_service_pb2.ExchangeResponse]"
 )
 
 
-class GrpcParticipantTransport:
-    """ParticipantTransport over channels by participant name."""
-
-    def __init__(self, channel_for: Callable[[str], grpc.aio.Channel]) -> None:
-        self._channel_for = channel_for
-
-    async def prepare(self, participant: str, message: Prepare, timeout_s: float) -> VoteReply:
-        """See ParticipantTransport.prepare."""
-        request = participant_service_pb2.PrepareRequest(
-            txn_id=message.key.txn_id,
-            branch_id=message.key.branch_id,
-            coordinator=message.coordinator,
-            operation=any_from(message.operation),
-        )
-        try:
-            stub = self._stub(participant)
-            reply = await attempt(lambda: stub.Prepare(request, timeout=timeout_s))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.ABORTED:
-                raise Busy(reason_of(error) or "BUSY") from error
-            if error.code() in _REFUSALS:
-                raise Refused(reason_of(error) or error.code().name) from error
-            raise Unreachable(error.code().name) from error
-        vote = _VOTES_IN.get(reply.vote)
-        if vote is None:
-            raise Refused("UNKNOWN_VOTE")
-        return VoteReply(vote, reply.reason)
-
-    async def commit(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.commit."""
-        request = participant_service_pb2.CommitRequest(txn_id=key.txn_id, branch_id=key.branch_id)
-        try:
-            stub = self._stub(participant)
-            await attempt(lambda: stub.Commit(request, timeout=timeout_s))
-        except grpc.aio.AioRpcError as error:
-            _raise_phase_two(error)
-
-    async def abort(self, participant: str, key: BranchKey, timeout_s: float) -> None:
-        """See ParticipantTransport.abort."""
-        request = participant_service_pb2.AbortRequest(txn_id=key.txn_id, branch_id=key.branch_id)
-        try:
-            stub = self._stub(participant)
-            await attempt(lambda: stub.Abort(request, timeout=timeout_s))
-        except grpc.aio.AioRpcError as error:
-            _raise_phase_two(error)
-
-    def _stub(self, participant: str) -> participant_service_pb2_grpc.ParticipantServiceAsyncStub:
-        return participant_service_pb2_grpc.ParticipantServiceStub(self._channel_for(participant))
-
-
-def _raise_phase_two(error: grpc.aio.AioRpcError) -> NoReturn:
-    alarm = _ALARMS.get(reason_of(error))
-    if alarm is not None:
-        raise alarm(error.details()) from error
-    raise Unreachable(error.code().name) from error
-
-
 class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceServicer):
-    """ParticipantService over a Participant."""
+    """See the proto for every method."""
 
     def __init__(self, participant: Participant[Any, Any]) -> None:
         self._participant = participant
+        self._streams = StreamTasks()
+
+    async def drain(self, grace_s: float) -> None:
+        """Ends the streams, when what they have brought is answered; new calls still come."""
+        await self._streams.drain(grace_s)
 
     async def Prepare(  # noqa: N802
         self, request: participant_service_pb2.PrepareRequest, context: Context
@@ -130,7 +54,7 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
         return participant_service_pb2.PrepareResponse(
             txn_id=request.txn_id,
             branch_id=request.branch_id,
-            vote=_VOTES_OUT[reply.vote],
+            vote=VOTES_OUT[reply.vote],
             reason=reply.reason,
         )
 
@@ -151,6 +75,29 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
         return participant_service_pb2.AbortResponse(
             txn_id=request.txn_id, branch_id=request.branch_id
         )
+
+    async def Exchange(  # type: ignore[override] # noqa: N802
+        self,
+        request_iterator: object,
+        context: _StreamContext,
+    ) -> None:
+        """See the proto."""
+        del request_iterator
+        writing = asyncio.Lock()
+
+        async def answer(request: participant_service_pb2.ExchangeRequest) -> None:
+            replies = await self._participant.exchange(_batch(request))
+            response = participant_service_pb2.ExchangeResponse(batch_id=request.batch_id)
+            for reply in replies:
+                reply_out(reply, response.replies.add())
+            async with writing:
+                await context.write(response)
+
+        bad = await self._streams.serve(
+            context, answer, EXCHANGE_BATCHES_MAX, surely_valid_exchange
+        )
+        if bad is not None:
+            await abort_with(context, invalid_request(bad))
 
     async def GetBranch(  # noqa: N802
         self, request: participant_service_pb2.GetBranchRequest, context: Context
@@ -177,6 +124,23 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
             branches=[_branch_out(row) for row in rows],
             next_page_token=f"{rows[-1].key.txn_id}/{rows[-1].key.branch_id}" if full else "",
         )
+
+
+def _batch(request: participant_service_pb2.ExchangeRequest) -> Batch:
+    coordinator = request.coordinator
+    return Batch(
+        [_message(each, coordinator) for each in request.messages],
+        [BranchKey(TxnId(name.txn_id), BranchId(name.branch_id)) for name in request.forgettable],
+        TxnId(request.prepare_horizon) if request.prepare_horizon else None,
+    )
+
+
+def _message(each: participant_service_pb2.BranchMessage, coordinator: str) -> Message:
+    key = BranchKey(TxnId(each.txn_id), BranchId(each.branch_id))
+    verb = each.verb
+    if verb == participant_service_pb2.VERB_PREPARE:
+        return Prepare(key, coordinator, operation_from(each.operation))
+    return Commit(key) if verb == participant_service_pb2.VERB_COMMIT else Abort(key)
 
 
 def _key(

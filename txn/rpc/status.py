@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import protovalidate
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -33,6 +34,10 @@ from txn.errors import (
 )
 
 ERROR_DOMAIN = "tallystick"
+# What who is turned away for want of room is asked to wait before the next attempt.
+RETRY_DELAY_S = 1
+# A status travels in a header, and callers take no more than 16 KiB of those.
+FIELD_VIOLATIONS_MAX = 20
 
 T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -60,12 +65,15 @@ def rich_status(
     message: str,
     violations: Sequence[FieldViolation] = (),
 ) -> status_pb2.Status:
-    """A google.rpc.Status with ErrorInfo and, where fields are to blame, BadRequest."""
+    """A google.rpc.Status with ErrorInfo and, where fields are to blame, BadRequest.
+
+    Of the violations it names the first FIELD_VIOLATIONS_MAX.
+    """
     status = status_pb2.Status(code=code.value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN))
     if violations:
         bad = error_details_pb2.BadRequest()
-        for violation in violations:
+        for violation in violations[:FIELD_VIOLATIONS_MAX]:
             bad.field_violations.add(
                 field=violation.field, reason=violation.rule, description=violation.description
             )
@@ -80,8 +88,18 @@ def status_of(error: TxnError) -> status_pb2.Status:
         return rich_status(grpc.StatusCode.ABORTED, error.reason, message)
     for kind, code, reason in _STATUS:
         if isinstance(error, kind):
-            return rich_status(code, reason, str(error), _violations_of(error))
+            status = rich_status(code, reason, str(error), _violations_of(error))
+            if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                delay = duration_pb2.Duration(seconds=RETRY_DELAY_S)
+                status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+            return status
     raise AssertionError("TxnError is in the table")
+
+
+def invalid_request(violations: Sequence[FieldViolation]) -> status_pb2.Status:
+    """The status of a request that breaks rules of its proto."""
+    message = "the request breaks a rule"
+    return rich_status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", message, violations)
 
 
 def _violations_of(error: TxnError) -> Sequence[FieldViolation]:
@@ -101,7 +119,12 @@ def reason_of(error: grpc.RpcError) -> str:
     except (DecodeError, ValueError):
         # Details that are garbage, or of another status than the call's.
         return ""
-    for detail in status.details if status is not None else ():
+    return "" if status is None else reason_in(status)
+
+
+def reason_in(status: status_pb2.Status) -> str:
+    """ErrorInfo.reason of a status; empty when it has none."""
+    for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
             return str(info.reason)

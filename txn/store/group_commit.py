@@ -7,28 +7,37 @@ group is being forced the next one gathers: a lone change goes at once, and unde
 groups grow by themselves (DeWitt et al., "Implementation Techniques for Main Memory
 Database Systems", 1984).
 
-`drain()` is a plain step. A thread drives it in production (threaded.py), a scheduler
-in a simulation.
+What many submitters want done in the same way, such as prepares of one participant, is run
+as one call over all of their inputs (`submit_all`): statements over many rows cost much
+less than many statements.
+
+`drain()` is a plain step, and consists of such. Production does them on the event loop, but
+for what may block (loop_store.py); a scheduler drives a simulation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 
 # Of each kind: what is waited for, and what rides along.
-GROUP_SIZE_MAX = 256
+GROUP_SIZE_MAX = 512
 QUEUE_SIZE_MAX = 20_000
+
+_log = logging.getLogger(__name__)
 
 Tx = TypeVar("Tx")
 Tx_co = TypeVar("Tx_co", covariant=True)
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class Backend(Protocol[Tx]):
@@ -86,8 +95,23 @@ class Failed:
     error: BaseException
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """One input among others had no effect."""
+
+    error: Exception
+
+
 Report = Callable[[Done[Any] | Failed], None]
 Settlement = tuple[Report, Done[Any] | Failed]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A group that was run, and whom to tell what when it is durable; or that was lost."""
+
+    settled: list[Settlement]
+    lost: bool
 
 
 class Store(Protocol[Tx_co]):
@@ -102,18 +126,55 @@ class Store(Protocol[Tx_co]):
         work was not run.
         """
 
+    async def write_all(
+        self,
+        apply: Callable[[Tx_co, Sequence[In]], Sequence[Out]],
+        inputs: Sequence[In],
+        *,
+        essential: bool = False,
+        alone: bool = False,
+    ) -> list[Out | Exception]:
+        """Runs `apply` over `inputs`, together with what others hand to the same `apply`.
+
+        Returns what it returned for each input, once durable. Should it raise, its changes
+        are undone and it is run for each input alone; what it raises then stands in that
+        input's place. `alone` does so at once, for an `apply` that knows no other way to
+        undo what one input has changed. Raises StoreError or Overloaded when nothing was
+        run.
+        """
+
     def write_lazily(self, work: Callable[[Tx_co], object], report: Report) -> None:
         """Queues `work` to ride along with the next force, whenever that comes."""
 
     async def read(self, work: Callable[[Tx_co], T]) -> T:
         """Runs `work` on one snapshot of what is committed. Raises StoreClosed after close."""
 
+    async def look_up(self, work: Callable[[Tx_co], T]) -> T:
+        """The same for work that only follows an index to a few rows, and so is quick."""
 
-@dataclass(frozen=True, slots=True)
+
 class _Item(Generic[Tx]):
-    work: Callable[[Tx], object]
-    report: Report
-    essential: bool
+    """Something to run in the group: one piece of work, or inputs for what many share."""
+
+    __slots__ = ("alone", "apply", "essential", "inputs", "report")
+
+    def __init__(
+        self,
+        apply: Callable[[Tx, Sequence[Any]], Sequence[Any]],
+        inputs: Sequence[Any],
+        report: Report,
+        *,
+        essential: bool,
+        alone: bool,
+    ) -> None:
+        self.apply = apply
+        self.inputs = inputs
+        self.report = report
+        self.essential = essential
+        self.alone = alone
+
+
+Group = list[_Item[Tx]]
 
 
 class GroupCommit(Generic[Tx]):
@@ -151,34 +212,77 @@ class GroupCommit(Generic[Tx]):
 
         Raises Overloaded when the queue is full and StoreClosed after close.
         """
+
+        def told(result: Done[Any] | Failed) -> None:
+            report(_only(result))
+
+        item: _Item[Tx] = _Item(
+            lambda tx, _: [work(tx)], (None,), told, essential=essential or lazy, alone=True
+        )
+        self._put(item, self._lazy if lazy else self._waiting)
+        if not lazy:
+            self._wake()
+
+    def submit_all(
+        self,
+        apply: Callable[[Tx, Sequence[In]], Sequence[Out]],
+        inputs: Sequence[In],
+        report: Report,
+        *,
+        essential: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """Queues inputs for `apply`, see `Store.write_all`; reports Done with a list.
+
+        Raises Overloaded when the queue is full and StoreClosed after close.
+        """
+        self._put(_Item(apply, inputs, report, essential=essential, alone=alone), self._waiting)
+        self._wake()
+
+    def _put(self, item: _Item[Tx], queue: deque[_Item[Tx]]) -> None:
         with self._lock:
             if self._closed:
                 raise StoreClosed("the store is closed")
-            queue = self._lazy if lazy else self._waiting
             if len(queue) >= QUEUE_SIZE_MAX:
                 raise Overloaded(f"{QUEUE_SIZE_MAX} pieces of work are waiting for the store")
-            queue.append(_Item(work, report, essential or lazy))
-        if not lazy:
-            self._wake()
+            queue.append(item)
 
     def drain(self, *, lazy_too: bool = False) -> list[Settlement]:
         """Runs and forces one group; returns whom to tell what, once it is durable.
 
-        Empty when nothing waits. `lazy_too` makes a group of lazy work alone.
+        Empty when nothing waits. `lazy_too` makes a group of lazy work alone. The same in
+        steps, for who wants to do each elsewhere: `take`, `begin`, `run`, `commit`.
         """
-        group, shed = self._shed(self._take(lazy_too=lazy_too))
-        return shed + self._force(group) if group else shed
-
-    def _force(self, group: list[_Item[Tx]]) -> list[Settlement]:
+        group, shed = self.take(lazy_too=lazy_too)
+        if not group:
+            return shed
         try:
-            tx = self._backend.begin()
+            tx = self.begin()
         except StoreError as error:
-            return [(item.report, Failed(error)) for item in group]
+            return shed + refused(group, error)
+        return shed + self.commit(tx, self.run(tx, group))
+
+    def take(self, *, lazy_too: bool = False) -> tuple[Group[Tx], list[Settlement]]:
+        """The next group, and who is refused since there is no room for what it wants."""
+        return self._shed(self._take(lazy_too=lazy_too))
+
+    def begin(self) -> Tx:
+        """Opens the group's transaction. Raises StoreError."""
+        return self._backend.begin()
+
+    def run(self, tx: Tx, group: Group[Tx]) -> Ran:
+        """Runs the group; what came of it is nobody's to know before `commit`."""
         try:
-            settled = [(item.report, self._run(tx, item)) for item in group]
+            return Ran([*self._run(tx, group)], lost=False)
         except GroupLost as error:
+            return Ran(refused(group, error), lost=True)
+
+    def commit(self, tx: Tx, ran: Ran) -> list[Settlement]:
+        """Makes the group durable; returns whom to tell what."""
+        if ran.lost:
             self._backend.rollback(tx)
-            return [(item.report, Failed(error)) for item in group]
+            return ran.settled
+        settled = ran.settled
         try:
             self._backend.commit(tx)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the group is in doubt
@@ -195,36 +299,84 @@ class GroupCommit(Generic[Tx]):
             deliver(settled)
         self._backend.close()
 
-    def _take(self, *, lazy_too: bool) -> list[_Item[Tx]]:
+    def _take(self, *, lazy_too: bool) -> Group[Tx]:
         with self._lock:
             if not self._waiting and not (lazy_too and self._lazy):
                 return []
-            group: list[_Item[Tx]] = []
-            for queue in (self._waiting, self._lazy):
-                # Each queue has its own share: under load lazy work would never go otherwise.
-                group += [queue.popleft() for _ in range(min(len(queue), GROUP_SIZE_MAX))]
-            return group
+            # Each queue has its own share: under load lazy work would never go otherwise.
+            return [*_up_to_a_group(self._waiting), *_up_to_a_group(self._lazy)]
 
-    def _shed(self, group: list[_Item[Tx]]) -> tuple[list[_Item[Tx]], list[Settlement]]:
+    def _shed(self, group: Group[Tx]) -> tuple[Group[Tx], list[Settlement]]:
         """Refuses what can be refused while there is no room for it."""
         if not group or self._backend.has_room():
             return group, []
-        full = Failed(StoreFull("the store has no room for new work: try later"))
+        full = StoreFull("the store has no room for new work: try later")
         return (
             [item for item in group if item.essential],
-            [(item.report, full) for item in group if not item.essential],
+            refused([item for item in group if not item.essential], full),
         )
 
-    def _run(self, tx: Tx, item: _Item[Tx]) -> Done[Any] | Failed:
+    def _run(self, tx: Tx, group: Group[Tx]) -> Iterable[Settlement]:
+        """What shares an `apply` is run together; and each input alone where that fails."""
+        shared: dict[Any, Group[Tx]] = {}
+        for item in group:
+            shared.setdefault(id(item) if item.alone else item.apply, []).append(item)
+        for items in shared.values():
+            inputs = [each for item in items for each in item.inputs]
+            results = iter(self._run_shared(tx, items[0], inputs))
+            for item in items:
+                yield item.report, Done([next(results) for _ in item.inputs])
+
+    def _run_shared(self, tx: Tx, item: _Item[Tx], inputs: list[Any]) -> Sequence[Any]:
+        apply = item.apply
+        if not item.alone and len(inputs) > 1:
+            try:
+                return self._backend.run(tx, lambda tx: _complete(apply(tx, inputs), inputs))
+            except GroupLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - whose it is shows when each runs alone
+                _log.info("%d pieces of work run alone: %r", len(inputs), error)
+        return [self._run_alone(tx, apply, each) for each in inputs]
+
+    def _run_alone(
+        self, tx: Tx, apply: Callable[[Tx, Sequence[Any]], Sequence[Any]], each: Any
+    ) -> Any:
         try:
-            return Done(self._backend.run(tx, item.work))
+            (result,) = self._backend.run(tx, lambda tx: _complete(apply(tx, [each]), [each]))
         except GroupLost:
             raise
         except StopIteration as error:
             # The one exception that a future does not take.
-            return Failed(RuntimeError(f"the work raised {error!r}"))
+            return Raised(RuntimeError(f"the work raised {error!r}"))
         except Exception as error:  # noqa: BLE001 - it belongs to the submitter, not to the group
-            return Failed(error)
+            return Raised(error)
+        return result
+
+
+def refused(group: Group[Tx], error: StoreError) -> list[Settlement]:
+    """Tells everybody in a group that nothing was done."""
+    return [(item.report, Failed(error)) for item in group]
+
+
+def _up_to_a_group(queue: deque[_Item[Tx]]) -> Iterable[_Item[Tx]]:
+    size = 0
+    while queue and size < GROUP_SIZE_MAX:
+        size += len(queue[0].inputs)
+        yield queue.popleft()
+
+
+def _complete(results: Sequence[Any], inputs: Sequence[Any]) -> Sequence[Any]:
+    if len(results) != len(inputs):
+        raise ValueError(f"{len(results)} results for {len(inputs)} inputs")
+    return results
+
+
+def _only(result: Done[Any] | Failed) -> Done[Any] | Failed:
+    """The result of the only input, as that of the whole work."""
+    if isinstance(result, Failed):
+        return result
+    (value,) = result.value
+    return Failed(value.error) if isinstance(value, Raised) else Done(value)
 
 
 async def write_through(
@@ -232,14 +384,31 @@ async def write_through(
 ) -> T:
     """Submits work and waits for its result, for a group that reports on the running loop."""
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    group.submit(work, _into(future), essential=essential)
+    return await future
 
+
+async def write_all_through(
+    group: GroupCommit[Tx],
+    apply: Callable[[Tx, Sequence[In]], Sequence[Out]],
+    inputs: Sequence[In],
+    *,
+    essential: bool = False,
+    alone: bool = False,
+) -> list[Out | Exception]:
+    """The same for `Store.write_all`."""
+    future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+    group.submit_all(apply, inputs, _into(future), essential=essential, alone=alone)
+    return [each.error if isinstance(each, Raised) else each for each in await future]
+
+
+def _into(future: asyncio.Future[Any]) -> Report:
     def report(result: Done[Any] | Failed) -> None:
-        if future.cancelled():
+        if future.done():
             return
         if isinstance(result, Failed):
             future.set_exception(result.error)
         else:
             future.set_result(result.value)
 
-    group.submit(work, report, essential=essential)
-    return await future
+    return report

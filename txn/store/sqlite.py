@@ -3,7 +3,9 @@
 With synchronous=NORMAL a power cut loses acknowledged commits; with FULL none. The
 replicas of a service on one host share one file. SQLite's own busy handler polls, and
 lets a process that commits back to back starve the others, so every group takes
-`flock` on a file beside the database before BEGIN IMMEDIATE and yields after it.
+`flock` on a file beside the database before BEGIN IMMEDIATE and yields after it. Who wants
+that lock stands in line for it at another one: so that who has just had a turn does not
+take the next one from under who waits.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from typing import TypeVar
 from txn.errors import GroupLost, StoreError
 from txn.store.migrate import Migration, apply
 
+# A stranger's lock on the file, such as a shell's: how long a group waits for it, looking
+# again and again.
 BUSY_TIMEOUT_S = 5.0
+_BUSY_POLL_S = 0.005
 FREE_SPACE_RESERVE_BYTES = 64 * 1024 * 1024
 # Checkpoints cost forces of their own, so they are kept rare: every 64 MiB of log.
 WAL_CHECKPOINT_PAGES = 16_384
@@ -39,14 +44,15 @@ class SqliteWriter:
         """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock_fd = _lock_file(Path(f"{path}.lock"))
+        self._line_fd = _lock_file(Path(f"{path}.line"))
         self._connection = _connect(f"file:{_quoted(path)}?mode=rwc")
-        # Taking the lock makes switching to WAL safe when replicas start together.
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        # Taking a turn makes switching to WAL safe when replicas start together.
+        self._take_turn()
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
         finally:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            self._yield_turn()
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")
         self._connection.execute("PRAGMA foreign_keys = ON")
@@ -54,6 +60,8 @@ class SqliteWriter:
         self._connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
         try:
             self._bring_up_to_date(schema)
+            # From here on waiting is this file's business.
+            self._connection.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             # The lock belongs to the descriptor: one left open would stop every replica.
             self.close()
@@ -65,13 +73,36 @@ class SqliteWriter:
 
     def begin(self) -> sqlite3.Connection:
         """Waits for this process's turn and opens a transaction. Raises StoreError."""
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        self._take_turn()
+        until_s = time.monotonic() + BUSY_TIMEOUT_S
+        while not self._begun():
+            if time.monotonic() >= until_s:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                raise StoreError("the database is busy")
+            time.sleep(_BUSY_POLL_S)
+        return self._connection
+
+    def begin_now(self) -> sqlite3.Connection | None:
+        """The same if nobody is in the way; None where `begin` would wait. Raises StoreError."""
+        if not _locked_now(self._line_fd):
+            return None
+        mine = _locked_now(self._lock_fd)
+        fcntl.flock(self._line_fd, fcntl.LOCK_UN)
+        if mine and not self._begun():
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            mine = False
+        return self._connection if mine else None
+
+    def _begun(self) -> bool:
+        """Whether the transaction is open; False when a stranger is writing to the file."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                return False
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-            raise StoreError("the database is busy") from error
-        return self._connection
+            raise StoreError("no transaction could be opened") from error
+        return True
 
     def run(self, tx: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs one piece of work in a savepoint of its own."""
@@ -107,9 +138,10 @@ class SqliteWriter:
         self._yield_turn()
 
     def close(self) -> None:
-        """Closes the connection and the lock file."""
+        """Closes the connection and the lock files."""
         self._connection.close()
         os.close(self._lock_fd)
+        os.close(self._line_fd)
 
     def _bring_up_to_date(self, schema: Mapping[str, tuple[Migration, ...]]) -> None:
         tx = self.begin()
@@ -117,10 +149,15 @@ class SqliteWriter:
             apply(tx, component, migrations)
         self.commit(tx)
 
+    def _take_turn(self) -> None:
+        fcntl.flock(self._line_fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._line_fd, fcntl.LOCK_UN)
+
     def _yield_turn(self) -> None:
         fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-        # Without this the thread takes the lock back before a waiter was scheduled.
-        time.sleep(0)
 
 
 class SqliteReader:
@@ -152,6 +189,18 @@ def _connect(uri: str) -> sqlite3.Connection:
     return sqlite3.connect(
         uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
+
+
+def _lock_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _locked_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _quoted(path: Path) -> str:

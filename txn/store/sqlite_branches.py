@@ -11,7 +11,13 @@ from txn.model import BranchId, BranchKey, BranchRow, Operation, TxnId
 from txn.state import BranchState
 from txn.store.migrate import Migration, load
 
+# At once; the next call takes the next ones.
+ABORTED_FORGOTTEN_MAX = 64
+
 _COLUMNS = "txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us"
+
+
+_STATES = {state.value: state for state in BranchState}
 
 
 def schema() -> Mapping[str, tuple[Migration, ...]]:
@@ -26,35 +32,63 @@ def schema() -> Mapping[str, tuple[Migration, ...]]:
 class SqliteBranchTable:
     """BranchTable in the database of the business tables."""
 
-    def get(self, tx: sqlite3.Connection, key: BranchKey) -> BranchRow | None:
-        """See BranchTable.get."""
-        row = tx.execute(
-            f"SELECT {_COLUMNS} FROM branch WHERE txn_id = ? AND branch_id = ?",
-            (key.txn_id, key.branch_id),
-        ).fetchone()
-        return None if row is None else _decoded(row)
+    def get_all(
+        self, tx: sqlite3.Connection, keys: Sequence[BranchKey]
+    ) -> Mapping[BranchKey, BranchRow]:
+        """See BranchTable.get_all."""
+        query = f"SELECT {_COLUMNS} FROM branch WHERE txn_id = ? AND branch_id = ?"
+        found = (tx.execute(query, key).fetchone() for key in keys)
+        return {row.key: row for raw in found if raw is not None for row in (_decoded(raw),)}
 
-    def insert(self, tx: sqlite3.Connection, row: BranchRow) -> None:
-        """See BranchTable.insert."""
-        operation = row.operation
-        tx.execute(
+    def insert_all(self, tx: sqlite3.Connection, rows: Sequence[BranchRow]) -> None:
+        """See BranchTable.insert_all."""
+        tx.executemany(
             f"INSERT INTO branch ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                row.key.txn_id,
-                row.key.branch_id,
-                row.state.value,
-                row.coordinator,
-                None if operation is None else operation.type_url,
-                None if operation is None else operation.value,
-                row.prepared_at_us,
-            ),
+            [
+                (
+                    *row.key,
+                    row.state.value,
+                    row.coordinator,
+                    *(row.operation or (None, None)),
+                    row.prepared_at_us,
+                )
+                for row in rows
+            ],
         )
 
-    def set_state(self, tx: sqlite3.Connection, key: BranchKey, state: BranchState) -> None:
-        """See BranchTable.set_state."""
+    def set_state_all(
+        self, tx: sqlite3.Connection, keys: Sequence[BranchKey], state: BranchState
+    ) -> None:
+        """See BranchTable.set_state_all."""
+        tx.executemany(
+            f"UPDATE branch SET state = '{state.value}' WHERE txn_id = ? AND branch_id = ?", keys
+        )
+
+    def prepare_horizon(self, tx: sqlite3.Connection, log_id: str) -> str:
+        """See BranchTable.prepare_horizon."""
+        row = tx.execute(
+            "SELECT txn_id FROM prepare_horizon WHERE log_id = ?", (log_id,)
+        ).fetchone()
+        return "" if row is None else row[0]
+
+    def forget(
+        self, tx: sqlite3.Connection, keys: Sequence[BranchKey], log_id: str, horizon: str
+    ) -> None:
+        """See BranchTable.forget."""
         tx.execute(
-            "UPDATE branch SET state = ? WHERE txn_id = ? AND branch_id = ?",
-            (state.value, key.txn_id, key.branch_id),
+            "INSERT INTO prepare_horizon VALUES (?, ?) ON CONFLICT (log_id) "
+            "DO UPDATE SET txn_id = MAX(txn_id, excluded.txn_id)",
+            (log_id, horizon),
+        )
+        tx.executemany(
+            "DELETE FROM branch WHERE txn_id = ? AND branch_id = ? AND state = 'COMMITTED'",
+            [key for key in keys if key.txn_id < horizon],
+        )
+        tx.execute(
+            "DELETE FROM branch WHERE (txn_id, branch_id) IN ("
+            "SELECT txn_id, branch_id FROM branch WHERE state = 'ABORTED' AND txn_id < ?1 "
+            "AND txn_id LIKE '%' || ?2 ORDER BY txn_id LIMIT ?3)",
+            (horizon, log_id, ABORTED_FORGOTTEN_MAX),
         )
 
     def list_rows(
@@ -80,7 +114,7 @@ def _decoded(row: tuple[Any, ...]) -> BranchRow:
     txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us = row
     return BranchRow(
         key=BranchKey(TxnId(txn_id), BranchId(branch_id)),
-        state=BranchState(state),
+        state=_STATES[state],
         coordinator=coordinator,
         operation=None if operation_type is None else Operation(operation_type, operation),
         prepared_at_us=prepared_at_us,

@@ -22,6 +22,8 @@ _COLUMNS = (
     "refused_branch_id, decided_at_us, ended"
 )
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
 _Row: TypeAlias = tuple[Any, ...]
 
 
@@ -62,38 +64,73 @@ class SqliteDecisionLog:
         """See DecisionLog.identity."""
         return await self._store.write(lambda tx: _identity(tx, proposed))
 
-    async def decide(self, decision: Decision) -> Decision:
-        """See DecisionLog.decide."""
+    async def newest_txn_id(self) -> TxnId | None:
+        """See DecisionLog.newest_txn_id."""
+        query = "SELECT txn_id FROM decision WHERE caller IS NOT NULL ORDER BY txn_id DESC LIMIT 1"
+        row = await self._store.look_up(lambda tx: tx.execute(query).fetchone())
+        return None if row is None else TxnId(row[0])
+
+    async def decide_all(self, decisions: Sequence[Decision]) -> list[Decision | TxnError]:
+        """See DecisionLog.decide_all."""
         # A commit, and the answer to an inquiry, free what is held; a refusal can wait for room.
-        essential = decision.outcome is Outcome.COMMITTED or decision.request is None
-        return await self._store.write(
-            lambda tx: _insert_and_read_back(tx, decision), essential=essential
-        )
+        essential = [_frees(decision) for decision in decisions]
+        stand: list[Decision | TxnError | None] = [None] * len(decisions)
+        for kind in set(essential):
+            at = [index for index, each in enumerate(essential) if each is kind]
+            rows = await self._decide([decisions[index] for index in at], essential=kind)
+            for index, row in zip(at, rows, strict=True):
+                stand[index] = row
+        return [each for each in stand if each is not None]
 
-    async def end(self, txn_id: TxnId) -> None:
-        """See DecisionLog.end."""
-        self._ending.add(txn_id)
+    async def _decide(
+        self, decisions: Sequence[Decision], *, essential: bool
+    ) -> Sequence[Decision | TxnError]:
+        try:
+            rows = await self._store.write_all(
+                _insert_and_read_back, decisions, essential=essential
+            )
+        except TxnError as error:
+            return [error] * len(decisions)
+        return [
+            row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
+        ]
 
-        def report(_result: Done[Any] | Failed) -> None:
-            # When it failed, the transaction counts as unfinished, which is always safe.
-            self._ending.discard(txn_id)
+    def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
+        """See DecisionLog.end_all."""
+        self._ending.update(txn_ids)
+
+        def mark(tx: sqlite3.Connection) -> None:
+            tx.executemany(
+                "UPDATE decision SET ended = 1 WHERE txn_id = ?",
+                [(txn_id,) for txn_id in txn_ids],
+            )
+
+        def report(result: Done[Any] | Failed) -> None:
+            # When it failed they count as unfinished, which is always safe.
+            self._ending.difference_update(txn_ids)
+            if isinstance(result, Done):
+                durable()
 
         try:
-            self._store.write_lazily(
-                lambda tx: tx.execute("UPDATE decision SET ended = 1 WHERE txn_id = ?", (txn_id,)),
-                report,
-            )
+            self._store.write_lazily(mark, report)
         except TxnError:
-            self._ending.discard(txn_id)
+            self._ending.difference_update(txn_ids)
             raise
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """See DecisionLog.by_txn_id."""
-        return await self._one(lambda tx: _by_txn_id(tx, txn_id))
+        # Taken before the snapshot: an end that is forced in between is in one of the two.
+        ending = frozenset(self._ending)
+        row = await self._store.look_up(lambda tx: _by_txn_id(tx, txn_id))
+        return None if row is None else _decoded(row, ending)
 
-    async def by_key(self, caller: str, idempotency_key: str) -> Decision | None:
-        """See DecisionLog.by_key."""
-        return await self._one(lambda tx: _by_key(tx, caller, idempotency_key))
+    async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
+        """See DecisionLog.by_keys."""
+        ending = frozenset(self._ending)
+        rows = await self._store.look_up(
+            lambda tx: [(name, row) for name in names if (row := _by_key(tx, *name)) is not None]
+        )
+        return {name: _decoded(row, ending) for name, row in rows}
 
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False
@@ -111,11 +148,9 @@ class SqliteDecisionLog:
         decisions = [_decoded(row, ending) for row in rows]
         return [d for d in decisions if not (unfinished_only and d.ended)][:limit]
 
-    async def _one(self, find: Callable[[sqlite3.Connection], _Row | None]) -> Decision | None:
-        # Taken before the snapshot: an end that is forced in between is in one of the two.
-        ending = frozenset(self._ending)
-        row = await self._store.read(find)
-        return None if row is None else _decoded(row, ending)
+
+def _frees(decision: Decision) -> bool:
+    return decision.outcome is Outcome.COMMITTED or decision.request is None
 
 
 def _identity(tx: sqlite3.Connection, proposed: str) -> str:
@@ -124,30 +159,43 @@ def _identity(tx: sqlite3.Connection, proposed: str) -> str:
     return str(log_id)
 
 
-def _insert_and_read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
-    request = decision.request
-    tx.execute(
+def _insert_and_read_back(
+    tx: sqlite3.Connection, decisions: Sequence[Decision]
+) -> Sequence[Decision]:
+    before = tx.total_changes
+    tx.executemany(
         f"INSERT INTO decision ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO NOTHING",
-        (
-            decision.txn_id,
-            decision.outcome.value,
-            None if request is None else request.caller,
-            None if request is None else request.idempotency_key,
-            None if request is None else request.body_hash,
-            json.dumps(
-                [
-                    (branch.branch_id, branch.participant, branch.vote and branch.vote.value)
-                    for branch in decision.branches
-                ],
-                separators=(",", ":"),
-            ),
-            decision.reason,
-            decision.refused_branch_id,
-            decision.decided_at_us,
-            decision.ended,
-        ),
+        [_encoded(decision) for decision in decisions],
     )
+    if tx.total_changes - before == len(decisions):
+        return decisions
+    return [_read_back(tx, decision) for decision in decisions]
+
+
+def _encoded(decision: Decision) -> _Row:
+    request = decision.request
+    return (
+        decision.txn_id,
+        decision.outcome.value,
+        None if request is None else request.caller,
+        None if request is None else request.idempotency_key,
+        None if request is None else request.body_hash,
+        _JSON.encode(
+            [
+                (branch.branch_id, branch.participant, branch.vote and branch.vote.value)
+                for branch in decision.branches
+            ]
+        ),
+        decision.reason,
+        decision.refused_branch_id,
+        decision.decided_at_us,
+        decision.ended,
+    )
+
+
+def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
+    request = decision.request
     row = _by_txn_id(tx, decision.txn_id)
     if row is None and request is not None:
         row = _by_key(tx, request.caller, request.idempotency_key)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -29,11 +30,19 @@ from services.store import own_schema
 from tests.services.rig import SqliteStore, open_store
 from tests.txn.helpers import FastClock, key
 from txn.errors import Busy, Refused
+from txn.resource import Item
+from txn.state import Vote
 from txn.store.migrate import apply
 
 EUR = CurrencyCode("EUR")
 LIMIT_MIN = -(10**18)
 FUNDS_BUSY = f"{INSUFFICIENT_FUNDS}, busy"
+
+
+def _reason(vote: Vote | Refused | Busy) -> str:
+    if isinstance(vote, Busy):
+        return f"{vote.reason}, busy"
+    return vote.reason if isinstance(vote, Refused) else ""
 
 
 class Ledger:
@@ -61,21 +70,19 @@ class Ledger:
 
     async def prepare(self, txn_id: str, operation: pb.TransferOperation) -> str:
         """Places a hold; the reason when refused, else nothing."""
-        try:
-            await self.store.write(lambda tx: self.resource.prepare(tx, key(txn_id), operation))
-        except Refused as refused:
-            return refused.reason
-        except Busy as busy:
-            return f"{busy.reason}, busy"
-        return ""
+        items = [Item(key(txn_id), operation)]
+        (vote,) = await self.store.write(lambda tx: self.resource.prepare_all(tx, items))
+        return _reason(vote)
 
     async def commit(self, txn_id: str, operation: pb.TransferOperation) -> None:
         """Posts the hold."""
-        await self.store.write(lambda tx: self.resource.commit(tx, key(txn_id), operation))
+        items = [Item(key(txn_id), operation)]
+        await self.store.write(lambda tx: self.resource.commit_all(tx, items))
 
     async def abort(self, txn_id: str, operation: pb.TransferOperation) -> None:
         """Voids the hold."""
-        await self.store.write(lambda tx: self.resource.abort(tx, key(txn_id), operation))
+        items = [Item(key(txn_id), operation)]
+        await self.store.write(lambda tx: self.resource.abort_all(tx, items))
 
     async def pay(self, txn_id: str, operation: pb.TransferOperation) -> str:
         """Hold and posting."""
@@ -346,15 +353,14 @@ def test_no_order_of_moves_breaks_the_books(
         txn_id = f"t{slot}"
         if verb == "prepare" and txn_id not in held:
             operation = transfer(amount_minor, names[0], names[1])
-            try:
-                resource.prepare(tx, key(txn_id, str(number)), operation)
-            except (Busy, Refused):
+            items = [Item(key(txn_id, str(number)), operation)]
+            if [Vote.COMMIT] != resource.prepare_all(tx, items):
                 continue
             held[txn_id] = operation
             branch_ids = dict(tx.execute("SELECT txn_id, branch_id FROM hold"))
         elif verb != "prepare" and txn_id in held:
-            move = resource.commit if verb == "commit" else resource.abort
-            move(tx, key(txn_id, branch_ids[txn_id]), held.pop(txn_id))
+            move = resource.commit_all if verb == "commit" else resource.abort_all
+            move(tx, [Item(key(txn_id, branch_ids[txn_id]), held.pop(txn_id))])
         [line] = books.trial_balance(tx)
         assert line.balanced
         for name, limit_minor in limits.items():
@@ -362,3 +368,95 @@ def test_no_order_of_moves_breaks_the_books(
             assert account is not None
             assert account.available_minor >= limit_minor
     tx.close()
+
+
+BATCH = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(1, 60), st.permutations(["bank", "a", "b", "none"])),
+    max_size=12,
+    unique_by=lambda each: each[0],
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(batches=st.lists(BATCH, max_size=3), commits=st.randoms(use_true_random=False))
+def test_a_batch_is_what_its_items_are_one_after_the_other(
+    batches: list[list[tuple[int, int, list[str]]]], commits: Random
+) -> None:
+    """The same votes, the same accounts, holds, entries and postings, in the same order."""
+    together, alone = _two_books()
+    resource = TransferResource(FastClock())
+    for number, batch in enumerate(batches):
+        items = [
+            Item(key(f"t{number}{slot}"), transfer(amount_minor, names[0], names[1]))
+            for slot, amount_minor, names in batch
+        ]
+        votes = resource.prepare_all(together, items)
+        one_by_one = [resource.prepare_all(alone, [item])[0] for item in items]
+        assert [*map(_reason, one_by_one)] == [*map(_reason, votes)]
+        held = [item for item, vote in zip(items, votes, strict=True) if vote is Vote.COMMIT]
+        paid = [item for item in held if commits.random() < 0.5]
+        voided = [item for item in held if item not in paid]
+        resource.commit_all(together, paid)
+        resource.abort_all(together, voided)
+        for item in paid:
+            resource.commit_all(alone, [item])
+        for item in voided:
+            resource.abort_all(alone, [item])
+        assert _tables(alone) == _tables(together)
+
+
+def _two_books() -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    both = []
+    for _ in range(2):
+        tx = sqlite3.connect(":memory:", isolation_level=None)
+        for component, migrations in own_schema("ledger").items():
+            apply(tx, component, migrations)
+        for name, limit_minor in {"bank": -100, "a": 0, "b": -20}.items():
+            books.open_account(tx, Account(name, EUR, limit_minor, 0, 0, 1))
+        both.append(tx)
+    return both[0], both[1]
+
+
+def _tables(tx: sqlite3.Connection) -> list[list[Any]]:
+    names = ("account", "hold", "journal_entry", "posting")
+    return [tx.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in names]
+
+
+async def test_a_hot_account_is_one_update_of_its_row(ledger: Ledger) -> None:
+    """However many items of a batch touch an account, its row is changed once."""
+    await ledger.open("lender", LIMIT_MIN)
+    items = [Item(key(f"t{n}"), transfer(1, "lender")) for n in range(20)]
+    await ledger.store.write(lambda tx: ledger.resource.prepare_all(tx, items))
+
+    def commit(tx: sqlite3.Connection) -> int:
+        statements: list[str] = []
+        tx.set_trace_callback(statements.append)
+        try:
+            ledger.resource.commit_all(tx, items)
+        finally:
+            tx.set_trace_callback(None)
+        return len([each for each in statements if each.startswith("UPDATE account")])
+
+    assert 2 == await ledger.store.write(commit)
+    assert (20, 0, 20) == await ledger.balances("payee")
+
+
+async def test_funds_that_earlier_items_hold_are_not_there_for_later_ones(ledger: Ledger) -> None:
+    """The items of a batch see each other; one that is refused changes nothing."""
+    await ledger.open("lender", -100)
+    amounts = {"t1": 60, "t2": 60, "t3": 40, "t4": 1_000}
+    items = [Item(key(name), transfer(amount, "lender")) for name, amount in amounts.items()]
+    votes = await ledger.store.write(lambda tx: ledger.resource.prepare_all(tx, items))
+    assert ["", FUNDS_BUSY, "", INSUFFICIENT_FUNDS] == [*map(_reason, votes)]
+    assert (0, 100, -100) == await ledger.balances("lender")
+
+
+async def test_a_hold_that_is_missing_fails_the_commit(ledger: Ledger) -> None:
+    """What was never held is not posted, and nothing else of its batch is either."""
+    await ledger.open("lender", -100)
+    held = transfer(10, "lender")
+    assert "" == await ledger.prepare("t1", held)
+    items = [Item(key("t1"), held), Item(key("t2"), held)]
+    with pytest.raises(LookupError):
+        await ledger.store.write(lambda tx: ledger.resource.commit_all(tx, items))
+    assert (0, 10, -10) == await ledger.balances("lender")

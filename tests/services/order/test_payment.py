@@ -18,6 +18,7 @@ from services.order.trades import Trade
 from tests.services.rig import SqliteStore, open_store
 from tests.txn.helpers import FastClock, key
 from txn.errors import Busy, Refused
+from txn.resource import Item
 from txn.state import IllegalTransition, move
 
 S = TradeState
@@ -75,19 +76,19 @@ class Orders:
 
     async def prepare(self, operation: pb.PayTradeOperation, txn_id: str = "t1") -> str:
         """Takes the trade; the reason when refused, else nothing."""
-        try:
-            await self.store.write(lambda tx: self.resource.prepare(tx, key(txn_id), operation))
-        except Refused as refused:
-            return refused.reason
-        return ""
+        items = [Item(key(txn_id), operation)]
+        (vote,) = await self.store.write(lambda tx: self.resource.prepare_all(tx, items))
+        if isinstance(vote, Busy):
+            raise vote
+        return vote.reason if isinstance(vote, Refused) else ""
 
     async def commit(self) -> None:
         """The trade is paid."""
-        await self.store.write(lambda tx: self.resource.commit(tx, key(), pay()))
+        await self.store.write(lambda tx: self.resource.commit_all(tx, [Item(key(), pay())]))
 
     async def abort(self) -> None:
         """The trade is free again."""
-        await self.store.write(lambda tx: self.resource.abort(tx, key(), pay()))
+        await self.store.write(lambda tx: self.resource.abort_all(tx, [Item(key(), pay())]))
 
 
 def pay(
@@ -198,3 +199,21 @@ async def test_what_is_under_way_does_not_expire(orders: Orders) -> None:
     assert not (await orders.trade()).expired(orders.clock.utc)
     await orders.abort()
     assert (await orders.trade()).expired(orders.clock.utc)
+
+
+async def test_the_items_of_a_batch_see_each_other(orders: Orders) -> None:
+    """A trade that one item has taken is in the way of the next; an unknown one harms nobody."""
+    await orders.create()
+    items = [
+        Item(key("t0"), pay("nowhere")),
+        Item(key("t1"), pay()),
+        Item(key("t2"), pay()),
+        Item(key("t0", "b"), pay()),
+    ]
+    votes = await orders.store.write(lambda tx: orders.resource.prepare_all(tx, items))
+    assert ["Refused", "Vote", "Busy", "Refused"] == [type(vote).__name__ for vote in votes]
+    assert (S.PAYING, "t1") == ((await orders.trade()).state, (await orders.trade()).txn_id)
+    with pytest.raises(LookupError):
+        await orders.store.write(lambda tx: orders.resource.commit_all(tx, items[:2]))
+    await orders.store.write(lambda tx: orders.resource.commit_all(tx, items[1:2]))
+    assert S.TRADE_SUCCESS is (await orders.trade()).state

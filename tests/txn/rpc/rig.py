@@ -14,6 +14,12 @@ from grpc_status import rpc_status
 from tallystick.ledger.v1 import ledger_service_pb2
 from tallystick.type.v1 import money_pb2
 
+from tests.support.waiting import eventually
+from txn.errors import TxnError, Unreachable
+from txn.model import Batch, Message, VoteReply
+from txn.rpc import GrpcParticipantTransport
+
+TIMEOUT_S = 5.0
 Adds = Callable[[grpc.aio.Server], None]
 
 
@@ -31,6 +37,47 @@ async def served(*adds: Adds, interceptors: Any = None) -> AsyncIterator[grpc.ai
     finally:
         await channel.close()
         await server.stop(None)
+
+
+class Without(grpc.aio.ServerInterceptor):
+    """A server of a release that did not have some methods yet; it counts its calls."""
+
+    def __init__(self, *methods: str) -> None:
+        self.methods = methods
+        self.calls = 0
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """See grpc.aio.ServerInterceptor."""
+        self.calls += 1
+        if details.method.rpartition("/")[2] in self.methods:
+            return None
+        return await continuation(details)
+
+
+async def told(
+    transport: GrpcParticipantTransport, message: Message, timeout_s: float = TIMEOUT_S
+) -> VoteReply | None:
+    """The answer to a message that goes alone; raises what stands in its place."""
+    (reply,) = await transport.exchange("p", Batch([message]), timeout_s)
+    if isinstance(reply, TxnError):
+        raise reply
+    return reply
+
+
+async def unary_found_out(transport: GrpcParticipantTransport) -> None:
+    """Returns when the transport knows that its peer offers no streams.
+
+    gRPC for Python says INTERNAL, and not UNIMPLEMENTED, where the call ends during a write;
+    a coordinator would ask again.
+    """
+
+    async def found_out() -> bool:
+        try:
+            return not await transport.exchange("p", Batch([]), TIMEOUT_S)
+        except Unreachable:
+            return False
+
+    await eventually(found_out)
 
 
 class Answers(grpc.GenericRpcHandler):

@@ -13,8 +13,8 @@ from tallystick.txn.v1 import coordinator_service_pb2 as pb
 from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from tests.support.waiting import eventually
-from tests.txn.helpers import Gate, ScriptedTransport, coordinator, key, start
-from tests.txn.rpc.rig import Answers, details, failed, packed, served, transfer
+from tests.txn.helpers import Gate, ScriptedTransport, coordinator, key, serving, start
+from tests.txn.rpc.rig import TIMEOUT_S, Answers, details, failed, packed, served, transfer
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
 from txn.model import VoteReply
@@ -22,8 +22,13 @@ from txn.rpc import CoordinatorServicer, GrpcCoordinatorTransport
 from txn.state import Outcome, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 
-TIMEOUT_S = 5.0
 Code = grpc.StatusCode
+
+
+async def outcome_of(transport: GrpcCoordinatorTransport, txn_id: str = "t1") -> Outcome:
+    """The answer to an inquiry about one branch."""
+    (outcome,) = await transport.inquire("c", [key(txn_id)], TIMEOUT_S)
+    return outcome
 
 
 class Rig:
@@ -38,6 +43,10 @@ class Rig:
         self.inquiries = GrpcCoordinatorTransport(lambda _: channel)
         self.engine = engine
         self.transport = transport
+
+    async def inquire(self, txn_id: str = "t1") -> Outcome:
+        """Through the transport of a participant."""
+        return await outcome_of(self.inquiries, txn_id)
 
 
 @pytest_asyncio.fixture
@@ -96,7 +105,7 @@ async def test_pending_before_the_deadline(rig: Rig) -> None:
     """A caller whose time is nearly up is told PENDING while it still listens."""
     gate = Gate(Vote.COMMIT)
     rig.transport.on("prepare", "ledger", gate)
-    reply = await rig.stub.Execute(request(), timeout=0.6)
+    reply = await rig.stub.Execute(request(), timeout=1.5)
     shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(idempotency_key="k"))
     gate.opened.set()
     again = await rig.stub.Execute(request(), timeout=TIMEOUT_S)
@@ -193,30 +202,71 @@ async def test_inquiries_travel(rig: Rig) -> None:
     rig.transport.on("prepare", "ledger", gate)
     call = asyncio.ensure_future(rig.stub.Execute(request(), timeout=TIMEOUT_S))
     await gate.reached.wait()
-    during = await rig.inquiries.inquire("c", key("t1"), TIMEOUT_S)
+    during = await rig.inquire("t1")
     gate.opened.set()
     await call
-    after = await rig.inquiries.inquire("c", key("t1"), TIMEOUT_S)
-    unknown = await rig.inquiries.inquire("c", key("unseen"), TIMEOUT_S)
+    after = await rig.inquire("t1")
+    unknown = await rig.inquire("unseen")
     assert [Outcome.PENDING, Outcome.COMMITTED, Outcome.ABORTED] == [during, after, unknown]
     shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="unseen"))
     assert pb.OUTCOME_ABORTED == shown.transaction.outcome
+
+
+async def test_many_inquiries_travel_together(rig: Rig) -> None:
+    """One call for all, answered in their order; what an earlier answer wrote stands."""
+    await rig.stub.Execute(request(), timeout=TIMEOUT_S)
+    keys = [key("unseen"), key("t1"), key("unseen", "b"), key("t1", "b")]
+    aborted, committed = Outcome.ABORTED, Outcome.COMMITTED
+    outcomes = await rig.inquiries.inquire("c", keys, TIMEOUT_S)
+    assert [aborted, committed, aborted, committed] == outcomes
+
+
+async def test_of_another_log_nothing_is_said() -> None:
+    """In a batch it is PENDING and the others are answered; alone it is an error."""
+    log = MemoryDecisionLog(MemoryStore())
+    await log.identity("-mine")
+    async with serving(ScriptedTransport(), log) as engine:
+
+        def add(server: grpc.aio.Server) -> None:
+            coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+                CoordinatorServicer(engine), server
+            )
+
+        async with served(add) as channel:
+            rig = Rig(channel, engine, ScriptedTransport())
+            keys = [key("a-other"), key("b-mine"), key("c-other")]
+            outcomes = await rig.inquiries.inquire("c", keys, TIMEOUT_S)
+            assert [Outcome.PENDING, Outcome.ABORTED, Outcome.PENDING] == outcomes
+            alone = pb.InquireRequest(txn_id="a-other", branch_id="a")
+            error = await failed(rig.stub.Inquire(alone))
+            assert (Code.UNAVAILABLE, "OTHER_LOG") == (error.code(), details(error)[0])
+    assert ["b-mine"] == [row.txn_id for row in await log.list_decisions(after="", limit=9)]
+
+
+async def test_an_answer_that_lacks_some_leaves_the_doubt() -> None:
+    """Which of the branches it is about cannot be told."""
+    reply = pb.BatchInquireResponse()
+    reply.answers.add(txn_id="t1", outcome=pb.OUTCOME_COMMITTED)
+    async with served(Answers(reply.SerializeToString()).add) as channel:
+        transport = GrpcCoordinatorTransport(lambda _: channel)
+        with pytest.raises(Unreachable, match="ANSWERS_MISSING"):
+            await transport.inquire("c", [key("t1"), key("t2")], TIMEOUT_S)
 
 
 async def test_a_coordinator_that_does_not_serve_leaves_the_doubt(rig: Rig) -> None:
     """No answer is not an answer."""
     await rig.engine.close(grace_s=0)
     with pytest.raises(Unreachable):
-        await rig.inquiries.inquire("c", key(), TIMEOUT_S)
+        await rig.inquire()
 
 
 @pytest.mark.parametrize("outcome", [0, 99])
 async def test_an_unknown_outcome_leaves_the_doubt(outcome: int) -> None:
     """What this version does not know decides nothing."""
-    reply = pb.InquireResponse()
-    reply.outcome = outcome  # type: ignore[assignment]
+    reply = pb.BatchInquireResponse()
+    reply.answers.add().outcome = outcome  # type: ignore[assignment]
     async with served(Answers(reply.SerializeToString()).add) as channel:
-        answer = await GrpcCoordinatorTransport(lambda _: channel).inquire("c", key(), TIMEOUT_S)
+        answer = await outcome_of(GrpcCoordinatorTransport(lambda _: channel))
     assert Outcome.PENDING is answer
 
 
@@ -224,4 +274,4 @@ async def test_an_unreadable_reply_leaves_the_doubt() -> None:
     """Garbage is no answer."""
     async with served(Answers(b"\xff\xff").add) as channel:
         with pytest.raises(Unreachable):
-            await GrpcCoordinatorTransport(lambda _: channel).inquire("c", key(), TIMEOUT_S)
+            await outcome_of(GrpcCoordinatorTransport(lambda _: channel))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import grpc
@@ -16,8 +16,17 @@ from tallystick.txn.v1 import participant_service_pb2_grpc
 
 from tests.support.waiting import eventually
 from tests.txn.helpers import COORDINATORS, FastClock, key, prepare
-from tests.txn.rpc.rig import Answers, details, failed, served
-from tests.txn.test_participant import Counting, MemoryEffects, TextCodec
+from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
+from tests.txn.rpc.rig import (
+    TIMEOUT_S,
+    Answers,
+    Without,
+    details,
+    failed,
+    served,
+    told,
+    unary_found_out,
+)
 from txn.errors import (
     Alarm,
     BranchAborted,
@@ -30,14 +39,14 @@ from txn.errors import (
     UnknownBranch,
     Unreachable,
 )
-from txn.model import VoteReply
+from txn.model import Abort, Commit, VoteReply
 from txn.participant import LATE_PREPARE, Participant
 from txn.rpc import GrpcParticipantTransport, ParticipantServicer, status_of
 from txn.state import Vote
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryStore, Tables
 
-TIMEOUT_S = 5.0
 Code = grpc.StatusCode
+UNARY_ONLY = (Without("Exchange"),)
 
 
 class MoodyBackend(MemoryBackend):
@@ -59,12 +68,20 @@ class Rig:
         self.stub: participant_service_pb2_grpc.ParticipantServiceAsyncStub = (
             participant_service_pb2_grpc.ParticipantServiceStub(channel)
         )
-        self.transport = GrpcParticipantTransport(lambda _: channel)
+        self.transport = GrpcParticipantTransport(lambda _: channel, "coordinator")
         self.backend = backend
 
-    async def prepare(self, txn_id: str = "t1", value: bytes = b"op") -> VoteReply:
+    async def prepare(self, txn_id: str = "t1", value: bytes = b"op") -> VoteReply | None:
         """Through the transport."""
-        return await self.transport.prepare("p", prepare(txn_id, value=value), TIMEOUT_S)
+        return await told(self.transport, prepare(txn_id, value=value))
+
+    async def commit(self, txn_id: str = "t1") -> None:
+        """Through the transport."""
+        await told(self.transport, Commit(key(txn_id)))
+
+    async def abort(self, txn_id: str = "t1") -> None:
+        """Through the transport."""
+        await told(self.transport, Abort(key(txn_id)))
 
     def raw_prepare(self, value: bytes = b"op") -> Awaitable[pb.PrepareResponse]:
         """Through the stub."""
@@ -74,9 +91,9 @@ class Rig:
         return self.stub.Prepare(request, timeout=TIMEOUT_S)
 
 
-@pytest_asyncio.fixture
-async def rig() -> AsyncIterator[Rig]:
-    """A participant over a memory store."""
+@pytest_asyncio.fixture(params=["stream", "unary"])
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    """A participant over a memory store, of this release and of one that knows no batches."""
     backend = MoodyBackend()
     participant: Participant[Tables, str] = Participant(
         store=MemoryStore(backend),
@@ -92,8 +109,13 @@ async def rig() -> AsyncIterator[Rig]:
             ParticipantServicer(participant), server
         )
 
-    async with served(add) as channel:
-        yield Rig(channel, backend)
+    interceptors = UNARY_ONLY if request.param == "unary" else ()
+    async with served(add, interceptors=interceptors) as channel:
+        rig = Rig(channel, backend)
+        if interceptors:
+            await unary_found_out(rig.transport)
+        yield rig
+        await rig.transport.close()
 
 
 async def test_votes_travel(rig: Rig) -> None:
@@ -101,7 +123,7 @@ async def test_votes_travel(rig: Rig) -> None:
     assert VoteReply(Vote.COMMIT) == await rig.prepare("t1")
     assert VoteReply(Vote.READ_ONLY) == await rig.prepare("t2", b"read")
     assert VoteReply(Vote.ABORT, "NO") == await rig.prepare("t3", b"refuse")
-    await rig.transport.abort("p", key("t4"), TIMEOUT_S)
+    await rig.abort("t4")
     assert VoteReply(Vote.ABORT, LATE_PREPARE) == await rig.prepare("t4")
 
 
@@ -127,8 +149,8 @@ async def test_phase_two_travels(rig: Rig) -> None:
     await rig.prepare("t1")
     await rig.prepare("t2")
     for _ in range(2):
-        await rig.transport.commit("p", key("t1"), TIMEOUT_S)
-        await rig.transport.abort("p", key("t2"), TIMEOUT_S)
+        await rig.commit("t1")
+        await rig.abort("t2")
     states = {
         b.txn_id: b.state for b in (await rig.stub.ListBranches(pb.ListBranchesRequest())).branches
     }
@@ -138,14 +160,14 @@ async def test_phase_two_travels(rig: Rig) -> None:
 async def test_alarms_travel(rig: Rig) -> None:
     """An alarm at the participant is the same alarm at the coordinator."""
     await rig.prepare("t1")
-    await rig.transport.commit("p", key("t1"), TIMEOUT_S)
-    await rig.transport.abort("p", key("t2"), TIMEOUT_S)
+    await rig.commit("t1")
+    await rig.abort("t2")
     with pytest.raises(BranchCommitted):
-        await rig.transport.abort("p", key("t1"), TIMEOUT_S)
+        await rig.abort("t1")
     with pytest.raises(BranchAborted):
-        await rig.transport.commit("p", key("t2"), TIMEOUT_S)
+        await rig.commit("t2")
     with pytest.raises(UnknownBranch):
-        await rig.transport.commit("p", key("t3"), TIMEOUT_S)
+        await rig.commit("t3")
 
 
 async def test_statuses(rig: Rig) -> None:
@@ -182,7 +204,7 @@ async def test_a_store_in_trouble_is_no_refusal(
     with pytest.raises(Unreachable):
         await rig.prepare()
     with pytest.raises(Unreachable):
-        await rig.transport.commit("p", key(), TIMEOUT_S)
+        await rig.commit()
 
 
 async def test_a_refused_request_is_a_refusal(rig: Rig) -> None:
@@ -198,7 +220,7 @@ async def test_branches_are_shown_page_by_page(rig: Rig) -> None:
     """Tokens lead through all pages; a state narrows them down."""
     for number in range(5):
         await rig.prepare(f"t{number}")
-    await rig.transport.commit("p", key("t3"), TIMEOUT_S)
+    await rig.commit("t3")
     seen, token = [], ""
     while True:
         page = await rig.stub.ListBranches(
@@ -243,14 +265,9 @@ async def _hang(context: Any) -> bytes:
 async def _three(transport: GrpcParticipantTransport, timeout_s: float) -> list[type[Exception]]:
     """What prepare, commit and abort raise."""
     raised: list[type[Exception]] = []
-    for call in (
-        lambda: transport.prepare("p", prepare(), timeout_s),
-        lambda: transport.commit("p", key(), timeout_s),
-        lambda: transport.abort("p", key(), timeout_s),
-    ):
-        work: Callable[[], Awaitable[object]] = call
+    for message in (prepare(), Commit(key()), Abort(key())):
         try:
-            await work()
+            await told(transport, message, timeout_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
             raised.append(type(error))
     return raised
@@ -266,32 +283,51 @@ async def _three(transport: GrpcParticipantTransport, timeout_s: float) -> list[
     ],
     ids=["unreadable replies", "no replies", "unreadable details", "foreign details"],
 )
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "unary"])
 async def test_a_peer_gone_mad_is_survived(
-    answer: Any, timeout_s: float, expected: list[type[Exception]]
+    answer: Any, timeout_s: float, expected: list[type[Exception]], stream: bool
 ) -> None:
-    """Whatever a peer sends, the engine is told one of the errors that it knows."""
-    async with served(Answers(answer).add) as channel:
-        raised = await _three(GrpcParticipantTransport(lambda _: channel), timeout_s)
-    assert expected == raised
+    """Whatever a peer sends, the engine is told one of the errors that it knows.
+
+    The end of a stream says nothing about the messages in it, so it is never a refusal.
+    """
+    interceptors = () if stream else UNARY_ONLY
+    async with served(Answers(answer).add, interceptors=interceptors) as channel:
+        transport = GrpcParticipantTransport(lambda _: channel, "coordinator")
+        if interceptors:
+            await unary_found_out(transport)
+        raised = await _three(transport, timeout_s)
+        await transport.close()
+    assert ([Unreachable] * 3 if stream else expected) == raised
     assert not any(issubclass(kind, Alarm) for kind in raised)
 
 
 async def test_an_unknown_vote_is_a_refusal() -> None:
     """A peer newer than this one may vote what this one does not know: that is no yes."""
     for vote in (0, 99):
-        reply = pb.PrepareResponse()
-        reply.vote = vote  # type: ignore[assignment]
-        async with served(Answers(reply.SerializeToString()).add) as channel:
-            transport = GrpcParticipantTransport(lambda _, channel=channel: channel)  # type: ignore[misc]
-            with pytest.raises(Refused, match="UNKNOWN_VOTE"):
-                await transport.prepare("p", prepare(), TIMEOUT_S)
+        alone = pb.PrepareResponse()
+        alone.vote = vote  # type: ignore[assignment]
+        batch = pb.ExchangeResponse(batch_id=1)
+        batch.replies.add().vote = vote  # type: ignore[assignment]
+        for reply, interceptors in ((alone, UNARY_ONLY), (batch, ())):
+            answers = Answers(reply.SerializeToString())
+            async with served(answers.add, interceptors=interceptors) as channel:
+                transport = GrpcParticipantTransport(lambda _, c=channel: c, "coordinator")  # type: ignore[misc]
+                if interceptors:
+                    await unary_found_out(transport)
+                with pytest.raises(Refused, match="UNKNOWN_VOTE"):
+                    await told(transport, prepare())
+                await transport.close()
 
 
-async def test_a_closed_channel_is_no_answer() -> None:
+@pytest.mark.parametrize("interceptors", [(), UNARY_ONLY], ids=["stream", "unary"])
+async def test_a_closed_channel_is_no_answer(interceptors: Any) -> None:
     """Neither a new call nor one in flight ends the task that waits for it."""
-    async with served(Answers(_hang).add) as channel:
-        transport = GrpcParticipantTransport(lambda _: channel)
-        call = asyncio.ensure_future(transport.prepare("p", prepare(), TIMEOUT_S))
+    async with served(Answers(_hang).add, interceptors=interceptors) as channel:
+        transport = GrpcParticipantTransport(lambda _: channel, "coordinator")
+        if interceptors:
+            await unary_found_out(transport)
+        call = asyncio.ensure_future(told(transport, prepare()))
         ready = grpc.ChannelConnectivity.READY
         await eventually(lambda: channel.get_state(try_to_connect=True) is ready)
         await channel.close()
@@ -300,11 +336,14 @@ async def test_a_closed_channel_is_no_answer() -> None:
         assert [Unreachable] * 3 == await _three(transport, TIMEOUT_S)
 
 
-async def test_a_cancelled_task_stays_cancelled() -> None:
+@pytest.mark.parametrize("interceptors", [(), UNARY_ONLY], ids=["stream", "unary"])
+async def test_a_cancelled_task_stays_cancelled(interceptors: Any) -> None:
     """Who cancels the waiting task gets what was asked for."""
-    async with served(Answers(_hang).add) as channel:
-        transport = GrpcParticipantTransport(lambda _: channel)
-        call = asyncio.ensure_future(transport.prepare("p", prepare(), TIMEOUT_S))
+    async with served(Answers(_hang).add, interceptors=interceptors) as channel:
+        transport = GrpcParticipantTransport(lambda _: channel, "coordinator")
+        if interceptors:
+            await unary_found_out(transport)
+        call = asyncio.ensure_future(told(transport, prepare()))
         await asyncio.sleep(0)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

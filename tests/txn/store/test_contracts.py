@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.txn.helpers import commit_row
+from tests.txn.helpers import by_key, commit_row, decide
 from tests.txn.support import open_sqlite
 from txn.errors import AlreadyOwned, Overloaded
 from txn.model import Decision, TxnId
@@ -22,6 +22,7 @@ from txn.testing import (
     MemoryStore,
     check_branch_table,
     check_decision_log,
+    check_forgetting,
 )
 
 
@@ -33,6 +34,10 @@ def abort(txn_id: str) -> Decision:
 def commit(txn_id: str) -> Decision:
     """A commit under a key of its own."""
     return commit_row(txn_id, ("ledger", Vote.COMMIT), idempotency_key=txn_id)
+
+
+def _heard() -> None:
+    """For ends that nobody waits for."""
 
 
 async def test_decision_log_in_memory() -> None:
@@ -57,6 +62,17 @@ async def test_branch_table_on_sqlite(tmp_path: Path) -> None:
         await check_branch_table(store, SqliteBranchTable())
 
 
+async def test_forgetting_in_memory() -> None:
+    """The table in memory forgets what it may, and remembers up to where."""
+    await check_forgetting(MemoryStore(), MemoryBranchTable())
+
+
+async def test_forgetting_on_sqlite(tmp_path: Path) -> None:
+    """The table on SQLite forgets what it may, and remembers up to where."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_forgetting(store, SqliteBranchTable())
+
+
 async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
     """Votes, reasons, keys and ends are all read back as they were written."""
     rows = [
@@ -68,7 +84,7 @@ async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
     ]
     async with open_sqlite(tmp_path / "s.db") as store:
         for row in rows:
-            await SqliteDecisionLog(store).decide(row)
+            await decide(SqliteDecisionLog(store), row)
     async with open_sqlite(tmp_path / "s.db") as store:
         assert rows == list(await SqliteDecisionLog(store).list_decisions(after="", limit=9))
 
@@ -79,9 +95,9 @@ async def test_pages_of_decisions(tmp_path: Path) -> None:
         log = SqliteDecisionLog(store)
         names = [f"t{number}" for number in range(7)]
         for name in names:
-            await log.decide(commit(name))
-        await log.end(TxnId("t1"))
-        await log.end(TxnId("t5"))
+            await decide(log, commit(name))
+        log.end_all([TxnId("t1")], _heard)
+        log.end_all([TxnId("t5")], _heard)
         seen: list[str] = []
         while page := await log.list_decisions(
             after=seen[-1] if seen else "", limit=2, unfinished_only=True
@@ -96,14 +112,14 @@ async def test_an_end_shows_before_it_is_forced(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     async with open_sqlite(path) as store, open_sqlite(path) as other:
         log, outside = SqliteDecisionLog(store), SqliteDecisionLog(other)
-        await log.decide(commit("t1"))
-        await log.end(TxnId("t1"))
+        await decide(log, commit("t1"))
+        log.end_all([TxnId("t1")], _heard)
         ended = replace(commit("t1"), ended=True)
         assert ended == await log.by_txn_id(TxnId("t1"))
-        assert ended == await log.by_key("tester", "t1")
+        assert ended == await by_key(log, "t1")
         assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
         assert commit("t1") == await outside.by_txn_id(TxnId("t1"))
-        await log.decide(abort("t2"))
+        await decide(log, abort("t2"))
         assert ended == await outside.by_txn_id(TxnId("t1"))
         assert ended == await log.by_txn_id(TxnId("t1"))
 
@@ -114,10 +130,10 @@ async def test_an_end_that_was_not_queued_does_not_show(
     """What is not on its way to the disk is not shown as if it were."""
     async with open_sqlite(tmp_path / "s.db") as store:
         log = SqliteDecisionLog(store)
-        await log.decide(commit("t1"))
+        await decide(log, commit("t1"))
         monkeypatch.setattr(group_commit, "QUEUE_SIZE_MAX", 0)
         with pytest.raises(Overloaded):
-            await log.end(TxnId("t1"))
+            log.end_all([TxnId("t1")], _heard)
         monkeypatch.undo()
         assert commit("t1") == await log.by_txn_id(TxnId("t1"))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import pytest
 
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 from txn.store import group_commit
-from txn.store.group_commit import Done, Failed, GroupCommit, Settlement
-from txn.testing import MemoryBackend, Tables
+from txn.store.group_commit import Done, Failed, GroupCommit, Raised, Settlement
+from txn.testing import MemoryBackend, MemoryStore, Tables
 
 
 class Died(BaseException):
@@ -102,6 +102,23 @@ class Rig:
             essential=essential,
         )
 
+    def put_all(
+        self,
+        name: str,
+        apply: Callable[[Tables, Sequence[str]], Sequence[str]],
+        *inputs: str,
+        essential: bool = False,
+        alone: bool = False,
+    ) -> None:
+        """Submits inputs for what many may share."""
+        self.group.submit_all(
+            apply,
+            inputs,
+            lambda result: self.told.update({name: result}),
+            essential=essential,
+            alone=alone,
+        )
+
     def drain(self) -> int:
         """One group; how many were told."""
         settled = self.group.drain()
@@ -117,6 +134,25 @@ class Rig:
     def rows(self) -> set[str]:
         """What is durable."""
         return set(self.backend.durable.get("row", {}))
+
+
+class Shared:
+    """An `apply` that inserts rows, notes its calls, and raises for inputs that say so."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def __call__(self, tx: Tables, inputs: Sequence[str]) -> Sequence[str]:
+        """A row for each."""
+        self.calls.append(list(inputs))
+        rows = tx.setdefault("row", {})
+        for each in inputs:
+            rows[each] = rows.get(each, 0) + 1
+            if each.startswith("bad"):
+                raise LookupError(each)
+            if each.startswith("lost"):
+                raise GroupLost(each)
+        return [f"did {each}" for each in inputs]
 
 
 @pytest.fixture
@@ -292,3 +328,137 @@ def test_close_flushes_lazy_work_alone(rig: Rig) -> None:
     rig.put("end", lazy=True)
     rig.group.close(rig.deliver)
     assert {"end"} == rig.rows
+
+
+def test_what_shares_an_apply_is_run_together(rig: Rig) -> None:
+    """One call over the inputs of all, in order; each submitter is told of its own."""
+    apply = Shared()
+    rig.put_all("x", apply, "a", "b")
+    rig.put_all("y", apply, "c")
+    rig.put_all("z", apply, "d", "e")
+    assert (3, 1) == (rig.drain(), rig.backend.forces)
+    assert [["a", "b", "c", "d", "e"]] == apply.calls
+    expected = {
+        "x": Done(["did a", "did b"]),
+        "y": Done(["did c"]),
+        "z": Done(["did d", "did e"]),
+    }
+    assert expected == rig.told
+    assert set("abcde") == rig.rows
+
+
+def test_what_shares_nothing_runs_in_its_own_call(rig: Rig) -> None:
+    """Different functions are not mixed, and other work of the group is not either."""
+    first, second = Shared(), Shared()
+    rig.put_all("x", first, "a")
+    rig.put("alone")
+    rig.put_all("y", second, "b")
+    rig.put_all("z", first, "c")
+    rig.drain()
+    assert ([["a", "c"]], [["b"]]) == (first.calls, second.calls)
+    assert ({"a", "b", "c", "alone"}, 1) == (rig.rows, rig.backend.forces)
+
+
+def test_an_input_that_fails_fails_alone(rig: Rig) -> None:
+    """What the call has changed is undone, each input runs alone, and only its own is lost."""
+    apply = Shared()
+    rig.put_all("x", apply, "a", "bad")
+    rig.put_all("y", apply, "b")
+    rig.put("other")
+    rig.drain()
+    assert [["a", "bad", "b"], ["a"], ["bad"], ["b"]] == apply.calls
+    done = rig.told["x"]
+    assert isinstance(done, Done)
+    assert "did a" == done.value[0]
+    assert isinstance(done.value[1], Raised)
+    assert isinstance(done.value[1].error, LookupError)
+    assert Done(["did b"]) == rig.told["y"]
+    assert {"a": 1, "b": 1, "other": True} == rig.backend.durable["row"]
+
+
+def test_an_input_that_fails_without_company_runs_once(rig: Rig) -> None:
+    """There is nobody from whom it would have to be told apart."""
+    apply = Shared()
+    rig.put_all("x", apply, "bad")
+    rig.drain()
+    assert [["bad"]] == apply.calls
+    assert set() == rig.rows
+
+
+def test_who_wants_to_run_alone_does(rig: Rig) -> None:
+    """Each input has a savepoint of its own from the start."""
+    apply = Shared()
+    rig.put_all("x", apply, "a", "bad", "b", alone=True)
+    rig.put_all("y", apply, "c", alone=True)
+    rig.drain()
+    assert [["a"], ["bad"], ["b"], ["c"]] == apply.calls
+    assert {"a", "b", "c"} == rig.rows
+
+
+def test_an_apply_that_forgets_a_result_is_found_out(rig: Rig) -> None:
+    """Nobody is told the result of another; alone it may do better, or not."""
+
+    def forgetful(tx: Tables, inputs: Sequence[str]) -> Sequence[str]:
+        tx.setdefault("row", {}).update(dict.fromkeys(inputs, True))
+        return [*inputs][:1] if "a" in inputs else []
+
+    rig.put_all("x", forgetful, "a", "b")
+    rig.drain()
+    done = rig.told["x"]
+    assert isinstance(done, Done)
+    assert "a" == done.value[0]
+    assert isinstance(done.value[1], Raised)
+    assert {"a"} == rig.rows
+
+
+def test_a_group_that_is_lost_in_a_shared_call_is_not_tried_alone(rig: Rig) -> None:
+    """The storage has undone all of it: so everybody is told, and nothing runs any more."""
+    apply, later = Shared(), Shared()
+    rig.put("before")
+    rig.put_all("x", apply, "a", "lost")
+    rig.put_all("y", later, "b")
+    rig.drain()
+    assert ([["a", "lost"]], []) == (apply.calls, later.calls)
+    assert {"before", "x", "y"} == set(rig.told)
+    for told in rig.told.values():
+        assert isinstance(told, Failed)
+        assert isinstance(told.error, GroupLost)
+    assert (set(), 1) == (rig.rows, rig.backend.rolled_back)
+
+
+def test_a_group_counts_inputs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few submitters there are; what belongs together stays together."""
+    monkeypatch.setattr(group_commit, "GROUP_SIZE_MAX", 3)
+    apply = Shared()
+    for name in "abc":
+        rig.put_all(name, apply, name, name * 2)
+    while rig.drain():
+        pass
+    assert [["a", "aa", "b", "bb"], ["c", "cc"]] == apply.calls
+
+
+def test_without_room_the_shared_call_is_made_for_what_was_promised(rig: Rig) -> None:
+    """The others are refused before it runs."""
+    rig.backend.room = False
+    apply = Shared()
+    rig.put_all("new", apply, "a")
+    rig.put_all("promised", apply, "b", essential=True)
+    rig.drain()
+    assert ([["b"]], {"b"}) == (apply.calls, rig.rows)
+    refused = rig.told["new"]
+    assert isinstance(refused, Failed)
+    assert isinstance(refused.error, StoreFull)
+
+
+def test_nothing_is_accepted_for_a_shared_call_after_close(rig: Rig) -> None:
+    """As of any other work."""
+    rig.group.close(rig.deliver)
+    with pytest.raises(StoreClosed):
+        rig.put_all("x", Shared(), "a")
+
+
+async def test_errors_stand_where_their_inputs_stood() -> None:
+    """Who waits for many results gets each, and what an input has raised in its place."""
+    results = await MemoryStore().write_all(Shared(), ["a", "bad", "b"])
+    assert ["did a", "did b"] == [results[0], results[2]]
+    assert isinstance(results[1], LookupError)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from txn.store import sqlite as module
 from txn.store.migrate import Migration, MigrationError
 from txn.store.sqlite import SqliteReader, SqliteWriter
 
-DEADLINE_S = 30.0
+DEADLINE_S = 20.0
+INSERT = "INSERT INTO line VALUES (?, ?)"
 ROOT = Path(__file__).parents[3]
 
 
@@ -82,6 +85,126 @@ def test_two_processes_share_a_file(path: Path) -> None:
         codes.append(process.returncode)
     assert [0, 0] == codes
     assert list(range(200)) == numbers(path, "a") == numbers(path, "b")
+
+
+def _others(tx: sqlite3.Connection, name: str) -> int:
+    return int(tx.execute("SELECT COUNT(*) FROM line WHERE name != ?", (name,)).fetchone()[0])
+
+
+def _somebody_stands_in_line(path: Path) -> bool:
+    """Whether a process waits for the turn after this one: it holds the place in line."""
+    line = os.open(f"{path}.line", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(line)
+    return False
+
+
+def _wait_until_somebody_stands_in_line(path: Path) -> None:
+    until_s = time.monotonic() + DEADLINE_S
+    while not _somebody_stands_in_line(path):
+        assert time.monotonic() < until_s, "nobody came"
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["begin", "begin_now"])
+def test_nobody_has_two_turns_while_another_waits(path: Path, at_once: bool) -> None:
+    """Who commits back to back finds, at each turn, that the one in line has had its own."""
+    writer = SqliteWriter(path, SCHEMA)
+    other = start(path, "other", 0)
+    assert other.stdout is not None
+    other.stdout.readline()
+    try:
+        seen = 0
+        for number in range(50):
+            tx = (writer.begin_now() if at_once else None) or writer.begin()
+            if number:
+                assert _others(tx, "w") > seen
+            seen = _others(tx, "w")
+            # The other one commits back to back too, so it comes and waits.
+            _wait_until_somebody_stands_in_line(path)
+            assert writer.run(tx, lambda tx, n=number: tx.execute(INSERT, ("w", n)))  # type: ignore[misc]
+            writer.commit(tx)
+    finally:
+        other.kill()
+        other.communicate(timeout=DEADLINE_S)
+        writer.close()
+    assert list(range(50)) == numbers(path)
+
+
+def test_a_turn_is_not_taken_from_under_who_waits(path: Path) -> None:
+    """What could be had at once is not, while somebody stands in line for it or has it."""
+    writer, other = SqliteWriter(path, SCHEMA), SqliteWriter(path, SCHEMA)
+    tx = writer.begin()
+    assert other.begin_now() is None
+    has_it, let_go = threading.Event(), threading.Event()
+
+    def one_turn() -> None:
+        mine = other.begin()
+        has_it.set()
+        let_go.wait(DEADLINE_S)
+        other.rollback(mine)
+
+    turn = threading.Thread(target=one_turn)
+    turn.start()
+    _wait_until_somebody_stands_in_line(path)
+    writer.rollback(tx)
+    assert writer.begin_now() is None
+    assert has_it.wait(DEADLINE_S)
+    assert writer.begin_now() is None
+    let_go.set()
+    turn.join(DEADLINE_S)
+    free = writer.begin_now()
+    assert free is not None
+    writer.rollback(free)
+    writer.close()
+    other.close()
+
+
+def test_who_starts_stands_in_line_too(path: Path) -> None:
+    """A replica that opens the file is not kept out by one that commits back to back."""
+    writer = SqliteWriter(path, SCHEMA)
+    tx = writer.begin()
+    opened = threading.Thread(target=lambda: SqliteWriter(path, SCHEMA).close())
+    opened.start()
+    try:
+        _wait_until_somebody_stands_in_line(path)
+    finally:
+        writer.rollback(tx)
+        opened.join(DEADLINE_S)
+        writer.close()
+    assert not opened.is_alive()
+
+
+def test_two_processes_that_never_pause_both_get_on(path: Path) -> None:
+    """Neither makes ten times the commits of the other, however fast they follow each other."""
+    SqliteWriter(path, SCHEMA).close()
+    processes = [start(path, name, 0) for name in ("a", "b")]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        # Both run: from here on it counts.
+        before = {name: len(numbers(path, name)) for name in ("a", "b")}
+
+        def made() -> list[int]:
+            return [len(numbers(path, name)) - before[name] for name in ("a", "b")]
+
+        until_s = time.monotonic() + DEADLINE_S
+        while min(made()) < 200:
+            assert time.monotonic() < until_s, f"one of them starves: {made()}"
+            for process in processes:
+                assert process.stdout is not None
+                process.stdout.readline()
+        slow, fast = sorted(made())
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate(timeout=DEADLINE_S)
+    assert fast < 10 * slow
 
 
 def test_two_starters_migrate_once(path: Path) -> None:

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"o\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\x92\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xf8\x01\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\x8c\x03\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"^\n\x14\x45xecuteStreamRequest\x12\x46\n\x08requests\x18\x01 \x03(\x0b\x32).tallystick.txn.v1.NumberedExecuteRequestB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"\\\n\x16NumberedExecuteRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.tallystick.txn.v1.ExecuteRequest\"V\n\x15\x45xecuteStreamResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.tallystick.txn.v1.NumberedExecuteResponse\"\x90\x01\n\x17NumberedExecuteResponse\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".tallystick.txn.v1.ExecuteResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"o\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"X\n\x13\x42\x61tchInquireRequest\x12\x41\n\tinquiries\x18\x01 \x03(\x0b\x32!.tallystick.txn.v1.InquireRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"K\n\x14\x42\x61tchInquireResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".tallystick.txn.v1.InquireResponse\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\x92\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xf8\x01\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\xd5\x04\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x66\n\rExecuteStream\x12\'.tallystick.txn.v1.ExecuteStreamRequest\x1a(.tallystick.txn.v1.ExecuteStreamResponse(\x01\x30\x01\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponse\x12_\n\x0c\x42\x61tchInquire\x12&.tallystick.txn.v1.BatchInquireRequest\x1a\'.tallystick.txn.v1.BatchInquireResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTEREQUEST'].fields_by_name['branches']._serialized_options = b'\272Ho\222\001\004\010\001\020\020\272\001e\n\017branches.unique\022/branch_id must be unique within the transaction\032!this.map(b, b.branch_id).unique()'
   _globals['_EXECUTEREQUEST'].fields_by_name['wait_for']._loaded_options = None
   _globals['_EXECUTEREQUEST'].fields_by_name['wait_for']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_EXECUTESTREAMREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_EXECUTESTREAMREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\006\222\001\003\020\200\010'
   _globals['_GETTRANSACTIONREQUEST'].oneofs_by_name['name']._loaded_options = None
   _globals['_GETTRANSACTIONREQUEST'].oneofs_by_name['name']._serialized_options = b'\272H\002\010\001'
   _globals['_GETTRANSACTIONREQUEST'].fields_by_name['txn_id']._loaded_options = None
@@ -54,40 +57,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INQUIREREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_INQUIREREQUEST'].fields_by_name['branch_id']._loaded_options = None
   _globals['_INQUIREREQUEST'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_BATCHINQUIREREQUEST'].fields_by_name['inquiries']._loaded_options = None
+  _globals['_BATCHINQUIREREQUEST'].fields_by_name['inquiries']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
   _globals['_BRANCH'].fields_by_name['branch_id']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_BRANCH'].fields_by_name['participant']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['participant']._serialized_options = b'\272H r\036\020\001\030\200\0012\027^[a-z0-9][a-z0-9._/-]*$'
   _globals['_BRANCH'].fields_by_name['operation']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['operation']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_OUTCOME']._serialized_start=1701
-  _globals['_OUTCOME']._serialized_end=1800
-  _globals['_TRANSACTIONSTATE']._serialized_start=1803
-  _globals['_TRANSACTIONSTATE']._serialized_end=2051
-  _globals['_WAITFOR']._serialized_start=2053
-  _globals['_WAITFOR']._serialized_end=2132
-  _globals['_EXECUTEREQUEST']._serialized_start=156
-  _globals['_EXECUTEREQUEST']._serialized_end=437
-  _globals['_EXECUTERESPONSE']._serialized_start=439
-  _globals['_EXECUTERESPONSE']._serialized_end=560
-  _globals['_GETTRANSACTIONREQUEST']._serialized_start=563
-  _globals['_GETTRANSACTIONREQUEST']._serialized_end=699
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=701
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=778
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=780
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=891
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=893
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=998
-  _globals['_INQUIREREQUEST']._serialized_start=1000
-  _globals['_INQUIREREQUEST']._serialized_end=1113
-  _globals['_INQUIRERESPONSE']._serialized_start=1115
-  _globals['_INQUIRERESPONSE']._serialized_end=1193
-  _globals['_BRANCH']._serialized_start=1196
-  _globals['_BRANCH']._serialized_end=1361
-  _globals['_TRANSACTION']._serialized_start=1364
-  _globals['_TRANSACTION']._serialized_end=1638
-  _globals['_TRANSACTIONBRANCH']._serialized_start=1640
-  _globals['_TRANSACTIONBRANCH']._serialized_end=1699
-  _globals['_COORDINATORSERVICE']._serialized_start=2135
-  _globals['_COORDINATORSERVICE']._serialized_end=2531
+  _globals['_OUTCOME']._serialized_start=2318
+  _globals['_OUTCOME']._serialized_end=2417
+  _globals['_TRANSACTIONSTATE']._serialized_start=2420
+  _globals['_TRANSACTIONSTATE']._serialized_end=2668
+  _globals['_WAITFOR']._serialized_start=2670
+  _globals['_WAITFOR']._serialized_end=2749
+  _globals['_EXECUTEREQUEST']._serialized_start=181
+  _globals['_EXECUTEREQUEST']._serialized_end=462
+  _globals['_EXECUTERESPONSE']._serialized_start=464
+  _globals['_EXECUTERESPONSE']._serialized_end=585
+  _globals['_EXECUTESTREAMREQUEST']._serialized_start=587
+  _globals['_EXECUTESTREAMREQUEST']._serialized_end=681
+  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_start=683
+  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_end=775
+  _globals['_EXECUTESTREAMRESPONSE']._serialized_start=777
+  _globals['_EXECUTESTREAMRESPONSE']._serialized_end=863
+  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_start=866
+  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_end=1010
+  _globals['_GETTRANSACTIONREQUEST']._serialized_start=1013
+  _globals['_GETTRANSACTIONREQUEST']._serialized_end=1149
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=1151
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=1228
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=1230
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=1341
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=1343
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=1448
+  _globals['_INQUIREREQUEST']._serialized_start=1450
+  _globals['_INQUIREREQUEST']._serialized_end=1563
+  _globals['_INQUIRERESPONSE']._serialized_start=1565
+  _globals['_INQUIRERESPONSE']._serialized_end=1643
+  _globals['_BATCHINQUIREREQUEST']._serialized_start=1645
+  _globals['_BATCHINQUIREREQUEST']._serialized_end=1733
+  _globals['_BATCHINQUIRERESPONSE']._serialized_start=1735
+  _globals['_BATCHINQUIRERESPONSE']._serialized_end=1810
+  _globals['_BRANCH']._serialized_start=1813
+  _globals['_BRANCH']._serialized_end=1978
+  _globals['_TRANSACTION']._serialized_start=1981
+  _globals['_TRANSACTION']._serialized_end=2255
+  _globals['_TRANSACTIONBRANCH']._serialized_start=2257
+  _globals['_TRANSACTIONBRANCH']._serialized_end=2316
+  _globals['_COORDINATORSERVICE']._serialized_start=2752
+  _globals['_COORDINATORSERVICE']._serialized_end=3349
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class CoordinatorServiceStub:
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteResponse.FromString,
                 _registered_method=True)
+        self.ExecuteStream = channel.stream_stream(
+                '/tallystick.txn.v1.CoordinatorService/ExecuteStream',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamResponse.FromString,
+                _registered_method=True)
         self.GetTransaction = channel.unary_unary(
                 '/tallystick.txn.v1.CoordinatorService/GetTransaction',
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetTransactionRequest.SerializeToString,
@@ -54,6 +59,11 @@ class CoordinatorServiceStub:
                 '/tallystick.txn.v1.CoordinatorService/Inquire',
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireResponse.FromString,
+                _registered_method=True)
+        self.BatchInquire = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/BatchInquire',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
                 _registered_method=True)
 
 
@@ -74,6 +84,19 @@ class CoordinatorServiceServicer:
         participant that is not on the coordinator's list); ALREADY_EXISTS when the
         key was used with other branches; RESOURCE_EXHAUSTED when too many
         transactions are active; UNAVAILABLE while the coordinator starts or drains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteStream(self, request_iterator, context):
+        """The same as Execute, for callers with many transactions in flight: requests go in
+        batches as they come, and each is answered as soon as it is final, in any order. A
+        request that is refused is answered with the status that Execute would end with,
+        and harms no other. Each response is final or PENDING as that of Execute; a
+        transaction does not depend on the stream that asked for it.
+
+        A server stops reading a stream while too many of its requests are unanswered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +127,14 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchInquire(self, request, context):
+        """The same for many. Of a transaction that belongs to another log, about which
+        nothing can be said here, the outcome is OUTCOME_PENDING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +142,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Execute,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteResponse.SerializeToString,
+            ),
+            'ExecuteStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecuteStream,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamResponse.SerializeToString,
             ),
             'GetTransaction': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTransaction,
@@ -126,6 +162,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.Inquire,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireResponse.SerializeToString,
+            ),
+            'BatchInquire': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchInquire,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -156,6 +197,33 @@ class CoordinatorService:
             '/tallystick.txn.v1.CoordinatorService/Execute',
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/ExecuteStream',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExecuteStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -237,6 +305,33 @@ class CoordinatorService:
             '/tallystick.txn.v1.CoordinatorService/Inquire',
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.InquireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchInquire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/BatchInquire',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,15 @@ class CoordinatorServiceStub:
     key was used with other branches; RESOURCE_EXHAUSTED when too many
     transactions are active; UNAVAILABLE while the coordinator starts or drains.
     """
+    ExecuteStream: _grpc.StreamStreamMultiCallable[_coordinator_service_pb2.ExecuteStreamRequest, _coordinator_service_pb2.ExecuteStreamResponse]
+    """The same as Execute, for callers with many transactions in flight: requests go in
+    batches as they come, and each is answered as soon as it is final, in any order. A
+    request that is refused is answered with the status that Execute would end with,
+    and harms no other. Each response is final or PENDING as that of Execute; a
+    transaction does not depend on the stream that asked for it.
+
+    A server stops reading a stream while too many of its requests are unanswered.
+    """
     GetTransaction: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]
     """One transaction, by its id or by the idempotency key it was started with.
     NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
@@ -58,6 +67,10 @@ class CoordinatorServiceStub:
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
     is sent. Never answers from the mere absence of a record.
+    """
+    BatchInquire: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.BatchInquireRequest, _coordinator_service_pb2.BatchInquireResponse]
+    """The same for many. Of a transaction that belongs to another log, about which
+    nothing can be said here, the outcome is OUTCOME_PENDING.
     """
 
 @_typing.type_check_only
@@ -79,6 +92,15 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     key was used with other branches; RESOURCE_EXHAUSTED when too many
     transactions are active; UNAVAILABLE while the coordinator starts or drains.
     """
+    ExecuteStream: _aio.StreamStreamMultiCallable[_coordinator_service_pb2.ExecuteStreamRequest, _coordinator_service_pb2.ExecuteStreamResponse]  # type: ignore[assignment]
+    """The same as Execute, for callers with many transactions in flight: requests go in
+    batches as they come, and each is answered as soon as it is final, in any order. A
+    request that is refused is answered with the status that Execute would end with,
+    and harms no other. Each response is final or PENDING as that of Execute; a
+    transaction does not depend on the stream that asked for it.
+
+    A server stops reading a stream while too many of its requests are unanswered.
+    """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]  # type: ignore[assignment]
     """One transaction, by its id or by the idempotency key it was started with.
     NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
@@ -90,6 +112,10 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
     is sent. Never answers from the mere absence of a record.
+    """
+    BatchInquire: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.BatchInquireRequest, _coordinator_service_pb2.BatchInquireResponse]  # type: ignore[assignment]
+    """The same for many. Of a transaction that belongs to another log, about which
+    nothing can be said here, the outcome is OUTCOME_PENDING.
     """
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,6 +139,21 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         participant that is not on the coordinator's list); ALREADY_EXISTS when the
         key was used with other branches; RESOURCE_EXHAUSTED when too many
         transactions are active; UNAVAILABLE while the coordinator starts or drains.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_coordinator_service_pb2.ExecuteStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordinator_service_pb2.ExecuteStreamResponse], _abc.AsyncIterator[_coordinator_service_pb2.ExecuteStreamResponse]]:
+        """The same as Execute, for callers with many transactions in flight: requests go in
+        batches as they come, and each is answered as soon as it is final, in any order. A
+        request that is refused is answered with the status that Execute would end with,
+        and harms no other. Each response is final or PENDING as that of Execute; a
+        transaction does not depend on the stream that asked for it.
+
+        A server stops reading a stream while too many of its requests are unanswered.
         """
 
     @_abc_1.abstractmethod
@@ -143,6 +184,16 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
         transaction is active; otherwise the answer is final and durable before it
         is sent. Never answers from the mere absence of a record.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchInquire(
+        self,
+        request: _coordinator_service_pb2.BatchInquireRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.BatchInquireResponse, _abc.Awaitable[_coordinator_service_pb2.BatchInquireResponse]]:
+        """The same for many. Of a transaction that belongs to another log, about which
+        nothing can be said here, the outcome is OUTCOME_PENDING.
         """
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/participant_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdc\x01\n\x0ePrepareRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0b\x63oordinator\x18\x03 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"k\n\x0fPrepareResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12%\n\x04vote\x18\x03 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\rCommitRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"3\n\x0e\x43ommitResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"o\n\x0c\x41\x62ortRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"2\n\rAbortResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"s\n\x10GetBranchRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"I\n\x11GetBranchResponse\x12\x34\n\x06\x62ranch\x18\x01 \x01(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\"\x8b\x01\n\x13ListBranchesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x14ListBranchesResponse\x12\x36\n\x08\x62ranches\x18\x01 \x03(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x11ParticipantBranch\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchState\x12\x16\n\x0eoperation_type\x18\x05 \x01(\t\x12\x30\n\x0cprepare_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Q\n\x04Vote\x12\x14\n\x10VOTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVOTE_COMMIT\x10\x01\x12\x0e\n\nVOTE_ABORT\x10\x02\x12\x12\n\x0eVOTE_READ_ONLY\x10\x03*|\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42RANCH_STATE_PREPARED\x10\x01\x12\x1a\n\x16\x42RANCH_STATE_COMMITTED\x10\x02\x12\x18\n\x14\x42RANCH_STATE_ABORTED\x10\x03\x32\xba\x03\n\x12ParticipantService\x12P\n\x07Prepare\x12!.tallystick.txn.v1.PrepareRequest\x1a\".tallystick.txn.v1.PrepareResponse\x12M\n\x06\x43ommit\x12 .tallystick.txn.v1.CommitRequest\x1a!.tallystick.txn.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.tallystick.txn.v1.AbortRequest\x1a .tallystick.txn.v1.AbortResponse\x12V\n\tGetBranch\x12#.tallystick.txn.v1.GetBranchRequest\x1a$.tallystick.txn.v1.GetBranchResponse\x12_\n\x0cListBranches\x12&.tallystick.txn.v1.ListBranchesRequest\x1a\'.tallystick.txn.v1.ListBranchesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/participant_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xdc\x01\n\x0ePrepareRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0b\x63oordinator\x18\x03 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"k\n\x0fPrepareResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12%\n\x04vote\x18\x03 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\rCommitRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"3\n\x0e\x43ommitResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"o\n\x0c\x41\x62ortRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"2\n\rAbortResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"\xfd\x01\n\x0f\x45xchangeRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x38\n\x0b\x63oordinator\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12=\n\x08messages\x18\x03 \x03(\x0b\x32 .tallystick.txn.v1.BranchMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12=\n\x0b\x66orgettable\x18\x04 \x03(\x0b\x32\x1d.tallystick.txn.v1.BranchNameB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12 \n\x0fprepare_horizon\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x10\x45xchangeResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12/\n\x07replies\x18\x02 \x03(\x0b\x32\x1e.tallystick.txn.v1.BranchReply\"\xcc\x01\n\rBranchMessage\x12\x31\n\x04verb\x18\x01 \x01(\x0e\x32\x17.tallystick.txn.v1.VerbB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\x06txn_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\'\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"g\n\x0b\x42ranchReply\x12%\n\x04vote\x18\x01 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"m\n\nBranchName\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"s\n\x10GetBranchRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"I\n\x11GetBranchResponse\x12\x34\n\x06\x62ranch\x18\x01 \x01(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\"\x8b\x01\n\x13ListBranchesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x14ListBranchesResponse\x12\x36\n\x08\x62ranches\x18\x01 \x03(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x11ParticipantBranch\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchState\x12\x16\n\x0eoperation_type\x18\x05 \x01(\t\x12\x30\n\x0cprepare_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*O\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERB_PREPARE\x10\x01\x12\x0f\n\x0bVERB_COMMIT\x10\x02\x12\x0e\n\nVERB_ABORT\x10\x03*Q\n\x04Vote\x12\x14\n\x10VOTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVOTE_COMMIT\x10\x01\x12\x0e\n\nVOTE_ABORT\x10\x02\x12\x12\n\x0eVOTE_READ_ONLY\x10\x03*|\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42RANCH_STATE_PREPARED\x10\x01\x12\x1a\n\x16\x42RANCH_STATE_COMMITTED\x10\x02\x12\x18\n\x14\x42RANCH_STATE_ABORTED\x10\x03\x32\x93\x04\n\x12ParticipantService\x12P\n\x07Prepare\x12!.tallystick.txn.v1.PrepareRequest\x1a\".tallystick.txn.v1.PrepareResponse\x12M\n\x06\x43ommit\x12 .tallystick.txn.v1.CommitRequest\x1a!.tallystick.txn.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.tallystick.txn.v1.AbortRequest\x1a .tallystick.txn.v1.AbortResponse\x12W\n\x08\x45xchange\x12\".tallystick.txn.v1.ExchangeRequest\x1a#.tallystick.txn.v1.ExchangeResponse(\x01\x30\x01\x12V\n\tGetBranch\x12#.tallystick.txn.v1.GetBranchRequest\x1a$.tallystick.txn.v1.GetBranchResponse\x12_\n\x0cListBranches\x12&.tallystick.txn.v1.ListBranchesRequest\x1a\'.tallystick.txn.v1.ListBranchesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,6 +51,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABORTREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_ABORTREQUEST'].fields_by_name['branch_id']._loaded_options = None
   _globals['_ABORTREQUEST'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['coordinator']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['coordinator']._serialized_options = b'\272H r\036\020\001\030\200\0012\027^[a-z0-9][a-z0-9._/-]*$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['messages']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['messages']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['prepare_horizon']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['prepare_horizon']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_BRANCHMESSAGE'].fields_by_name['verb']._loaded_options = None
+  _globals['_BRANCHMESSAGE'].fields_by_name['verb']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_BRANCHMESSAGE'].fields_by_name['txn_id']._loaded_options = None
+  _globals['_BRANCHMESSAGE'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_BRANCHMESSAGE'].fields_by_name['branch_id']._loaded_options = None
+  _globals['_BRANCHMESSAGE'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_BRANCHNAME'].fields_by_name['txn_id']._loaded_options = None
+  _globals['_BRANCHNAME'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_BRANCHNAME'].fields_by_name['branch_id']._loaded_options = None
+  _globals['_BRANCHNAME'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_GETBRANCHREQUEST'].fields_by_name['txn_id']._loaded_options = None
   _globals['_GETBRANCHREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_GETBRANCHREQUEST'].fields_by_name['branch_id']._loaded_options = None
@@ -60,32 +79,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['state']._loaded_options = None
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_VOTE']._serialized_start=1457
-  _globals['_VOTE']._serialized_end=1538
-  _globals['_BRANCHSTATE']._serialized_start=1540
-  _globals['_BRANCHSTATE']._serialized_end=1664
-  _globals['_PREPAREREQUEST']._serialized_start=156
-  _globals['_PREPAREREQUEST']._serialized_end=376
-  _globals['_PREPARERESPONSE']._serialized_start=378
-  _globals['_PREPARERESPONSE']._serialized_end=485
-  _globals['_COMMITREQUEST']._serialized_start=487
-  _globals['_COMMITREQUEST']._serialized_end=599
-  _globals['_COMMITRESPONSE']._serialized_start=601
-  _globals['_COMMITRESPONSE']._serialized_end=652
-  _globals['_ABORTREQUEST']._serialized_start=654
-  _globals['_ABORTREQUEST']._serialized_end=765
-  _globals['_ABORTRESPONSE']._serialized_start=767
-  _globals['_ABORTRESPONSE']._serialized_end=817
-  _globals['_GETBRANCHREQUEST']._serialized_start=819
-  _globals['_GETBRANCHREQUEST']._serialized_end=934
-  _globals['_GETBRANCHRESPONSE']._serialized_start=936
-  _globals['_GETBRANCHRESPONSE']._serialized_end=1009
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=1012
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=1151
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1153
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1256
-  _globals['_PARTICIPANTBRANCH']._serialized_start=1259
-  _globals['_PARTICIPANTBRANCH']._serialized_end=1455
-  _globals['_PARTICIPANTSERVICE']._serialized_start=1667
-  _globals['_PARTICIPANTSERVICE']._serialized_end=2109
+  _globals['_VERB']._serialized_start=2248
+  _globals['_VERB']._serialized_end=2327
+  _globals['_VOTE']._serialized_start=2329
+  _globals['_VOTE']._serialized_end=2410
+  _globals['_BRANCHSTATE']._serialized_start=2412
+  _globals['_BRANCHSTATE']._serialized_end=2536
+  _globals['_PREPAREREQUEST']._serialized_start=181
+  _globals['_PREPAREREQUEST']._serialized_end=401
+  _globals['_PREPARERESPONSE']._serialized_start=403
+  _globals['_PREPARERESPONSE']._serialized_end=510
+  _globals['_COMMITREQUEST']._serialized_start=512
+  _globals['_COMMITREQUEST']._serialized_end=624
+  _globals['_COMMITRESPONSE']._serialized_start=626
+  _globals['_COMMITRESPONSE']._serialized_end=677
+  _globals['_ABORTREQUEST']._serialized_start=679
+  _globals['_ABORTREQUEST']._serialized_end=790
+  _globals['_ABORTRESPONSE']._serialized_start=792
+  _globals['_ABORTRESPONSE']._serialized_end=842
+  _globals['_EXCHANGEREQUEST']._serialized_start=845
+  _globals['_EXCHANGEREQUEST']._serialized_end=1098
+  _globals['_EXCHANGERESPONSE']._serialized_start=1100
+  _globals['_EXCHANGERESPONSE']._serialized_end=1185
+  _globals['_BRANCHMESSAGE']._serialized_start=1188
+  _globals['_BRANCHMESSAGE']._serialized_end=1392
+  _globals['_BRANCHREPLY']._serialized_start=1394
+  _globals['_BRANCHREPLY']._serialized_end=1497
+  _globals['_BRANCHNAME']._serialized_start=1499
+  _globals['_BRANCHNAME']._serialized_end=1608
+  _globals['_GETBRANCHREQUEST']._serialized_start=1610
+  _globals['_GETBRANCHREQUEST']._serialized_end=1725
+  _globals['_GETBRANCHRESPONSE']._serialized_start=1727
+  _globals['_GETBRANCHRESPONSE']._serialized_end=1800
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=1803
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=1942
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1944
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=2047
+  _globals['_PARTICIPANTBRANCH']._serialized_start=2050
+  _globals['_PARTICIPANTBRANCH']._serialized_end=2246
+  _globals['_PARTICIPANTSERVICE']._serialized_start=2539
+  _globals['_PARTICIPANTSERVICE']._serialized_end=3070
 # @@protoc_insertion_point(module_scope)

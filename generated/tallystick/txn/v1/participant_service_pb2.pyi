@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,26 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Verb:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verb.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERB_UNSPECIFIED: _Verb.ValueType  # 0
+    VERB_PREPARE: _Verb.ValueType  # 1
+    VERB_COMMIT: _Verb.ValueType  # 2
+    VERB_ABORT: _Verb.ValueType  # 3
+
+class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
+    """What a message asks for."""
+
+VERB_UNSPECIFIED: Verb.ValueType  # 0
+VERB_PREPARE: Verb.ValueType  # 1
+VERB_COMMIT: Verb.ValueType  # 2
+VERB_ABORT: Verb.ValueType  # 3
+Global___Verb: _TypeAlias = Verb  # noqa: Y015
 
 class _Vote:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -221,6 +242,164 @@ class AbortResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeRequest(_message.Message):
+    """One batch from a coordinator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    COORDINATOR_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    FORGETTABLE_FIELD_NUMBER: _builtins.int
+    PREPARE_HORIZON_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.int
+    """Unique within the stream."""
+    coordinator: _builtins.str
+    """Service name of the coordinator that a participant in doubt asks."""
+    prepare_horizon: _builtins.str
+    """No transaction of the same log with a txn_id below this one prepares any more, or
+    ever will: such a Prepare is late, however it got here.
+    """
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchMessage]: ...
+    @_builtins.property
+    def forgettable(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchName]:
+        """Committed branches that may be forgotten: the coordinator's log says that everybody
+        has acknowledged. Not answered.
+        """
+
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.int = ...,
+        coordinator: _builtins.str = ...,
+        messages: _abc.Iterable[Global___BranchMessage] | None = ...,
+        forgettable: _abc.Iterable[Global___BranchName] | None = ...,
+        prepare_horizon: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "coordinator", b"coordinator", "forgettable", b"forgettable", "messages", b"messages", "prepare_horizon", b"prepare_horizon"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeRequest: _TypeAlias = ExchangeRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeResponse(_message.Message):
+    """The answers to one batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    REPLIES_FIELD_NUMBER: _builtins.int
+    batch_id: _builtins.int
+    @_builtins.property
+    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchReply]:
+        """One for each message, in the order of the messages."""
+
+    def __init__(
+        self,
+        *,
+        batch_id: _builtins.int = ...,
+        replies: _abc.Iterable[Global___BranchReply] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "replies", b"replies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeResponse: _TypeAlias = ExchangeResponse  # noqa: Y015
+
+@_typing.final
+class BranchMessage(_message.Message):
+    """A message about one branch, as one of Prepare, Commit and Abort would carry it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERB_FIELD_NUMBER: _builtins.int
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    verb: Global___Verb.ValueType
+    txn_id: _builtins.str
+    branch_id: _builtins.str
+    @_builtins.property
+    def operation(self) -> _any_pb2.Any:
+        """Of VERB_PREPARE only."""
+
+    def __init__(
+        self,
+        *,
+        verb: Global___Verb.ValueType = ...,
+        txn_id: _builtins.str = ...,
+        branch_id: _builtins.str = ...,
+        operation: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "operation", b"operation", "txn_id", b"txn_id", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchMessage: _TypeAlias = BranchMessage  # noqa: Y015
+
+@_typing.final
+class BranchReply(_message.Message):
+    """The answer to one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOTE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    vote: Global___Vote.ValueType
+    """Of VERB_PREPARE, unless there is an error."""
+    reason: _builtins.str
+    """Why the vote is VOTE_ABORT."""
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """As the status of the method of the same name: absent where it would have succeeded."""
+
+    def __init__(
+        self,
+        *,
+        vote: Global___Vote.ValueType = ...,
+        reason: _builtins.str = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reason", b"reason", "vote", b"vote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchReply: _TypeAlias = BranchReply  # noqa: Y015
+
+@_typing.final
+class BranchName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
+    txn_id: _builtins.str
+    branch_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        txn_id: _builtins.str = ...,
+        branch_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "txn_id", b"txn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchName: _TypeAlias = BranchName  # noqa: Y015
 
 @_typing.final
 class GetBranchRequest(_message.Message):

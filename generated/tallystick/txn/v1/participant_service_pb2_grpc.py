@@ -28,8 +28,7 @@ if _version_not_supported:
 class ParticipantServiceStub:
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -55,6 +54,11 @@ class ParticipantServiceStub:
                 request_serializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortResponse.FromString,
                 _registered_method=True)
+        self.Exchange = channel.stream_stream(
+                '/tallystick.txn.v1.ParticipantService/Exchange',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeResponse.FromString,
+                _registered_method=True)
         self.GetBranch = channel.unary_unary(
                 '/tallystick.txn.v1.ParticipantService/GetBranch',
                 request_serializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.GetBranchRequest.SerializeToString,
@@ -70,8 +74,7 @@ class ParticipantServiceStub:
 class ParticipantServiceServicer:
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -115,6 +118,17 @@ class ParticipantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Exchange(self, request_iterator, context):
+        """The same as Prepare, Commit and Abort, many at a time: what a coordinator that
+        has much to say uses instead, where a participant offers it. Batches are answered
+        in any order, each as a whole, and only when all of it is durable. A message that
+        fails fails alone. A stream may end at any time: what was not answered may or may
+        not have been done, and is sent again on another one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBranch(self, request, context):
         """One branch as this participant knows it. NOT_FOUND when it knows nothing.
         """
@@ -147,6 +161,11 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortResponse.SerializeToString,
             ),
+            'Exchange': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeResponse.SerializeToString,
+            ),
             'GetBranch': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBranch,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_participant__service__pb2.GetBranchRequest.FromString,
@@ -168,8 +187,7 @@ def add_ParticipantServiceServicer_to_server(servicer, server):
 class ParticipantService:
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -245,6 +263,33 @@ class ParticipantService:
             '/tallystick.txn.v1.ParticipantService/Abort',
             tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_participant__service__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tallystick.txn.v1.ParticipantService/Exchange',
+            tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_participant__service__pb2.ExchangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

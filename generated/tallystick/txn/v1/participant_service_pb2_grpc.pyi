@@ -29,8 +29,7 @@ GRPC_VERSION: str
 class ParticipantServiceStub:
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -66,6 +65,13 @@ class ParticipantServiceStub:
     Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
     branch was committed, or RESOURCE_FAILED: alarms.
     """
+    Exchange: _grpc.StreamStreamMultiCallable[_participant_service_pb2.ExchangeRequest, _participant_service_pb2.ExchangeResponse]
+    """The same as Prepare, Commit and Abort, many at a time: what a coordinator that
+    has much to say uses instead, where a participant offers it. Batches are answered
+    in any order, each as a whole, and only when all of it is durable. A message that
+    fails fails alone. A stream may end at any time: what was not answered may or may
+    not have been done, and is sent again on another one.
+    """
     GetBranch: _grpc.UnaryUnaryMultiCallable[_participant_service_pb2.GetBranchRequest, _participant_service_pb2.GetBranchResponse]
     """One branch as this participant knows it. NOT_FOUND when it knows nothing."""
     ListBranches: _grpc.UnaryUnaryMultiCallable[_participant_service_pb2.ListBranchesRequest, _participant_service_pb2.ListBranchesResponse]
@@ -75,8 +81,7 @@ class ParticipantServiceStub:
 class ParticipantServiceAsyncStub(ParticipantServiceStub):
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -109,6 +114,13 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
     Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
     branch was committed, or RESOURCE_FAILED: alarms.
     """
+    Exchange: _aio.StreamStreamMultiCallable[_participant_service_pb2.ExchangeRequest, _participant_service_pb2.ExchangeResponse]  # type: ignore[assignment]
+    """The same as Prepare, Commit and Abort, many at a time: what a coordinator that
+    has much to say uses instead, where a participant offers it. Batches are answered
+    in any order, each as a whole, and only when all of it is durable. A message that
+    fails fails alone. A stream may end at any time: what was not answered may or may
+    not have been done, and is sent again on another one.
+    """
     GetBranch: _aio.UnaryUnaryMultiCallable[_participant_service_pb2.GetBranchRequest, _participant_service_pb2.GetBranchResponse]  # type: ignore[assignment]
     """One branch as this participant knows it. NOT_FOUND when it knows nothing."""
     ListBranches: _aio.UnaryUnaryMultiCallable[_participant_service_pb2.ListBranchesRequest, _participant_service_pb2.ListBranchesResponse]  # type: ignore[assignment]
@@ -117,8 +129,7 @@ class ParticipantServiceAsyncStub(ParticipantServiceStub):
 class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a service implements to take part in two-phase commit with presumed
     abort. Each branch is one operation of one transaction at one participant,
-    named by (txn_id, branch_id). Every request and response carries that name,
-    so that a stream of batches can carry the same messages.
+    named by (txn_id, branch_id).
 
     All methods are idempotent, and may arrive late, twice or out of order.
     """
@@ -166,6 +177,19 @@ class ParticipantServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: FAILED_PRECONDITION with ErrorInfo.reason BRANCH_COMMITTED when the
         branch was committed, or RESOURCE_FAILED: alarms.
+        """
+
+    @_abc_1.abstractmethod
+    def Exchange(
+        self,
+        request_iterator: _MaybeAsyncIterator[_participant_service_pb2.ExchangeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_participant_service_pb2.ExchangeResponse], _abc.AsyncIterator[_participant_service_pb2.ExchangeResponse]]:
+        """The same as Prepare, Commit and Abort, many at a time: what a coordinator that
+        has much to say uses instead, where a participant offers it. Batches are answered
+        in any order, each as a whole, and only when all of it is durable. A message that
+        fails fails alone. A stream may end at any time: what was not answered may or may
+        not have been done, and is sent again on another one.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,37 @@
+"""The coordinator's limits and intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from txn.clock import Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorConfig:
+    """Limits and intervals. `name` is the service name under which participants ask back."""
+
+    name: str
+    participants: frozenset[str]
+    # Longer than a participant needs to learn what became of a transaction in the way.
+    prepare_timeout_s: float = 8.0
+    attempt_timeout_s: float = 2.0
+    abort_attempts: int = 5
+    max_active: int = 10_000
+    alarm_retry_s: float = 30.0
+    retry: Backoff = field(default_factory=lambda: Backoff(initial_s=0.05, max_s=2.0))
+    batch_size_max: int = 256
+    # How long messages to a participant gather: in proportion to the transactions that are
+    # active, up to the maximum; those of a lone transaction not at all.
+    gather_per_transaction_s: float = 0.0001
+    gather_max_s: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not self.participants:
+            raise ValueError("participants must not be empty")
+        if min(self.prepare_timeout_s, self.attempt_timeout_s) <= 0:
+            raise ValueError("timeouts must be positive")
+        if min(self.gather_per_transaction_s, self.gather_max_s) < 0:
+            raise ValueError("gathering times must not be negative")
+        if min(self.abort_attempts, self.max_active, self.batch_size_max) < 1:
+            raise ValueError("abort_attempts, max_active and batch_size_max must be at least 1")

@@ -1,0 +1,137 @@
+"""The coordinator's writes: outcomes, many with one force, and ends that ride along.
+
+What has gathered in one turn of the event loop is handed to the log together. Nothing is
+answered before it stands, and the row that stands rules, not the one that was meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from txn import protocol
+from txn.clock import Backoff, Clock
+from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, CrashPoint
+from txn.decision_log import DecisionLog
+from txn.errors import TxnError
+from txn.lane import Happened, Spawn
+from txn.model import Decision, TxnId
+from txn.state import Outcome
+from txn.transaction import Transaction
+
+_log = logging.getLogger(__name__)
+
+
+class Decider:
+    """See the module's docstring. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        log: DecisionLog,
+        *,
+        retry: Backoff,
+        clock: Clock,
+        rng: random.Random,
+        crash_point: CrashPoint,
+        spawn: Spawn,
+        deliver: Callable[[Sequence[Happened]], None],
+        ended: Callable[[Sequence[Transaction]], None],
+    ) -> None:
+        """`deliver` is told which outcomes stand, `ended` which ends are durable."""
+        self._decisions = log
+        self._retry = retry
+        self._clock = clock
+        self._rng = rng
+        self._crash_point = crash_point
+        self._spawn = spawn
+        self._deliver = deliver
+        self._ended = ended
+        self._deciding: list[tuple[Transaction, Decision]] = []
+        self._ending: list[Transaction] = []
+        # No transaction that is not decided yet will be below it, see `Coordinator`.
+        self.newest_decided: TxnId | None = None
+
+    def decide(self, transaction: Transaction, outcome: Outcome) -> None:
+        """Writes the outcome row, however often that has to be tried."""
+        progress = transaction.progress
+        decision = Decision(
+            transaction.txn_id,
+            outcome,
+            transaction.request,
+            transaction.logged_branches(),
+            self._clock.utc_us(),
+            reason=progress.reason,
+            refused_branch_id=progress.refused_branch_id,
+            ended=outcome is Outcome.ABORTED,
+        )
+        if not self._deciding:
+            asyncio.get_running_loop().call_soon(self._force_all)
+        self._deciding.append((transaction, decision))
+
+    def end(self, transaction: Transaction) -> None:
+        """Writes down, with the next force, that everybody has acknowledged."""
+        if not self._ending:
+            asyncio.get_running_loop().call_soon(self._end_all)
+        self._ending.append(transaction)
+
+    def _force_all(self) -> None:
+        those, self._deciding = self._deciding, []
+        self._spawn(self._force(those))
+
+    async def _force(self, those: list[tuple[Transaction, Decision]]) -> None:
+        attempt = 0
+        while those:
+            if attempt:
+                # Deciding again is safe, whether or not the row was written: what stands is
+                # read back.
+                await self._clock.sleep(self._retry.wait_s(attempt - 1, self._rng))
+            attempt += 1
+            self._crash_point(BEFORE_DECISION)
+            stand = await self._attempt([decision for _, decision in those])
+            self._crash_point(AFTER_DECISION)
+            self._announce(those, stand)
+            those = [
+                each
+                for each, row in zip(those, stand, strict=True)
+                if not isinstance(row, Decision)
+            ]
+
+    async def _attempt(self, decisions: list[Decision]) -> Sequence[Decision | TxnError]:
+        try:
+            return await self._decisions.decide_all(decisions)
+        except Exception as error:  # noqa: BLE001 - no transaction may hang because a store was busy
+            _log.warning("%d decisions: %r", len(decisions), error)
+            return [TxnError(repr(error))] * len(decisions)
+
+    def _announce(
+        self,
+        those: list[tuple[Transaction, Decision]],
+        stand: Sequence[Decision | TxnError],
+    ) -> None:
+        happened: list[Happened] = []
+        for (transaction, _), row in zip(those, stand, strict=True):
+            if not isinstance(row, Decision):
+                _log.warning("decision of %s: %r", transaction.txn_id, row)
+                continue
+            transaction.decide(row)
+            if row.txn_id == transaction.txn_id:
+                outcome = row.outcome
+                if self.newest_decided is None or row.txn_id > self.newest_decided:
+                    self.newest_decided = row.txn_id
+            else:
+                outcome = Outcome.ABORTED
+            happened.append((transaction, protocol.OutcomeStands(outcome)))
+        if happened:
+            self._deliver(happened)
+
+    def _end_all(self) -> None:
+        those, self._ending = self._ending, []
+        try:
+            self._decisions.end_all(
+                [transaction.txn_id for transaction in those], lambda: self._ended(those)
+            )
+        except TxnError as error:
+            # They count as unfinished, which is always safe.
+            _log.warning("%d ends: %r", len(those), error)

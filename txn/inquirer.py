@@ -1,0 +1,110 @@
+"""Asks the coordinator about branches that stay in doubt. Never decides by itself."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from txn.clock import Clock
+from txn.errors import Alarm, TxnError, Unreachable
+from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
+from txn.participant import Participant
+from txn.state import BranchState, Outcome
+from txn.transport import CoordinatorTransport
+
+_log = logging.getLogger(__name__)
+
+Tx = TypeVar("Tx")
+Op = TypeVar("Op")
+
+
+@dataclass(frozen=True, slots=True)
+class InquiryConfig:
+    """How a participant in doubt asks: first one to two intervals after its vote."""
+
+    interval_s: float = 2.0
+    jitter_s: float = 0.5
+    timeout_s: float = 2.0
+    # Branches of one inquiry.
+    batch_size_max: int = 500
+
+
+class Inquirer(Generic[Tx, Op]):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        participant: Participant[Tx, Op],
+        transport: CoordinatorTransport,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        config: InquiryConfig | None = None,
+    ) -> None:
+        self._participant = participant
+        self._transport = transport
+        self._clock = clock
+        self._rng = rng
+        self._config = config or InquiryConfig()
+        self._seen: frozenset[BranchKey] = frozenset()
+
+    async def run(self) -> None:
+        """Looks every interval, until cancelled."""
+        while True:
+            wait_s = self._config.interval_s + self._rng.uniform(0, self._config.jitter_s)
+            await self._clock.sleep(wait_s)
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - who stops asking stays in doubt for ever
+                _log.warning("inquiry put off: %r", error)
+
+    async def look(self) -> None:
+        """One round: asks about what was in doubt in the round before too.
+
+        Being seen twice is the measure of age, so that no wall clock decides anything.
+        """
+        seen: set[BranchKey] = set()
+        after: BranchKey | None = None
+        limit = self._config.batch_size_max
+        while True:
+            rows = await self._participant.list_branches(
+                after=after, limit=limit, state=BranchState.PREPARED
+            )
+            seen.update(row.key for row in rows)
+            await self._resolve([row for row in rows if row.key in self._seen])
+            if len(rows) < limit:
+                break
+            after = rows[-1].key
+        self._seen = frozenset(seen)
+
+    async def _resolve(self, rows: Sequence[BranchRow]) -> None:
+        by_coordinator: dict[str, list[BranchKey]] = {}
+        for row in rows:
+            by_coordinator.setdefault(row.coordinator, []).append(row.key)
+        for coordinator, keys in by_coordinator.items():
+            try:
+                outcomes = await self._transport.inquire(coordinator, keys, self._config.timeout_s)
+            except Unreachable as error:
+                _log.info("%d branches stay in doubt: %s", len(keys), error)
+                continue
+            except Exception:  # noqa: BLE001 - the other coordinators have to be asked all the same
+                _log.exception("inquiry at %s", coordinator)
+                continue
+            await self._settle(keys, outcomes)
+
+    async def _settle(self, keys: Sequence[BranchKey], outcomes: Sequence[Outcome]) -> None:
+        messages: list[Message] = [
+            Commit(key) if outcome is Outcome.COMMITTED else Abort(key)
+            for key, outcome in zip(keys, outcomes, strict=True)
+            if outcome is not Outcome.PENDING
+        ]
+        replies = await self._participant.exchange(Batch(messages)) if messages else ()
+        for message, reply in zip(messages, replies, strict=True):
+            if isinstance(reply, Alarm):
+                # A row that cannot be resolved must not keep the others from being asked about.
+                _log.critical("ALARM %s could not be resolved: %s", message.key, reply)
+            elif isinstance(reply, TxnError):
+                _log.info("%s stays in doubt: %s", message.key, reply)

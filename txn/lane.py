@@ -1,0 +1,226 @@
+"""A coordinator's way to one participant: what is to be said gathers, and is said until answered.
+
+What a lone transaction has to say goes at once. The more transactions are active the longer
+messages wait for company, a few milliseconds at most: a message on a stream costs about as
+much for fifty entries as for one. Whatever happens to a message, its asker hears of it: no
+answer is followed by another attempt, until there is an answer or asking has become pointless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+
+from txn import protocol
+from txn.clock import Clock
+from txn.config import CoordinatorConfig
+from txn.errors import Alarm, Busy, Refused, TxnError, Unreachable
+from txn.model import Abort, Batch, BranchId, BranchKey, Message, Prepare, Reply, TxnId
+from txn.state import TransactionState, Vote
+from txn.transaction import Transaction
+from txn.transport import ParticipantTransport
+
+PARTICIPANT_UNAVAILABLE = "PARTICIPANT_UNAVAILABLE"
+# Those over it stay remembered at their participant.
+FORGETTABLE_MAX = 20_000
+# Of the operations in a batch; the last one may exceed it. gRPC takes messages up to 4 MiB.
+BATCH_MAX_BYTES = 2 * 1024 * 1024
+
+Happened = tuple[Transaction, protocol.Event]
+Spawn = Callable[[Coroutine[object, object, None]], None]
+
+_log = logging.getLogger(__name__)
+
+
+class Ask:
+    """A message whose answer a transaction waits for."""
+
+    __slots__ = ("attempts", "branch_id", "message", "reason", "transaction", "until_s")
+
+    def __init__(
+        self, transaction: Transaction, branch_id: BranchId, message: Message, until_s: float
+    ) -> None:
+        """`until_s`, on the monotonic clock, ends the attempts of a prepare."""
+        self.transaction = transaction
+        self.branch_id = branch_id
+        self.message = message
+        self.until_s = until_s
+        self.attempts = 0
+        self.reason = PARTICIPANT_UNAVAILABLE
+
+
+class Lane:
+    """See the module's docstring. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        participant: str,
+        *,
+        config: CoordinatorConfig,
+        transport: ParticipantTransport,
+        clock: Clock,
+        rng: random.Random,
+        spawn: Spawn,
+        deliver: Callable[[Sequence[Happened]], None],
+        active: Callable[[], int],
+        prepare_horizon: Callable[[], TxnId | None],
+    ) -> None:
+        """`deliver` is told what came of the asks, many at a time.
+
+        `active` says how many transactions there are.
+        """
+        self._active = active
+        self._participant = participant
+        self._config = config
+        self._transport = transport
+        self._clock = clock
+        self._rng = rng
+        self._spawn = spawn
+        self._deliver = deliver
+        self._prepare_horizon = prepare_horizon
+        self._queue: deque[Ask] = deque()
+        self._forgettable: deque[BranchKey] = deque()
+        self._sent_at_s = clock.monotonic()
+        self._woken = False
+
+    def ask(self, ask: Ask) -> None:
+        """Sends the message until it is answered, or asking has become pointless."""
+        self._queue.append(ask)
+        if not self._woken or len(self._queue) == self._config.batch_size_max:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def forget(self, keys: Sequence[BranchKey]) -> None:
+        """Tells the participant, when there is something else to tell, what it may forget."""
+        if len(self._forgettable) < FORGETTABLE_MAX:
+            self._forgettable.extend(keys)
+
+    def _send(self) -> None:
+        """Sends what has gathered, or comes back when it has gathered long enough."""
+        while self._queue:
+            if len(self._queue) < self._config.batch_size_max:
+                wait_s = self._sent_at_s + self._gather_s() - self._clock.monotonic()
+                if wait_s > 0:
+                    self._spawn(self._send_later(wait_s))
+                    return
+            self._send_one_batch()
+        self._woken = False
+
+    def _gather_s(self) -> float:
+        """Seconds between two batches that are not full."""
+        others = self._active() - 1
+        return min(self._config.gather_max_s, others * self._config.gather_per_transaction_s)
+
+    async def _send_later(self, wait_s: float) -> None:
+        await self._clock.sleep(wait_s)
+        self._send()
+
+    def _send_one_batch(self) -> None:
+        asks = self._take_asks()
+        horizon = self._prepare_horizon()
+        batch = Batch([ask.message for ask in asks], self._take_forgettable(horizon), horizon)
+        self._sent_at_s = self._clock.monotonic()
+        self._spawn(self._exchange(asks, batch))
+
+    def _take_asks(self) -> list[Ask]:
+        queue, limit = self._queue, self._config.batch_size_max
+        taken: list[Ask] = []
+        size_bytes = 0
+        while queue and len(taken) < limit and size_bytes < BATCH_MAX_BYTES:
+            ask = queue.popleft()
+            taken.append(ask)
+            message = ask.message
+            if isinstance(message, Prepare):
+                size_bytes += len(message.operation.value)
+        return taken
+
+    def _take_forgettable(self, horizon: TxnId | None) -> list[BranchKey]:
+        """What is below the horizon: before that, a late prepare would find nothing in its way."""
+        taken: list[BranchKey] = []
+        waiting = self._forgettable
+        while waiting and horizon is not None and len(taken) < self._config.batch_size_max:
+            if waiting[0].txn_id >= horizon:
+                break
+            taken.append(waiting.popleft())
+        return taken
+
+    async def _exchange(self, asks: list[Ask], batch: Batch) -> None:
+        timeout_s = self._config.attempt_timeout_s
+        replies: Sequence[Reply]
+        try:
+            replies = await self._transport.exchange(self._participant, batch, timeout_s)
+        except TxnError as error:
+            replies = [error] * len(asks)
+        except Exception as error:  # noqa: BLE001 - whoever asks must hear, whatever it is
+            _log.exception("exchange with %s", self._participant)
+            replies = [Unreachable(type(error).__name__)] * len(asks)
+        self._sort_out(asks, replies)
+
+    def _sort_out(self, asks: list[Ask], replies: Sequence[Reply]) -> None:
+        happened: list[Happened] = []
+        again: dict[float, list[Ask]] = {}
+        # One for all, so that what was sent together goes together again.
+        waits: dict[int, float] = {}
+        for ask, reply in zip(asks, replies, strict=True):
+            event = _event(ask, reply)
+            if event is not None:
+                happened.append((ask.transaction, event))
+                continue
+            wait_s = self._wait_s(ask, reply, waits)
+            if wait_s is None:
+                happened.append((ask.transaction, protocol.Settled(ask.branch_id)))
+            else:
+                again.setdefault(wait_s, []).append(ask)
+        for wait_s, those in again.items():
+            self._spawn(self._ask_again(those, wait_s))
+        if happened:
+            self._deliver(happened)
+
+    def _wait_s(self, ask: Ask, reply: Reply, waits: dict[int, float]) -> float | None:
+        """Seconds until the next attempt; None when there is none any more."""
+        if isinstance(reply, Alarm):
+            # Never success: the branch stays unsettled, and is shown as such, until
+            # somebody has looked.
+            _log.critical("ALARM %s at %s: %s", ask.message.key, self._participant, reply)
+            return self._config.alarm_retry_s
+        _log.info("%s at %s: %s", ask.message.key, self._participant, reply)
+        attempt = ask.attempts
+        ask.attempts += 1
+        if isinstance(ask.message, Abort) and ask.attempts >= self._config.abort_attempts:
+            return None
+        if attempt not in waits:
+            waits[attempt] = self._config.retry.wait_s(attempt, self._rng)
+        return waits[attempt]
+
+    async def _ask_again(self, asks: list[Ask], wait_s: float) -> None:
+        await self._clock.sleep(wait_s)
+        now_s = self._clock.monotonic()
+        happened: list[Happened] = []
+        for ask in asks:
+            if isinstance(ask.message, Prepare):
+                if ask.transaction.progress.state is not TransactionState.PREPARING:
+                    continue
+                if now_s >= ask.until_s:
+                    event = protocol.PrepareFailed(ask.branch_id, ask.reason)
+                    happened.append((ask.transaction, event))
+                    continue
+            self.ask(ask)
+        if happened:
+            self._deliver(happened)
+
+
+def _event(ask: Ask, reply: Reply) -> protocol.Event | None:
+    """What an answer means to the protocol; None when it means nothing."""
+    if reply is None:
+        return None if isinstance(ask.message, Prepare) else protocol.Settled(ask.branch_id)
+    if not isinstance(ask.message, Prepare):
+        return None
+    if isinstance(reply, Refused):
+        return protocol.Voted(ask.branch_id, Vote.ABORT, reply.reason)
+    if isinstance(reply, TxnError):
+        ask.reason = reply.reason if isinstance(reply, Busy) else PARTICIPANT_UNAVAILABLE
+        return None
+    return protocol.Voted(ask.branch_id, reply.vote, reply.reason)

@@ -1,0 +1,154 @@
+"""The coordinator's way to participants over gRPC: a stream of batches, or unary calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+
+import grpc
+from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
+
+from txn.errors import TxnError, Unreachable
+from txn.model import Abort, Batch, Commit, Message, Prepare, Reply
+from txn.rpc.attempt import attempt
+from txn.rpc.exchange_stream import STREAM_MAX_AGE_S, ExchangeStream, NotOffered
+from txn.rpc.operation import any_from
+from txn.rpc.replies import error_in, reply_in, vote_in
+
+# How long a participant that knows no batches is not asked again whether it does.
+UNARY_ONLY_S = 60.0
+# Of the calls to one participant without batches.
+UNARY_CONCURRENCY_MAX = 64
+_VERBS: dict[type[Message], participant_service_pb2.Verb.ValueType] = {
+    Prepare: participant_service_pb2.VERB_PREPARE,
+    Commit: participant_service_pb2.VERB_COMMIT,
+    Abort: participant_service_pb2.VERB_ABORT,
+}
+
+
+class GrpcParticipantTransport:
+    """ParticipantTransport over channels by participant name. Use from one event loop."""
+
+    def __init__(self, channel_for: Callable[[str], grpc.aio.Channel], coordinator: str) -> None:
+        """`coordinator` is the service name under which participants ask back."""
+        self._channel_for = channel_for
+        self._coordinator = coordinator
+        self._streams: dict[str, ExchangeStream] = {}
+        self._unary_until_s: dict[str, float] = {}
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
+        """See ParticipantTransport.exchange."""
+        if asyncio.get_running_loop().time() >= self._unary_until_s.get(participant, 0.0):
+            try:
+                return await self._ask_stream(participant, batch, timeout_s)
+            except NotOffered:
+                until_s = asyncio.get_running_loop().time() + UNARY_ONLY_S
+                self._unary_until_s[participant] = until_s
+        places = self._places.setdefault(participant, asyncio.Semaphore(UNARY_CONCURRENCY_MAX))
+        return await asyncio.gather(
+            *(self._ask_alone(participant, each, timeout_s, places) for each in batch.messages)
+        )
+
+    async def close(self) -> None:
+        """Ends all streams."""
+        streams, self._streams = self._streams, {}
+        await asyncio.gather(*(stream.close() for stream in streams.values()))
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def _ask_stream(self, participant: str, batch: Batch, timeout_s: float) -> list[Reply]:
+        stream = self._stream(participant)
+        response = await stream.ask(_request(batch, self._coordinator), timeout_s)
+        if len(response.replies) != len(batch.messages):
+            raise Unreachable("ANSWERS_MISSING")
+        return [
+            reply_in(message, reply)
+            for message, reply in zip(batch.messages, response.replies, strict=True)
+        ]
+
+    def _stream(self, participant: str) -> ExchangeStream:
+        stream = self._streams.get(participant)
+        if stream is not None:
+            if stream.usable:
+                return stream
+            task = asyncio.ensure_future(stream.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        try:
+            call = self._stub(participant).Exchange(timeout=STREAM_MAX_AGE_S)
+        except grpc.aio.UsageError as error:
+            raise Unreachable("CHANNEL_CLOSED") from error
+        stream = self._streams[participant] = ExchangeStream(call)
+        return stream
+
+    async def _ask_alone(
+        self, participant: str, message: Message, timeout_s: float, places: asyncio.Semaphore
+    ) -> Reply:
+        stub = self._stub(participant)
+        async with places:
+            try:
+                match message:
+                    case Prepare():
+                        vote = await _prepare(stub, message, timeout_s)
+                        return vote_in(vote.vote, vote.reason)
+                    case Commit():
+                        await _commit(stub, message, timeout_s)
+                    case Abort():
+                        await _abort(stub, message, timeout_s)
+            except grpc.aio.AioRpcError as error:
+                return error_in(message, error)
+            except TxnError as error:
+                return error
+        return None
+
+    def _stub(self, participant: str) -> participant_service_pb2_grpc.ParticipantServiceAsyncStub:
+        return participant_service_pb2_grpc.ParticipantServiceStub(self._channel_for(participant))
+
+
+def _prepare(
+    stub: participant_service_pb2_grpc.ParticipantServiceAsyncStub,
+    message: Prepare,
+    timeout_s: float,
+) -> Coroutine[object, object, participant_service_pb2.PrepareResponse]:
+    request = participant_service_pb2.PrepareRequest(
+        txn_id=message.key.txn_id,
+        branch_id=message.key.branch_id,
+        coordinator=message.coordinator,
+        operation=any_from(message.operation),
+    )
+    return attempt(lambda: stub.Prepare(request, timeout=timeout_s))
+
+
+def _commit(
+    stub: participant_service_pb2_grpc.ParticipantServiceAsyncStub,
+    message: Commit,
+    timeout_s: float,
+) -> Coroutine[object, object, participant_service_pb2.CommitResponse]:
+    txn_id, branch_id = message.key
+    request = participant_service_pb2.CommitRequest(txn_id=txn_id, branch_id=branch_id)
+    return attempt(lambda: stub.Commit(request, timeout=timeout_s))
+
+
+def _abort(
+    stub: participant_service_pb2_grpc.ParticipantServiceAsyncStub,
+    message: Abort,
+    timeout_s: float,
+) -> Coroutine[object, object, participant_service_pb2.AbortResponse]:
+    txn_id, branch_id = message.key
+    request = participant_service_pb2.AbortRequest(txn_id=txn_id, branch_id=branch_id)
+    return attempt(lambda: stub.Abort(request, timeout=timeout_s))
+
+
+def _request(batch: Batch, coordinator: str) -> participant_service_pb2.ExchangeRequest:
+    request = participant_service_pb2.ExchangeRequest(
+        coordinator=coordinator, prepare_horizon=batch.prepare_horizon or ""
+    )
+    for message in batch.messages:
+        txn_id, branch_id = message.key
+        out = request.messages.add(verb=_VERBS[type(message)], txn_id=txn_id, branch_id=branch_id)
+        if isinstance(message, Prepare):
+            out.operation.type_url, out.operation.value = message.operation
+    for txn_id, branch_id in batch.forgettable:
+        request.forgettable.add(txn_id=txn_id, branch_id=branch_id)
+    return request

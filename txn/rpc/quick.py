@@ -1,0 +1,62 @@
+"""Quick looks at messages that come in large numbers: True only if no rule is broken.
+
+What they do not recognize is left to protovalidate, which says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tallystick.txn.v1 import coordinator_service_pb2, participant_service_pb2
+
+_name = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
+_service = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}").fullmatch
+_key = re.compile(r"[!-~]{1,200}").fullmatch
+_BATCH_ITEMS_MAX = 1024
+_BRANCHES_MAX = 16
+_TXN_ID_LENGTH_MAX = 64
+_VERBS = (
+    participant_service_pb2.VERB_PREPARE,
+    participant_service_pb2.VERB_COMMIT,
+    participant_service_pb2.VERB_ABORT,
+)
+_WAIT_FOR = tuple(coordinator_service_pb2.WaitFor.values())
+
+
+def surely_valid_execute(request: coordinator_service_pb2.ExecuteRequest) -> bool:
+    """Of one request for a transaction."""
+    branches = request.branches
+    names = set()
+    for branch in branches:
+        branch_id = branch.branch_id
+        names.add(branch_id)
+        if not (_name(branch_id) and _service(branch.participant) and branch.HasField("operation")):
+            return False
+    return (
+        0 < len(branches) <= _BRANCHES_MAX
+        and len(names) == len(branches)
+        and _key(request.idempotency_key) is not None
+        and request.wait_for in _WAIT_FOR
+    )
+
+
+def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> bool:
+    """Of one batch from a coordinator."""
+    messages, forgettable = request.messages, request.forgettable
+    if max(len(messages), len(forgettable)) > _BATCH_ITEMS_MAX:
+        return False
+    for message in messages:
+        if not (message.verb in _VERBS and _name(message.txn_id) and _name(message.branch_id)):
+            return False
+    for name in forgettable:
+        if not (_name(name.txn_id) and _name(name.branch_id)):
+            return False
+    return (
+        _service(request.coordinator) is not None
+        and len(request.prepare_horizon) <= _TXN_ID_LENGTH_MAX
+    )
+
+
+def surely_valid_execute_stream(message: coordinator_service_pb2.ExecuteStreamRequest) -> bool:
+    """Of the frame alone: a request that breaks a rule is answered alone."""
+    return len(message.requests) <= _BATCH_ITEMS_MAX

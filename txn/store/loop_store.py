@@ -1,0 +1,172 @@
+"""The store as coroutines: what computes runs on the event loop, what may block on a thread.
+
+A group's statements run on the loop itself, one after the other; its turn and its force,
+which may take long, on a thread. Statements on a thread would be no faster: each one gives
+up Python's global lock and waits for the loop to let go of it, a switch interval each
+time, once the loop is busy. (ADR 0004 has the measurement.)
+
+Reads run on another thread, so that they neither wait for a force nor hold up the loop,
+but for those that only follow an index to a few rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, NoReturn, Protocol, TypeVar
+
+from txn.errors import StoreClosed, StoreError
+from txn.store.group_commit import (
+    Backend,
+    GroupCommit,
+    Report,
+    Settlement,
+    Snapshots,
+    refused,
+    write_all_through,
+    write_through,
+)
+
+Tx = TypeVar("Tx")
+T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_log = logging.getLogger(__name__)
+
+
+class LoopBackend(Backend[Tx], Protocol[Tx]):
+    """A Backend whose turn may be free at once."""
+
+    def begin_now(self) -> Tx | None:
+        """Opens the group's transaction unless that would block. Raises StoreError."""
+
+
+class LoopStore(Generic[Tx]):
+    """A Store over a backend for writing and two for reading. Use from one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        writer: Callable[[], LoopBackend[Tx]],
+        reader: Callable[[], Snapshots[Tx]],
+        on_commit_failure: Callable[[BaseException], NoReturn],
+    ) -> None:
+        """Opens all of them. Must be called on the loop that uses the store."""
+        self._loop = asyncio.get_running_loop()
+        self._on_commit_failure = on_commit_failure
+        self._backend = writer()
+        self._group = GroupCommit(
+            self._backend, on_commit_failure=on_commit_failure, wake=self._wake
+        )
+        self._snapshots, self._points = reader(), reader()
+        self._writes = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-writer")
+        self._reads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-reader")
+        self._draining: asyncio.Task[None] | None = None
+        self._woken = False
+        self._closing = False
+
+    async def write(self, work: Callable[[Tx], T], *, essential: bool = False) -> T:
+        """See Store.write."""
+        self._refuse_when_closing()
+        return await write_through(self._group, work, essential=essential)
+
+    async def write_all(
+        self,
+        apply: Callable[[Tx, Sequence[In]], Sequence[Out]],
+        inputs: Sequence[In],
+        *,
+        essential: bool = False,
+        alone: bool = False,
+    ) -> list[Out | Exception]:
+        """See Store.write_all."""
+        self._refuse_when_closing()
+        return await write_all_through(self._group, apply, inputs, essential=essential, alone=alone)
+
+    def write_lazily(self, work: Callable[[Tx], object], report: Report) -> None:
+        """See Store.write_lazily."""
+        self._refuse_when_closing()
+        self._group.submit(work, report, lazy=True)
+
+    async def read(self, work: Callable[[Tx], T]) -> T:
+        """See Store.read."""
+        self._refuse_when_closing()
+        return await self._loop.run_in_executor(self._reads, _read, self._snapshots, work)
+
+    async def look_up(self, work: Callable[[Tx], T]) -> T:
+        """See Store.look_up."""
+        self._refuse_when_closing()
+        return _read(self._points, work)
+
+    async def close(self) -> None:
+        """Forces what is queued, lazy work too, and closes the backends."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._draining is not None:
+            # What ends it is said where it ends; here there is still something to close.
+            await asyncio.wait({self._draining})
+        settled: list[Settlement] = []
+        await self._loop.run_in_executor(self._writes, self._group.close, settled.extend)
+        # Here: who is told touches futures of the loop.
+        _tell(settled)
+        await self._loop.run_in_executor(self._reads, self._snapshots.close)
+        self._points.close()
+        self._writes.shutdown()
+        self._reads.shutdown()
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise StoreClosed("the store is closed")
+
+    def _wake(self) -> None:
+        self._woken = True
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+            self._draining.add_done_callback(self._drained)
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        self._draining = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A store that nobody drains must not live on.
+            self._on_commit_failure(error)
+        if self._woken and not self._closing:
+            self._wake()
+
+    async def _drain(self) -> None:
+        while self._woken:
+            self._woken = False
+            while True:
+                group, shed = self._group.take()
+                _tell(shed)
+                if not group:
+                    break
+                try:
+                    tx = self._backend.begin_now()
+                    if tx is None:
+                        tx = await self._loop.run_in_executor(self._writes, self._group.begin)
+                except StoreError as error:
+                    _tell(refused(group, error))
+                    continue
+                ran = self._group.run(tx, group)
+                _tell(await self._loop.run_in_executor(self._writes, self._group.commit, tx, ran))
+
+
+def _read(snapshots: Snapshots[Tx], work: Callable[[Tx], T]) -> T:
+    tx = snapshots.begin()
+    try:
+        return snapshots.run(tx, work)
+    finally:
+        snapshots.rollback(tx)
+
+
+def _tell(settled: list[Settlement]) -> None:
+    for report, result in settled:
+        try:
+            report(result)
+        except Exception:  # noqa: BLE001 - as said below
+            # The others of the group have to hear of it all the same.
+            _log.exception("a result could not be delivered")
