@@ -14,7 +14,7 @@ NO_PYTHON = { echo "no $(PYTHON) here: install Python 3.11 or newer, or name one
 SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check lint types lock clean
+.PHONY: help demo test up ps logs down proto proto-check bench lint types lock clean
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -52,6 +52,11 @@ proto: ## generate the stubs from protos/
 proto-check: ## lint the protos, and fail when the stubs differ from them
 	@$(SETUP) --dev
 	@$(IN_VENV) $(VENV_PYTHON) protos/generate.py check
+
+bench: ## measure everything (minutes), or BENCH="txn balancer"
+	@$(SETUP) --dev
+	@for each in $(or $(BENCH),discovery balancer txn forces); do \
+		$(VENV_PYTHON) -m bench.$$each --json || exit 1; done
 
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev

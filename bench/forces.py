@@ -29,21 +29,32 @@ from pathlib import Path
 from tests.support.mesh import SERVICES, Mesh, Shop
 
 WARM_UP_PAYMENTS = 5
-_SYNC = re.compile(r"f(?:data)?sync\(\d+<(?P<path>[^>]+)>")
+_SYNC = re.compile(r"^(?:(?P<thread>\d+) +)?f(?:data)?sync\(\d+<(?P<path>[^>]+)>", re.MULTILINE)
 
 
 class Strace:
-    """strace on some processes; `stop` returns what they forced."""
+    """strace on some processes, or on some threads only; `stop` returns what they forced.
 
-    def __init__(self, pids: list[int], out: Path) -> None:
+    Each system call of whom it traces takes several times as long, whether it is counted
+    or not. `threads`, when it has stopped, are those that have forced something.
+    """
+
+    def __init__(self, pids: list[int], out: Path, *, threads_only: bool = False) -> None:
+        """With `threads_only`, `pids` are those of threads, and no other thread is slowed down."""
         self._out = out
+        self.threads: frozenset[int] = frozenset()
+        follow = () if threads_only else ("-f",)
         targets = [argument for pid in pids for argument in ("-p", str(pid))]
         self._process = subprocess.Popen(
-            ["strace", "-q", "-f", "-y", "-e", "trace=fdatasync,fsync", "-o", str(out), *targets],
+            [
+                *("strace", "-q", *follow, "-y", "-e", "trace=fdatasync,fsync"),
+                *("-o", str(out), *targets),
+            ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while not all(_traced(pid) for pid in pids):
+        threads = "status" if threads_only else "task/*/status"
+        while not all(_traced(pid, threads) for pid in pids):
             if self._process.poll() is not None:
                 raise SystemExit("strace could not attach: is tracing allowed here?")
             time.sleep(0.05)
@@ -52,13 +63,14 @@ class Strace:
         """Detaches; forces by file name."""
         self._process.terminate()
         self._process.wait()
-        paths = (match["path"] for match in _SYNC.finditer(self._out.read_text()))
-        return Counter(Path(path).name for path in paths)
+        forces = list(_SYNC.finditer(self._out.read_text()))
+        self.threads = frozenset(int(match["thread"]) for match in forces if match["thread"])
+        return Counter(Path(match["path"]).name for match in forces)
 
 
-def _traced(pid: int) -> bool:
-    """Whether every thread of a process has a tracer."""
-    statuses = Path(f"/proc/{pid}/task").glob("*/status")
+def _traced(pid: int, threads: str) -> bool:
+    """Whether every one of a process's threads, as named below its own folder, has a tracer."""
+    statuses = Path(f"/proc/{pid}").glob(threads)
     return all("TracerPid:\t0\n" not in status.read_text() for status in statuses)
 
 
