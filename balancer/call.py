@@ -153,7 +153,7 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
             self._become(outcome)
 
     def _become(self, attempt: Attempt) -> None:
-        self._real, self.endpoint = attempt
+        self._real, self.endpoint = attempt.call, attempt.endpoint
         self._settled.set()
         for callback in self._callbacks:
             self.add_done_callback(callback)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -20,7 +18,6 @@ import grpc.aio
 
 from balancer.config import ChannelConfig
 from balancer.guard import NobodyAdmitted
-from balancer.method_config import MethodConfig
 from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
@@ -55,11 +52,46 @@ class Retries(NamedTuple):
     rng: random.Random
 
 
-class Attempt(NamedTuple):
-    """A call that was started, and the address it went to; None if that is not known yet."""
+class Attempt:
+    """A call that was started on a subchannel, and who wants to know how it ended.
 
-    call: Any
-    endpoint: str | None
+    All of them hear of it by one callback, since gRPC's cost as much as a pick.
+    """
+
+    __slots__ = ("_on_done", "_subchannel", "_then", "call")
+
+    def __init__(
+        self, call: Any, subchannel: AioSubchannel, on_done: CompletionHook | None
+    ) -> None:
+        self.call = call
+        self._subchannel = subchannel
+        self._on_done = on_done
+
+    @property
+    def endpoint(self) -> str:
+        """The address it went to."""
+        return self._subchannel.endpoint.address
+
+    def follow(self, then: Callable[[Attempt, grpc.StatusCode], None] | None = None) -> Any:
+        """The call, counted as in flight until it ends; then the policy is told, and `then`.
+
+        To be called once, by whoever started it: a call may have ended already.
+        """
+        call, self._then = self.call, then
+        self._subchannel.started()
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, call: Any) -> None:
+        self._subchannel.ended()
+        on_done, then = self._on_done, self._then
+        if on_done is None and then is None:
+            return
+        code = final_code(call)
+        if on_done is not None:
+            on_done(code)
+        if then is not None:
+            then(self, code)
 
 
 class Waiting:
@@ -108,25 +140,29 @@ class Dispatcher:
         self._pool = pool
         self._config = config
         self._request_is_unary = method.kind.startswith("unary")
-        self._method_config = config.methods.of(method.path)
+        self.method_config = config.methods.of(method.path)
+        self._leaves_it_to_callers = (
+            self.method_config.timeout_s is None and self.method_config.wait_for_ready is None
+        )
         # What is streamed in cannot be streamed in twice.
-        self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
-        # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
-        self._bound: weakref.WeakKeyDictionary[Subchannel, Callable[..., Any]]
-        self._bound = weakref.WeakKeyDictionary()
+        self.is_repeatable = self._request_is_unary and self.method_config.is_repeatable
+        # A subchannel that is closed takes its multicallables with it: see `forget`.
+        self._bound: dict[Subchannel, Callable[..., Any]] = {}
 
     def check_open(self) -> None:
         """Raises grpc.aio.UsageError once the channel is closed, as gRPC's does."""
         if self.waiting.closed:
             raise grpc.aio.UsageError(_CLOSED)
 
-    def again(self) -> MethodConfig | None:
-        """What says whether a call may be tried again; None for one that never is."""
-        return self._method_config if self._is_repeatable else None
+    def forget(self, subchannel: Subchannel) -> None:
+        """Lets go of a subchannel that is closed."""
+        self._bound.pop(subchannel, None)
 
     def with_deadline(self, options: CallOptions) -> CallOptions:
         """`options`, bounded if it is a unary call that says nothing."""
-        config = self._method_config
+        if self._leaves_it_to_callers and options.timeout is not None:
+            return options
+        config = self.method_config
         timeout = config.timeout_for(options.timeout)
         if timeout is None and self._method.kind == "unary_unary":
             timeout = self._config.default_timeout_s
@@ -140,35 +176,35 @@ class Dispatcher:
     ) -> Attempt | None:
         """The real call, started on the picked subchannel; None if none is READY.
 
-        Addresses in `avoid` are picked only when nobody else is found.
+        It is to be followed at once (`Attempt.follow`). Addresses in `avoid` are picked only
+        when nobody else is found.
         """
         info = PickInfo(
             self._method.path, options.metadata or (), request if self._request_is_unary else None
         )
         while (picker := self._pool.picker) is not None:
             try:
-                subchannel, on_done = _pick_other(picker, info, avoid)
+                picked = _pick_other(picker, info, avoid) if avoid else picker.pick(info)
             except NobodyAdmitted:
                 return None
-            if subchannel.is_ready():
-                call = self._call(subchannel, request, options)
-                if on_done is not None:
-                    call.add_done_callback(partial(_complete, on_done))
-                return Attempt(call, subchannel.endpoint.address)
-            if on_done is not None:
-                on_done(None)
+            attempt = self._attempt(picked, request, options)
+            if attempt is not None:
+                return attempt
             self._pool.refresh()
         return None
 
     async def start_when_ready(
         self, request: Any, options: CallOptions, time_remaining: Callable[[], float | None]
-    ) -> Any:
-        """As `start`, waiting for a connection; a Status if the call is refused."""
+    ) -> Attempt | Status:
+        """As `start`, waiting for a connection, and followed; a Status if it is refused."""
         while True:
             attempt = self.start(request, options._replace(timeout=time_remaining()))
-            outcome = self.refusal(options) if attempt is None else attempt
-            if outcome is not None:
-                return outcome
+            if attempt is not None:
+                attempt.follow()
+                return attempt
+            refusal = self.refusal(options)
+            if refusal is not None:
+                return refusal
             await self._pool.changed()
 
     def refusal(self, options: CallOptions) -> Status | None:
@@ -184,46 +220,47 @@ class Dispatcher:
         details = f"{self.waiting.limit} calls wait for a connection already"
         return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
 
-    def _call(self, subchannel: AioSubchannel, request: Any, options: CallOptions) -> Any:
-        bound = self._bound.get(subchannel)
-        if bound is None:
-            bound = self._bound[subchannel] = subchannel.bind(self._method)
-        call = bound(
-            request,
-            timeout=options.timeout,
-            metadata=options.metadata,
-            credentials=options.credentials,
-            # To wait for this one connection would be wrong: others may be READY.
-            wait_for_ready=False,
-            compression=options.compression,
-        )
-        subchannel.track(call)
-        return call
+    def _attempt(self, picked: PickResult, request: Any, options: CallOptions) -> Attempt | None:
+        """A call on what was picked; None, and the pick is given back, if it is not READY."""
+        # What is bound is an AioSubchannel: `_bind` looks.
+        subchannel: Any = picked.subchannel
+        bound = self._bound.get(subchannel) or self._bind(subchannel)
+        on_done = picked.on_done
+        call = None
+        try:
+            if subchannel.is_ready():
+                call = bound(
+                    request,
+                    timeout=options.timeout,
+                    metadata=options.metadata,
+                    credentials=options.credentials,
+                    # To wait for this one connection would be wrong: others may be READY.
+                    wait_for_ready=False,
+                    compression=options.compression,
+                )
+                return Attempt(call, subchannel, on_done)
+            return None
+        finally:
+            if call is None and on_done is not None:
+                on_done(None)
+
+    def _bind(self, subchannel: Subchannel) -> Callable[..., Any]:
+        if not isinstance(subchannel, AioSubchannel):
+            raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
+        bound = self._bound[subchannel] = subchannel.bind(self._method, self)
+        return bound
 
 
-def _pick(picker: Picker, info: PickInfo) -> tuple[AioSubchannel, CompletionHook | None]:
-    result: PickResult = picker.pick(info)
-    if not isinstance(result.subchannel, AioSubchannel):
-        raise TypeError(f"the policy picked what it was not given: {result.subchannel!r}")
-    return result.subchannel, result.on_done
-
-
-def _pick_other(
-    picker: Picker, info: PickInfo, avoid: frozenset[str]
-) -> tuple[AioSubchannel, CompletionHook | None]:
+def _pick_other(picker: Picker, info: PickInfo, avoid: frozenset[str]) -> PickResult:
     """A pick outside of `avoid`, as far as a few tries find one."""
-    picked = _pick(picker, info)
-    for _ in range(PICKS_TO_AVOID if avoid else 0):
-        if picked[0].endpoint.address not in avoid:
+    picked = picker.pick(info)
+    for _ in range(PICKS_TO_AVOID):
+        if picked.subchannel.endpoint.address not in avoid:
             break
-        if picked[1] is not None:
-            picked[1](None)
-        picked = _pick(picker, info)
+        if picked.on_done is not None:
+            picked.on_done(None)
+        picked = picker.pick(info)
     return picked
-
-
-def _complete(on_done: CompletionHook, call: Any) -> None:
-    on_done(final_code(call))
 
 
 def final_code(call: Any) -> grpc.StatusCode:

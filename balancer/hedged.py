@@ -16,17 +16,9 @@ import grpc.aio
 
 from balancer.attempt import AttemptOutcome
 from balancer.call import CANCELLED, DeferredCall, DeferredUnaryUnaryCall
-from balancer.dispatch import (
-    Attempt,
-    CallOptions,
-    Dispatcher,
-    Retries,
-    final_code,
-    final_trailers,
-)
+from balancer.dispatch import CallOptions, Dispatcher, final_code, final_trailers
 from balancer.hedging import Finish, HedgeState, HedgingPolicy, Send
 from balancer.managed_call import ManagedCall
-from balancer.method_config import MethodConfig
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -38,14 +30,13 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
     def __init__(
         self,
         dispatcher: Dispatcher,
-        method: MethodConfig,
-        retries: Retries,
         request: Req,
         options: CallOptions,
         policy: HedgingPolicy,
     ) -> None:
-        super().__init__(dispatcher, method, retries, request, options)
-        self._hedges = HedgeState(policy, retries.throttle, deadline_s=self._deadline)
+        super().__init__(dispatcher, request, options)
+        throttle = dispatcher.retries.throttle
+        self._hedges = HedgeState(policy, throttle, deadline_s=self._deadline)
         self._attempts: dict[int, Any] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._drive()
@@ -105,11 +96,13 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         attempt = self._dispatcher.start(self._request, options, step.tried)
         if attempt is None:
-            call = DeferredUnaryUnaryCall[Req, Res](self._dispatcher, self._request, options)
-            attempt = Attempt(call, None)
-        self._attempts[step.number] = attempt.call
-        self._hedges.sent(step.number, attempt.endpoint, now_s=self._loop.time())
-        attempt.call.add_done_callback(partial(self._ended, step.number, attempt.endpoint))
+            call: Any = DeferredUnaryUnaryCall(self._dispatcher, self._request, options)
+            endpoint = None
+        else:
+            call, endpoint = attempt.follow(), attempt.endpoint
+        self._attempts[step.number] = call
+        self._hedges.sent(step.number, endpoint, now_s=self._loop.time())
+        call.add_done_callback(partial(self._ended, step.number, endpoint))
 
     def _ended(self, number: int, endpoint: str | None, call: Any) -> None:
         if self._final:

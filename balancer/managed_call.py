@@ -14,8 +14,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from balancer.dispatch import CallOptions, Dispatcher, Retries
-from balancer.method_config import MethodConfig
+from balancer.dispatch import CallOptions, Dispatcher
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -24,26 +23,19 @@ Res = TypeVar("Res")
 class ManagedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio has Generic first
     """A grpc.aio.Call whose attempts a subclass makes; `_call` is the one that counts now."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        method: MethodConfig,
-        retries: Retries,
-        request: Req,
-        options: CallOptions,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
+    # Of the class until a call needs its own, which most calls never do.
+    _final = False
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _waiters: tuple[asyncio.Future[None], ...] = ()
+    _call: Any = None
+
+    def __init__(self, dispatcher: Dispatcher, request: Req, options: CallOptions) -> None:
+        self._loop = loop = asyncio.get_running_loop()
         self._dispatcher = dispatcher
-        self._method = method
-        self._retries = retries
         self._request = request
         self._options = options
         timeout = options.timeout
-        self._deadline = None if timeout is None else self._loop.time() + timeout
-        self._callbacks: list[Callable[[Any], None]] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._final = False
-        self._call: Any = None
+        self._deadline = None if timeout is None else loop.time() + timeout
 
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
@@ -64,7 +56,7 @@ class ManagedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio 
         if self._final:
             callback(self)
         else:
-            self._callbacks.append(callback)
+            self._callbacks = (*self._callbacks, callback)
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
         """As grpc.aio.Call."""
@@ -95,20 +87,22 @@ class ManagedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio 
 
     def _finish(self) -> None:
         self._final = True
-        for callback in self._callbacks:
-            callback(self)
-        self._callbacks.clear()
+        if self._callbacks:
+            callbacks, self._callbacks = self._callbacks, ()
+            for callback in callbacks:
+                callback(self)
         self._wake()
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        if self._waiters:
+            waiters, self._waiters = self._waiters, ()
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def _news(self) -> None:
         waiter = self._loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters = (*self._waiters, waiter)
         await waiter
 
     async def _until_final(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -18,48 +19,49 @@ from balancer.call import (
 from balancer.dispatch import CallOptions, Dispatcher
 from balancer.hedged import HedgedUnaryUnaryCall
 from balancer.policy import MetadataType
-from balancer.retrying import RetryingCall, RetryingUnaryStreamCall, RetryingUnaryUnaryCall
+from balancer.retrying import RetryingUnaryStreamCall, RetryingUnaryUnaryCall
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 
-def _start_repeatable(
-    dispatcher: Dispatcher,
+Begin = Callable[[Dispatcher, Any, CallOptions], Any]
+
+
+class _MultiCallable:
+    """What the four kinds have in common: `begin` makes the call object."""
+
+    def __init__(self, dispatcher: Dispatcher, begin: Begin) -> None:
+        self._dispatcher = dispatcher
+        self._begin = begin
+
+    def _start(self, request: Any, options: CallOptions) -> Any:
+        dispatcher = self._dispatcher
+        dispatcher.check_open()
+        return self._begin(dispatcher, request, dispatcher.with_deadline(options))
+
+
+def _begin_once(
     deferred: type[DeferredCall[Any, Any]],
-    retrying: type[RetryingCall[Any, Any]],
+    dispatcher: Dispatcher,
     request: Any,
     options: CallOptions,
 ) -> Any:
-    dispatcher.check_open()
-    options = dispatcher.with_deadline(options)
-    method = dispatcher.again()
-    if method is not None:
-        if method.hedging is not None and retrying is RetryingUnaryUnaryCall:
-            return HedgedUnaryUnaryCall(
-                dispatcher, method, dispatcher.retries, request, options, method.hedging
-            )
-        return retrying(dispatcher, method, dispatcher.retries, request, options)
-    return _start(dispatcher, deferred, request, options)
-
-
-def _start(
-    dispatcher: Dispatcher,
-    deferred: type[DeferredCall[Any, Any]],
-    request: Any,
-    options: CallOptions,
-) -> Any:
-    dispatcher.check_open()
-    options = dispatcher.with_deadline(options)
     attempt = dispatcher.start(request, options)
-    return deferred(dispatcher, request, options) if attempt is None else attempt.call
+    return deferred(dispatcher, request, options) if attempt is None else attempt.follow()
 
 
-class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
+class UnaryUnary(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
     """One request, one response."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+        begin: Begin = partial(_begin_once, DeferredUnaryUnaryCall)
+        if dispatcher.is_repeatable:
+            hedging = dispatcher.method_config.hedging
+            begin = RetryingUnaryUnaryCall
+            if hedging is not None:
+                begin = partial(HedgedUnaryUnaryCall, policy=hedging)
+        super().__init__(dispatcher, begin)
 
     def __call__(
         self,
@@ -73,18 +75,16 @@ class UnaryUnary(grpc.aio.UnaryUnaryMultiCallable[Req, Res]):
     ) -> grpc.aio.UnaryUnaryCall[Req, Res]:
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
-        call: grpc.aio.UnaryUnaryCall[Req, Res]
-        call = _start_repeatable(
-            self._dispatcher, DeferredUnaryUnaryCall, RetryingUnaryUnaryCall, request, options
-        )
+        call: grpc.aio.UnaryUnaryCall[Req, Res] = self._start(request, options)
         return call
 
 
-class UnaryStream(grpc.aio.UnaryStreamMultiCallable[Req, Res]):
+class UnaryStream(_MultiCallable, grpc.aio.UnaryStreamMultiCallable[Req, Res]):
     """One request, a stream of responses."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+        once = partial(_begin_once, DeferredUnaryStreamCall)
+        super().__init__(dispatcher, RetryingUnaryStreamCall if dispatcher.is_repeatable else once)
 
     def __call__(
         self,
@@ -98,18 +98,15 @@ class UnaryStream(grpc.aio.UnaryStreamMultiCallable[Req, Res]):
     ) -> grpc.aio.UnaryStreamCall[Req, Res]:
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
-        call: grpc.aio.UnaryStreamCall[Req, Res]
-        call = _start_repeatable(
-            self._dispatcher, DeferredUnaryStreamCall, RetryingUnaryStreamCall, request, options
-        )
+        call: grpc.aio.UnaryStreamCall[Req, Res] = self._start(request, options)
         return call
 
 
-class StreamUnary(grpc.aio.StreamUnaryMultiCallable[Req, Res]):
+class StreamUnary(_MultiCallable, grpc.aio.StreamUnaryMultiCallable[Req, Res]):
     """A stream of requests, one response."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+        super().__init__(dispatcher, partial(_begin_once, DeferredStreamUnaryCall))
 
     def __call__(
         self,
@@ -122,16 +119,15 @@ class StreamUnary(grpc.aio.StreamUnaryMultiCallable[Req, Res]):
     ) -> grpc.aio.StreamUnaryCall[Req, Res]:
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
-        call: grpc.aio.StreamUnaryCall[Req, Res]
-        call = _start(self._dispatcher, DeferredStreamUnaryCall, request_iterator, options)
+        call: grpc.aio.StreamUnaryCall[Req, Res] = self._start(request_iterator, options)
         return call
 
 
-class StreamStream(grpc.aio.StreamStreamMultiCallable[Req, Res]):
+class StreamStream(_MultiCallable, grpc.aio.StreamStreamMultiCallable[Req, Res]):
     """A stream of requests, a stream of responses."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+        super().__init__(dispatcher, partial(_begin_once, DeferredStreamStreamCall))
 
     def __call__(
         self,
@@ -144,6 +140,5 @@ class StreamStream(grpc.aio.StreamStreamMultiCallable[Req, Res]):
     ) -> grpc.aio.StreamStreamCall[Req, Res]:
         """Starts a call; `timeout` in seconds. Raises UsageError once closed."""
         options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
-        call: grpc.aio.StreamStreamCall[Req, Res]
-        call = _start(self._dispatcher, DeferredStreamStreamCall, request_iterator, options)
+        call: grpc.aio.StreamStreamCall[Req, Res] = self._start(request_iterator, options)
         return call

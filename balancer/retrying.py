@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -23,40 +22,29 @@ from balancer.call import (
     DeferredUnaryStreamCall,
     DeferredUnaryUnaryCall,
 )
-from balancer.dispatch import (
-    Attempt,
-    CallOptions,
-    Dispatcher,
-    Retries,
-    final_code,
-    final_trailers,
-)
+from balancer.dispatch import Attempt, CallOptions, Dispatcher, final_code, final_trailers
 from balancer.managed_call import ManagedCall
-from balancer.method_config import MethodConfig
 from balancer.retry import GiveUp, Retry, RetryState
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
+
+# Looked up by calls; a member of an enum is found in Python.
+_OK: Final = grpc.StatusCode.OK
+_NOWHERE: Final[frozenset[str]] = frozenset()
 
 
 class RetryingCall(ManagedCall[Req, Res]):
     """What the two kinds have in common: one attempt after the other."""
 
     _deferred: type[DeferredCall[Any, Any]]
+    _state: RetryState | None = None
+    _next: asyncio.Task[None] | None = None
+    _committed = False
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        method: MethodConfig,
-        retries: Retries,
-        request: Req,
-        options: CallOptions,
-    ) -> None:
-        super().__init__(dispatcher, method, retries, request, options)
-        self._state: RetryState | None = None
-        self._next: asyncio.Task[None] | None = None
-        self._committed = False
-        self._follow(options, frozenset())
+    def __init__(self, dispatcher: Dispatcher, request: Req, options: CallOptions) -> None:
+        super().__init__(dispatcher, request, options)
+        self._try(options, _NOWHERE)
 
     def cancel(self) -> bool:
         """Ends it; False if it has ended already."""
@@ -82,43 +70,49 @@ class RetryingCall(ManagedCall[Req, Res]):
         last: grpc.aio.Metadata = await self._call.initial_metadata()
         return last
 
-    def _follow(self, options: CallOptions, avoid: frozenset[str]) -> None:
+    def _try(self, options: CallOptions, avoid: frozenset[str]) -> None:
         attempt = self._dispatcher.start(self._request, options, avoid)
         if attempt is None:
-            call = self._deferred(self._dispatcher, self._request, options)
-            attempt = Attempt(call, None)
-        self._call = attempt.call
-        attempt.call.add_done_callback(partial(self._ended, attempt.endpoint))
+            self._call = self._deferred(self._dispatcher, self._request, options)
+            self._call.add_done_callback(self._deferred_ended)
+        else:
+            self._call = attempt.call
+            attempt.follow(self._attempt_ended)
 
-    def _ended(self, endpoint: str | None, call: Any) -> None:
-        if call is not self._call or self._final:
-            return
-        code = final_code(call)
-        if code is grpc.StatusCode.OK:
-            self._retries.throttle.succeeded()
+    def _attempt_ended(self, attempt: Attempt, code: grpc.StatusCode) -> None:
+        if code is _OK:
+            self._dispatcher.retries.throttle.succeeded()
             self._finish()
-            return
-        decision = self._after(call, code, endpoint)
+        else:
+            self._failed(attempt.call, code, attempt.endpoint)
+
+    def _deferred_ended(self, call: DeferredCall[Any, Any]) -> None:
+        code = final_code(call)
+        if code is _OK:
+            self._dispatcher.retries.throttle.succeeded()
+            self._finish()
+        else:
+            # None: nobody could be had for it, and it has waited for that as it wanted to.
+            self._failed(call, code, call.endpoint)
+
+    def _failed(self, call: Any, code: grpc.StatusCode, endpoint: str | None) -> None:
+        decision = None if endpoint is None else self._after(call, code, endpoint)
         if decision is None:
             self._finish()
         else:
             self._next = self._loop.create_task(self._again(decision))
             self._wake()
 
-    def _after(self, call: Any, code: grpc.StatusCode, endpoint: str | None) -> Retry | None:
-        if isinstance(call, DeferredCall):
-            if call.endpoint is None:
-                # Nobody could be had for it, and it has waited for that as it wanted to.
-                return None
-            endpoint = call.endpoint
+    def _after(self, call: Any, code: grpc.StatusCode, endpoint: str) -> Retry | None:
         if self._committed:
             return None
         if self._state is None:
+            method, retries = self._dispatcher.method_config, self._dispatcher.retries
             self._state = RetryState(
-                self._method.retry,
-                self._retries.throttle,
-                self._retries.rng,
-                idempotent=self._method.idempotent,
+                method.retry,
+                retries.throttle,
+                retries.rng,
+                idempotent=method.idempotent,
                 deadline_s=self._deadline,
             )
         outcome = AttemptOutcome(code=code, endpoint=endpoint, trailers=final_trailers(call))
@@ -131,7 +125,7 @@ class RetryingCall(ManagedCall[Req, Res]):
         self._next = None
         metadata = (*(self._options.metadata or ()), *decision.metadata())
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
-        self._follow(options, decision.tried)
+        self._try(options, decision.tried)
         self._wake()
 
     async def _superseded(self, call: Any) -> bool:
@@ -147,19 +141,17 @@ class RetryingUnaryUnaryCall(RetryingCall[Req, Res], grpc.aio.UnaryUnaryCall[Req
     _deferred = DeferredUnaryUnaryCall
 
     def __await__(self) -> Generator[Any, None, Res]:
-        return self._response().__await__()
-
-    async def _response(self) -> Res:
+        # A generator and no coroutine: one layer less for every call.
         while True:
             call = self._call
             try:
-                response: Res = await call
+                response: Res = yield from call.__await__()
             except asyncio.CancelledError:
                 if _is_ours():
                     self.cancel()
                 raise
             except grpc.aio.AioRpcError:
-                if not await self._or_cancel(call):
+                if not (yield from self._or_cancel(call).__await__()):
                     raise
             else:
                 return response

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import ipaddress
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import grpc
 import grpc.aio
@@ -43,6 +44,13 @@ class Method:
     registered: bool = False
 
 
+class Binder(Protocol):
+    """Who keeps a multicallable of a subchannel."""
+
+    def forget(self, subchannel: AioSubchannel) -> None:
+        """Called when `subchannel` is closed."""
+
+
 class AioSubchannel:
     """A connection to `endpoint` that is kept up until `close`.
 
@@ -64,17 +72,15 @@ class AioSubchannel:
         self._health = _health_watch(self._channel, endpoint, config, on_change)
         self._pace_s = config.initial_backoff_s
         self._next_attempt = 0.0
-        self._in_flight = 0
+        self.in_flight = 0
+        """Calls that have started here and not ended."""
         self._idle = asyncio.Event()
+        # Weak: a stub may come and go.
+        self._binders: weakref.WeakSet[Binder] = weakref.WeakSet()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def __repr__(self) -> str:
         return f"<AioSubchannel {self.endpoint.address} {self.state.name}>"
-
-    @property
-    def in_flight(self) -> int:
-        """Calls that have started here and not ended."""
-        return self._in_flight
 
     @property
     def serving(self) -> bool:
@@ -93,8 +99,9 @@ class AioSubchannel:
         self._leave_ready()
         return False
 
-    def bind(self, method: Method) -> Callable[..., Any]:
-        """The multicallable of grpc.aio for `method` on this connection."""
+    def bind(self, method: Method, binder: Binder) -> Callable[..., Any]:
+        """The multicallable of grpc.aio for `method`, which `binder` keeps until it closes."""
+        self._binders.add(binder)
         bound: Callable[..., Any] = getattr(self._channel, method.kind)(
             method.path,
             method.request_serializer,
@@ -103,14 +110,19 @@ class AioSubchannel:
         )
         return bound
 
-    def track(self, call: grpc.aio.Call) -> None:
-        """Counts `call` as in flight until it is done."""
-        self._in_flight += 1
-        call.add_done_callback(self._untrack)
+    def started(self) -> None:
+        """Counts a call as in flight until `ended`."""
+        self.in_flight += 1
+
+    def ended(self) -> None:
+        """Says that a call is no longer in flight."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
 
     async def drain(self, timeout_s: float) -> None:
         """Waits until no call is in flight, but not longer than `timeout_s`."""
-        if self._in_flight:
+        if self.in_flight:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -122,13 +134,10 @@ class AioSubchannel:
         if self._health is not None:
             self._health.stop()
         self.state = ChannelConnectivity.SHUTDOWN
+        for binder in self._binders:
+            binder.forget(self)
         await self._channel.close()
         await asyncio.gather(self._watching, return_exceptions=True)
-
-    def _untrack(self, _call: object) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
 
     async def _watch(self) -> None:
         while True:
