@@ -102,7 +102,8 @@ _HALF_OPEN: Final = BreakerState.HALF_OPEN
 class Breaker:
     """The breaker of one endpoint. All times are monotonic seconds.
 
-    `retry_at_s` is when the next call may pass; of no meaning while CLOSED.
+    `retry_at_s` is when the next call may pass; of no meaning while CLOSED. `failures` are
+    those in a row that count; 0 only while CLOSED, when one more success changes nothing.
     """
 
     def __init__(self, config: BreakerConfig) -> None:
@@ -110,7 +111,7 @@ class Breaker:
         self.retry_at_s = 0.0
         self._config = config
         self._open_s = config.open_s
-        self._failures = 0
+        self.failures = 0
         self._valid: Ticket = 0
 
     def __repr__(self) -> str:
@@ -146,7 +147,7 @@ class Breaker:
             self._finish_probe(code, now_s)
             return True
         if code is _OK:
-            self._failures = 0
+            self.failures = 0
             return False
         return self._finish_unsuccessful(code, now_s)
 
@@ -158,15 +159,15 @@ class Breaker:
             self._open(BreakerEvent.PROBE_FAILED, now_s)
         else:
             self._open_s = self._config.open_s
-            self._failures = 0
+            self.failures = 0
             self._apply(BreakerEvent.PROBE_SUCCEEDED)
 
     def _finish_unsuccessful(self, code: StatusCode | None, now_s: float) -> bool:
         if code in FAILURES:
-            self._failures += 1
+            self.failures += 1
         elif code not in _SILENT:
-            self._failures = 0
-        if self._failures < self._config.consecutive_failures:
+            self.failures = 0
+        if self.failures < self._config.consecutive_failures:
             return False
         self._open(BreakerEvent.TRIPPED, now_s)
         return True

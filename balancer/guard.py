@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
 import grpc
 
-from balancer.breaker import Breaker, BreakerConfig, Ticket
+from balancer.breaker import Breaker, BreakerConfig, BreakerState, Ticket
 from balancer.eligibility import Facts
 from balancer.outlier import OutlierConfig, OutlierDetector, verdict
 from balancer.policy import CompletionHook, Picker, PickInfo, PickResult, Subchannel
@@ -25,6 +26,9 @@ from discovery.endpoint import Endpoint
 # A policy may name one again that its breaker has just refused.
 PICKS_PER_CALL_MAX: Final = 4
 
+# Looked up by calls; a member of an enum is found in Python.
+_OK: Final = grpc.StatusCode.OK
+_CLOSED: Final = BreakerState.CLOSED
 _READY: Final = grpc.ChannelConnectivity.READY
 _CLEAR: Final = Facts(_READY)
 
@@ -99,9 +103,8 @@ class Guard:
         """`inner`, guarded; with `overrules` a breaker that refuses does not stop a call."""
         if not self._watches:
             return inner
-        breakers = {each: self._breaker(each.endpoint.address) for each in subchannels}
-        limit = self._config.max_in_flight if self._config else None
-        return _GuardedPicker(self, inner, breakers, limit, overrules=overrules)
+        gates = {each: self._gate(each) for each in subchannels}
+        return _GuardedPicker(inner, gates, overrules=overrules)
 
     def sweep(self, addresses: Collection[str]) -> bool:
         """Judges `addresses`; True if who may be picked has changed."""
@@ -125,50 +128,103 @@ class Guard:
         waits = [each.retry_at_s - now for each in self._breakers.values() if not each.admits(now)]
         return max(0.0, min(waits)) if waits else None
 
-    def now(self) -> float:
-        """The clock's reading."""
-        return self._clock()
+    def _gate(self, subchannel: Subchannel) -> _Gate:
+        config, breaker = self._config, None
+        if config is not None:
+            address = subchannel.endpoint.address
+            breaker = self._breakers.setdefault(address, Breaker(config))
+        return _Gate(
+            subchannel,
+            breaker,
+            self._detector,
+            limit=config.max_in_flight if config else sys.maxsize,
+            clock=self._clock,
+            refresh=self._refresh,
+        )
 
-    def ended(
+
+class _Gate:
+    """What stands before one subchannel, and hears what became of the calls let through."""
+
+    __slots__ = (
+        "_address",
+        "_breaker",
+        "_clock",
+        "_detector",
+        "_limit",
+        "_refresh",
+        "_result",
+        "_subchannel",
+        "_ticket",
+    )
+
+    def __init__(
         self,
         subchannel: Subchannel,
         breaker: Breaker | None,
-        ticket: Ticket | None,
-        inner: CompletionHook | None,
-        code: grpc.StatusCode | None,
+        detector: OutlierDetector | None,
+        *,
+        limit: int,
+        clock: Callable[[], float],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._subchannel = subchannel
+        self._address = subchannel.endpoint.address
+        self._breaker = breaker
+        self._detector = detector
+        self._limit = limit
+        self._clock = clock
+        self._refresh = refresh
+        # The usual answer, made once: to a policy that asks for no news, with the ticket
+        # that is valid as long as nothing happens. One that is not closed would take the
+        # question for a call.
+        is_closed = breaker is not None and breaker.state is _CLOSED
+        self._ticket = breaker.try_start(0.0) if breaker and is_closed else None
+        self._result = self._admitted(self._ticket, None)
+
+    def admit(self, on_done: CompletionHook | None, *, overrules: bool) -> PickResult | None:
+        """The result for a call that may pass; None if it must not."""
+        if self._subchannel.in_flight >= self._limit:
+            return None
+        breaker, ticket = self._breaker, None
+        if breaker is not None:
+            # Of no meaning to one that is closed, and the clock costs as much as the answer.
+            now = 0.0 if breaker.state is _CLOSED else self._clock()
+            ticket = breaker.try_start(now)
+            if ticket is None and not overrules:
+                return None
+        if on_done is None and ticket == self._ticket:
+            return self._result
+        return self._admitted(ticket, on_done)
+
+    def _admitted(self, ticket: Ticket | None, on_done: CompletionHook | None) -> PickResult:
+        return PickResult(self._subchannel, partial(self._ended, ticket, on_done))
+
+    def _ended(
+        self, ticket: Ticket | None, inner: CompletionHook | None, code: grpc.StatusCode | None
     ) -> None:
         """A call that was picked has ended, or was never started (None)."""
         if inner is not None:
             inner(code)
-        if self._detector is not None and (said := verdict(code)) is not None:
-            self._detector.record(subchannel.endpoint.address, said)
-        config = self._config
-        changed = config is not None and subchannel.in_flight == config.max_in_flight - 1
-        if breaker is not None and ticket is not None:
+        detector, breaker = self._detector, self._breaker
+        if detector is not None and (said := verdict(code)) is not None:
+            detector.record(self._address, said)
+        changed = self._subchannel.in_flight == self._limit - 1
+        # One good call after another is no news to a breaker.
+        if breaker is not None and ticket is not None and (breaker.failures or code is not _OK):
             changed |= breaker.finish(ticket, code, self._clock())
         if changed:
             self._refresh()
 
-    def _breaker(self, address: str) -> Breaker | None:
-        if self._config is None:
-            return None
-        return self._breakers.setdefault(address, Breaker(self._config))
-
 
 class _GuardedPicker:
+    __slots__ = ("_gates", "_inner", "_overrules")
+
     def __init__(
-        self,
-        guard: Guard,
-        inner: Picker,
-        breakers: dict[Subchannel, Breaker | None],
-        limit: int | None,
-        *,
-        overrules: bool,
+        self, inner: Picker, gates: Mapping[Subchannel, _Gate], *, overrules: bool
     ) -> None:
-        self._guard = guard
         self._inner = inner
-        self._breakers = breakers
-        self._limit = limit
+        self._gates = gates
         self._overrules = overrules
 
     def pick(self, info: PickInfo) -> PickResult:
@@ -177,26 +233,15 @@ class _GuardedPicker:
         Raises NobodyAdmitted.
         """
         for _ in range(PICKS_PER_CALL_MAX):
-            result = self._inner.pick(info)
-            admitted = self._admit(*result)
+            subchannel, on_done = self._inner.pick(info)
+            admitted = self._gates[subchannel].admit(on_done, overrules=self._overrules)
             if admitted is not None:
                 return admitted
-            if result.on_done is not None:
-                result.on_done(None)
+            if on_done is not None:
+                on_done(None)
         # A policy may name the same few again and again.
-        for subchannel in self._breakers:
-            admitted = self._admit(subchannel, None)
+        for gate in self._gates.values():
+            admitted = gate.admit(None, overrules=self._overrules)
             if admitted is not None:
                 return admitted
         raise NobodyAdmitted
-
-    def _admit(self, subchannel: Subchannel, on_done: CompletionHook | None) -> PickResult | None:
-        if self._limit is not None and subchannel.in_flight >= self._limit:
-            return None
-        breaker, ticket = self._breakers[subchannel], None
-        if breaker is not None:
-            ticket = breaker.try_start(self._guard.now())
-            if ticket is None and not self._overrules:
-                return None
-        ended = partial(self._guard.ended, subchannel, breaker, ticket, on_done)
-        return PickResult(subchannel, ended)

@@ -91,7 +91,7 @@ def from_service_config(
     header = balancing.parameters.get(_HEADER)
     if isinstance(header, str):
         config = replace(config, hash_key=from_metadata(header))
-    context = PolicyContext(rng=rng or random.SystemRandom(), hash_key=config.hash_key)
+    context = PolicyContext(rng=rng or random.Random(), hash_key=config.hash_key)  # noqa: S311 - as in `channel`
     return ServiceSetup(_policy(balancing, context), config)
 
 

@@ -23,6 +23,8 @@ from balancer.errors import InvalidConfigError
 from balancer.policy import Picker, PickInfo, PickResult, Policy, PolicyContext, Subchannel
 
 MAX_PICKS: Final = 8
+PEER_SHARE: Final = 0.99
+"""Whose share never falls below this part of the oldest one's is not held back at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,17 @@ class SlowStartConfig:
         part = max(0.0, age_s) / self.window_s
         return max(self.min_weight, math.pow(part, 1 / self.aggression))
 
+    def least_share(self, younger_s: float) -> float:
+        """The least part that one gets of the share of another, by how much younger it is.
+
+        While the younger is held at `min_weight` it falls behind; from the end of that on,
+        at `begin_s`, it catches up.
+        """
+        begin_s = self.window_s * math.pow(self.min_weight, self.aggression)
+        if not begin_s:
+            return 1.0 if younger_s <= 0 else 0.0
+        return math.pow(1 + max(0.0, younger_s) / begin_s, -1 / self.aggression)
+
 
 class Ramp:
     """Since when each endpoint is READY, and what follows for its share."""
@@ -79,6 +92,13 @@ class Ramp:
         since = self._ready_since.get(subchannel)
         return since is not None and self._clock() - since < self._config.window_s
 
+    def is_held_back(self, subchannel: Subchannel) -> bool:
+        """Whether `subchannel` warms up and is noticeably younger than the oldest."""
+        if not self.is_warming(subchannel):
+            return False
+        younger_s = self._ready_since[subchannel] - self._oldest
+        return self._config.least_share(younger_s) < PEER_SHARE
+
     def factor(self, subchannel: Subchannel) -> float:
         """The part of its share that `subchannel` gets, above 0 to 1.
 
@@ -93,13 +113,13 @@ class Ramp:
 class SlowStartPicker:
     """Picks as `inner` does, but of the `subchannels` that warm up not every time."""
 
-    __slots__ = ("_inner", "_ramp", "_random", "_warming")
+    __slots__ = ("_held_back", "_inner", "_ramp", "_random")
 
     def __init__(
         self, inner: Picker, subchannels: Sequence[Subchannel], ramp: Ramp, rng: Random
     ) -> None:
         self._inner = inner
-        self._warming = frozenset(each for each in subchannels if ramp.is_warming(each))
+        self._held_back = frozenset(each for each in subchannels if ramp.is_held_back(each))
         self._ramp = ramp
         self._random = rng.random
 
@@ -115,7 +135,13 @@ class SlowStartPicker:
         return result
 
     def _accepts(self, subchannel: Subchannel) -> bool:
-        return subchannel not in self._warming or self._random() < self._ramp.factor(subchannel)
+        if subchannel not in self._held_back:
+            return True
+        if not self._ramp.is_warming(subchannel):
+            # Nothing may bring a new picker for a long time.
+            self._held_back -= {subchannel}
+            return True
+        return self._random() < self._ramp.factor(subchannel)
 
 
 class SlowStart:
@@ -127,9 +153,9 @@ class SlowStart:
         self._rng = context.rng
 
     def build(self, subchannels: Sequence[Subchannel]) -> Picker:
-        """The inner policy's picker, wrapped while any of `subchannels` warms up."""
+        """The inner policy's picker, wrapped while any of `subchannels` is held back."""
         self._ramp.update(subchannels)
         picker = self._inner.build(subchannels)
-        if not any(map(self._ramp.is_warming, subchannels)):
+        if not any(map(self._ramp.is_held_back, subchannels)):
             return picker
         return SlowStartPicker(picker, subchannels, self._ramp, self._rng)

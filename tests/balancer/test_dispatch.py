@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Sequence
 
 import grpc
@@ -12,11 +14,12 @@ import pytest
 from grpc import StatusCode
 
 import balancer
-from balancer import PickInfo, PickResult, Subchannel
+from balancer import ChannelConfig, PickInfo, PickResult, Subchannel
 from balancer.subchannel import AioSubchannel
 from balancer.testing import FakeSubchannel
 from discovery.endpoint import Endpoint
-from tests.balancer.calls import call, stream_unary, unary_stream
+from discovery.testing import FakeResolver
+from tests.balancer.calls import call, only, stream_unary, unary_stream
 from tests.balancer.conftest import StartServer
 from tests.balancer.echo import FAIL, HANG, STREAM_UNARY, UNARY_UNARY, EchoServer
 from tests.support.waiting import eventually
@@ -99,6 +102,36 @@ async def test_a_pick_that_came_too_late_is_given_back(start_server: StartServer
         await call(channel)
         await stopping
     assert [None, StatusCode.OK] == policy.ends
+
+
+async def test_a_call_that_cannot_be_made_is_given_back(server: EchoServer) -> None:
+    """The hook of a pick whose call gRPC refuses to make is told that nothing started."""
+    policy = Recording()
+    async with balancer.channel(f"static:///{server.address}", policy=policy) as channel:
+        await channel.channel_ready()
+        for _ in range(2):
+            with pytest.raises(TypeError):
+                call(channel, metadata=5)
+        await call(channel)
+    assert [None, None, StatusCode.OK] == policy.ends
+
+
+async def test_what_is_closed_is_forgotten(start_server: StartServer) -> None:
+    """A stub that outlives an endpoint does not keep its connection in memory."""
+    servers = [await start_server(name) for name in (b"a", b"b")]
+    resolver = FakeResolver()
+    resolver.set("tallystick/echo", [server.address for server in servers])
+    config = ChannelConfig(linger_s=0.0)
+    async with balancer.channel("echo", resolver=resolver, config=config) as channel:
+        await only(channel, "a", "b")
+        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(UNARY_UNARY)
+        assert {b"a:x", b"b:x"} == {await unary(b"x") for _ in range(2)}
+        gone = weakref.ref(channel._pool._subchannels[servers[0].address])
+
+        resolver.set("tallystick/echo", [servers[1].address])
+
+        await eventually(lambda: gc.collect() >= 0 and gone() is None)
+        assert b"b:x" == await unary(b"x")
 
 
 class Foreign(Recording):

@@ -14,8 +14,10 @@ import balancer
 from balancer import BalancedChannel, ChannelConfig
 from balancer.breaker import BreakerConfig
 from balancer.eligibility import EligibilityConfig, Reason
+from balancer.guard import Guard
 from balancer.health import HealthConfig
 from balancer.outlier import FailurePercentageEjection, OutlierConfig
+from balancer.policies import PickFirst
 from balancer.subsetting import SubsetConfig
 from balancer.zones import ZoneConfig
 from discovery.endpoint import Endpoint
@@ -23,6 +25,7 @@ from discovery.testing import FakeResolver
 from tests.balancer.calls import call, only, served_by
 from tests.balancer.conftest import StartServer
 from tests.balancer.echo import EchoServer
+from tests.balancer.policies.simulation import INFO, context, fakes
 from tests.support.waiting import eventually
 
 SERVICE = "tallystick/echo"
@@ -88,6 +91,23 @@ async def test_who_fails_time_after_time_is_left_alone_and_probed(
 
         servers[0].refusal = None
         await only(channel, "a", "b", "c")
+
+
+def test_a_new_picker_takes_no_probe() -> None:
+    """When the wait of a breaker is over, building pickers leaves its probe to a call."""
+    now, (one, other) = 0.0, fakes(1, 1)
+    config = BreakerConfig(consecutive_failures=1, open_s=1.0)
+    guard = Guard(config, None, rng=context().rng, clock=lambda: now, refresh=lambda: None)
+    inner = PickFirst(context()).build((one, other))
+    failing = guard.picker(inner, (one, other), overrules=False).pick(INFO)
+    assert failing.on_done is not None
+    failing.on_done(StatusCode.UNAVAILABLE)
+    now = 1.0
+
+    for _ in range(2):
+        picker = guard.picker(inner, (one, other), overrules=False)
+
+    assert [one, other] == [picker.pick(INFO).subchannel for _ in range(2)]
 
 
 async def test_who_is_full_gets_no_more(servers: list[EchoServer]) -> None:

@@ -100,9 +100,62 @@ def test_nothing_is_left_of_it_when_all_are_warm() -> None:
     clock, given = Clock(), fakes(1, 1)
     inner = PickFirst(context())
     policy = SlowStart(inner, CONFIG, context(clock))
+    policy.build(given[:1])
+    clock.now = 1.0
     assert isinstance(policy.build(given), SlowStartPicker)
-    clock.now = 10.0
+    clock.now = 11.0
     assert type(inner.build(given)) is type(policy.build(given))
+
+
+def test_who_connects_with_the_oldest_is_not_held_back() -> None:
+    """A hundredth less is not worth a draw for every call."""
+    clock, given = Clock(), fakes(1, 1)
+    inner = PickFirst(context())
+    policy = SlowStart(inner, CONFIG, context(clock))
+    policy.build(given[:1])
+    clock.now = 0.01
+    assert type(inner.build(given)) is type(policy.build(given))
+
+
+@given(
+    st.floats(0.1, 10), st.floats(0.01, 1), st.floats(0, 10), st.floats(0, 10), st.floats(0.01, 100)
+)
+def test_the_least_share_is_never_undercut(
+    aggression: float, min_weight: float, younger_s: float, age_s: float, window_s: float
+) -> None:
+    """At no age has the younger one less than that part of the older one's share."""
+    config = SlowStartConfig(window_s=window_s, aggression=aggression, min_weight=min_weight)
+    share = config.factor(age_s) / config.factor(age_s + younger_s)
+    assert share >= config.least_share(younger_s) - 1e-9
+
+
+def test_the_least_share_is_reached() -> None:
+    """When the younger one is no longer held at the start, it is furthest behind."""
+    assert 0.5 == pytest.approx(CONFIG.factor(1.0) / CONFIG.factor(2.0))
+    assert 0.5 == pytest.approx(CONFIG.least_share(1.0))
+    assert 1.0 == CONFIG.least_share(0.0)
+
+
+def test_a_start_too_small_for_a_number() -> None:
+    """With next to nothing at the start, who is younger has next to nothing of the share."""
+    config = SlowStartConfig(window_s=1.0, aggression=300.0, min_weight=0.01)
+    assert [1.0, 0.0] == [config.least_share(0.0), config.least_share(1e-9)]
+
+
+def test_a_picker_that_is_not_replaced_stops_drawing() -> None:
+    """Once all are warm every pick is accepted without a look at the ramp."""
+    clock, (old, new) = Clock(), fakes(1, 1)
+    ramp = Ramp(CONFIG, clock)
+    ramp.update((old,))
+    clock.now = 5.0
+    ramp.update((old, new))
+    inner = _OneChoice(new)
+    picker = SlowStartPicker(inner, (old, new), ramp, context().rng)
+    clock.now = 15.0
+    for _ in range(100):
+        picker.pick(INFO)
+    assert 100 == inner.picks
+    assert not picker._held_back
 
 
 def test_who_was_away_starts_anew() -> None:
