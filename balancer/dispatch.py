@@ -222,14 +222,15 @@ class Dispatcher:
 
     def _attempt(self, picked: PickResult, request: Any, options: CallOptions) -> Attempt | None:
         """A call on what was picked; None, and the pick is given back, if it is not READY."""
-        # What is bound is an AioSubchannel: `_bind` looks.
+        # What is bound is an AioSubchannel; of what is not, `_ours` says so.
         subchannel: Any = picked.subchannel
-        bound = self._bound.get(subchannel) or self._bind(subchannel)
+        bound = self._bound.get(subchannel)
         on_done = picked.on_done
         call = None
         try:
-            if subchannel.is_ready():
-                call = bound(
+            # Bound only when READY: who is closed has been forgotten, and is not to come back.
+            if (bound is not None or _ours(subchannel)) and subchannel.is_ready():
+                call = (bound or self._bind(subchannel))(
                     request,
                     timeout=options.timeout,
                     metadata=options.metadata,
@@ -244,11 +245,16 @@ class Dispatcher:
             if call is None and on_done is not None:
                 on_done(None)
 
-    def _bind(self, subchannel: Subchannel) -> Callable[..., Any]:
-        if not isinstance(subchannel, AioSubchannel):
-            raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
+    def _bind(self, subchannel: AioSubchannel) -> Callable[..., Any]:
         bound = self._bound[subchannel] = subchannel.bind(self._method, self)
         return bound
+
+
+def _ours(subchannel: Subchannel) -> bool:
+    """True; raises TypeError for what no policy was given."""
+    if not isinstance(subchannel, AioSubchannel):
+        raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
+    return True
 
 
 def _pick_other(picker: Picker, info: PickInfo, avoid: frozenset[str]) -> PickResult:

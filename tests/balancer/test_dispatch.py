@@ -7,6 +7,7 @@ import gc
 import time
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,6 +16,7 @@ from grpc import StatusCode
 
 import balancer
 from balancer import ChannelConfig, PickInfo, PickResult, Subchannel
+from balancer.dispatch import CallOptions
 from balancer.subchannel import AioSubchannel
 from balancer.testing import FakeSubchannel
 from discovery.endpoint import Endpoint
@@ -132,6 +134,19 @@ async def test_what_is_closed_is_forgotten(start_server: StartServer) -> None:
 
         await eventually(lambda: gc.collect() >= 0 and gone() is None)
         assert b"b:x" == await unary(b"x")
+
+
+async def test_a_late_pick_does_not_bring_back_what_is_closed(server: EchoServer) -> None:
+    """A stub that a stale picker sends to a closed subchannel keeps nothing of it."""
+    async with balancer.channel(f"static:///{server.address}") as channel:
+        await channel.channel_ready()
+        closed = channel._pool._subchannels[server.address]
+        stub: Any = channel.unary_unary(UNARY_UNARY)
+        dispatcher = stub._dispatcher
+        await closed.close()
+        options = CallOptions(None, None, None, None, None)
+        late = dispatcher._attempt(PickResult(closed), b"x", options)
+        assert (None, {}) == (late, dispatcher._bound)
 
 
 class Foreign(Recording):

@@ -123,6 +123,16 @@ async def test_a_flood_of_endpoints_pushes_out_nobody_who_works(
         assert 5 == len(channel._pool._subchannels)
 
 
+async def _lost(channel: BalancedChannel, address: str) -> None:
+    """Returns when the channel knows that this connection is gone: a call on its way may fail."""
+
+    def lost() -> bool:
+        subchannel = channel._pool._subchannels.get(address)
+        return subchannel is None or subchannel.state is not READY
+
+    await eventually(lost)
+
+
 async def test_a_withdrawn_endpoint_serves_while_its_connection_lasts(
     channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
 ) -> None:
@@ -134,6 +144,7 @@ async def test_a_withdrawn_endpoint_serves_while_its_connection_lasts(
     resolver.set(SERVICE, [], withdrawn=[a, b, c])
     assert {"a": 5, "b": 5} == await served_by(channel, 10)
     await servers[0].stop()
+    await _lost(channel, a)
     await only(channel, "b")
 
     resolver.set(SERVICE, [c], withdrawn=[b])
@@ -223,6 +234,7 @@ async def test_draining_endpoints_stand_in_for_dead_ones(
     """A draining endpoint is used when no other can be reached, until one can."""
     a, b, _ = servers
     await b.stop()
+    await _lost(channel, b.address)
     resolver.set(SERVICE, [Endpoint(a.address, draining=True), b.address])
     await only(channel, "a")
     await b.start()
