@@ -38,3 +38,10 @@ def test_ids_ascend_when_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch, su
         ids.append(new_id_after(ids[-1] + suffix))
     assert sorted(set(ids)) == ids
     assert all(len(id_) == 32 and int(id_, 16) for id_ in ids)
+
+
+def test_two_starts_after_the_same_id_never_make_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one coordinator has prepared and not decided is not named again by the next one."""
+    newest = new_id()
+    monkeypatch.setattr(module, "new_id", lambda: f"{1:032x}")
+    assert 1_000 == len({new_id_after(newest) for _ in range(1_000)})
