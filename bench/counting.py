@@ -120,8 +120,8 @@ class _Between:
         async def counted() -> AsyncIterator[pb.ExchangeRequest]:
             async for request in requests:
                 self._counted["messages"] += 1
-                self._counted["entries"] += len(request.messages)
-                self._counted["forgettable"] += len(request.forgettable)
+                self._counted["entries"] += len(request.verbs)
+                self._counted["forgettable"] += len(request.forgettable_txn_ids)
                 yield request
 
         call = self._channel.stream_stream(
@@ -131,7 +131,7 @@ class _Between:
         )(counted(), timeout=context.time_remaining())
         async for response in call:
             self._counted["messages"] += 1
-            self._counted["entries"] += len(response.replies)
+            self._counted["entries"] += len(response.votes)
             yield response
 
 

@@ -23,8 +23,8 @@ class CoordinatorConfig:
     batch_size_max: int = 256
     # How long messages to a participant gather: in proportion to the transactions that are
     # active, up to the maximum; those of a lone transaction not at all.
-    gather_per_transaction_s: float = 0.0001
-    gather_max_s: float = 0.005
+    gather_per_transaction_s: float = 0.0002
+    gather_max_s: float = 0.012
 
     def __post_init__(self) -> None:
         if not self.participants:

@@ -34,7 +34,7 @@ from txn.errors import (
     TxnError,
     UnknownParticipant,
 )
-from txn.lane import Ask, Happened, Lane
+from txn.lane import Ask, Happened, Lane, Pace
 from txn.model import (
     Abort,
     Branch,
@@ -107,8 +107,9 @@ class Coordinator:
             deliver=self._feed,
             ended=self._forget,
         )
-        self._lanes: dict[str, Lane] = {}
         self._active: dict[TxnId, Transaction] = {}
+        self._pace = Pace(config, clock, self._spawn, self._active.__len__)
+        self._lanes: dict[str, Lane] = {}
         # In the order of their ids, since these ascend.
         self._preparing: dict[TxnId, None] = {}
         self._by_key: dict[tuple[str, str], Transaction] = {}
@@ -389,7 +390,7 @@ class Coordinator:
                 rng=self._rng,
                 spawn=self._spawn,
                 deliver=self._feed,
-                active=self._active.__len__,
+                pace=self._pace,
                 prepare_horizon=self._prepare_horizon,
             )
         return lane

@@ -1,7 +1,7 @@
 """A coordinator's way to one participant: what is to be said gathers, and is said until answered.
 
 What a lone transaction has to say goes at once. The more transactions are active the longer
-messages wait for company, a few milliseconds at most: a message on a stream costs about as
+messages wait for company, some milliseconds at most: a message on a stream costs about as
 much for fifty entries as for one. Whatever happens to a message, its asker hears of it: no
 answer is followed by another attempt, until there is an answer or asking has become pointless.
 """
@@ -52,6 +52,50 @@ class Ask:
         self.reason = PARTICIPANT_UNAVAILABLE
 
 
+class Pace:
+    """When lanes send: together, so that what was sent together comes back together.
+
+    At once for a lone transaction. Between two times there are a fraction of a millisecond
+    for each active transaction, up to a maximum: a message costs the same for many entries.
+    """
+
+    def __init__(
+        self, config: CoordinatorConfig, clock: Clock, spawn: Spawn, active: Callable[[], int]
+    ) -> None:
+        """`active` says how many transactions there are."""
+        self._config = config
+        self._clock = clock
+        self._spawn = spawn
+        self._active = active
+        self._waiting: list[Callable[[], None]] = []
+        self._sent_at_s = clock.monotonic()
+
+    def next(self, send: Callable[[], None]) -> None:
+        """Calls `send` when it is time."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append(send)
+
+    def _send(self) -> None:
+        wait_s = self._sent_at_s + self._gather_s() - self._clock.monotonic()
+        if wait_s > 0:
+            self._spawn(self._send_later(wait_s))
+            return
+        self._sent_at_s = self._clock.monotonic()
+        waiting, self._waiting = self._waiting, []
+        for send in waiting:
+            send()
+
+    def _gather_s(self) -> float:
+        """Seconds between two times."""
+        others = self._active() - 1
+        return min(self._config.gather_max_s, others * self._config.gather_per_transaction_s)
+
+    async def _send_later(self, wait_s: float) -> None:
+        await self._clock.sleep(wait_s)
+        self._send()
+
+
 class Lane:
     """See the module's docstring. Belongs to one event loop."""
 
@@ -65,14 +109,11 @@ class Lane:
         rng: random.Random,
         spawn: Spawn,
         deliver: Callable[[Sequence[Happened]], None],
-        active: Callable[[], int],
+        pace: Pace,
         prepare_horizon: Callable[[], TxnId | None],
     ) -> None:
-        """`deliver` is told what came of the asks, many at a time.
-
-        `active` says how many transactions there are.
-        """
-        self._active = active
+        """`deliver` is told what came of the asks, many at a time."""
+        self._pace = pace
         self._participant = participant
         self._config = config
         self._transport = transport
@@ -83,15 +124,17 @@ class Lane:
         self._prepare_horizon = prepare_horizon
         self._queue: deque[Ask] = deque()
         self._forgettable: deque[BranchKey] = deque()
-        self._sent_at_s = clock.monotonic()
         self._woken = False
 
     def ask(self, ask: Ask) -> None:
         """Sends the message until it is answered, or asking has become pointless."""
         self._queue.append(ask)
-        if not self._woken or len(self._queue) == self._config.batch_size_max:
+        if not self._woken:
             self._woken = True
-            asyncio.get_running_loop().call_soon(self._send)
+            self._pace.next(self._send)
+        if len(self._queue) == self._config.batch_size_max:
+            # That is company enough.
+            asyncio.get_running_loop().call_soon(self._send_full_batches)
 
     def forget(self, keys: Sequence[BranchKey]) -> None:
         """Tells the participant, when there is something else to tell, what it may forget."""
@@ -99,30 +142,19 @@ class Lane:
             self._forgettable.extend(keys)
 
     def _send(self) -> None:
-        """Sends what has gathered, or comes back when it has gathered long enough."""
-        while self._queue:
-            if len(self._queue) < self._config.batch_size_max:
-                wait_s = self._sent_at_s + self._gather_s() - self._clock.monotonic()
-                if wait_s > 0:
-                    self._spawn(self._send_later(wait_s))
-                    return
-            self._send_one_batch()
+        """Sends what has gathered."""
         self._woken = False
+        while self._queue:
+            self._send_one_batch()
 
-    def _gather_s(self) -> float:
-        """Seconds between two batches that are not full."""
-        others = self._active() - 1
-        return min(self._config.gather_max_s, others * self._config.gather_per_transaction_s)
-
-    async def _send_later(self, wait_s: float) -> None:
-        await self._clock.sleep(wait_s)
-        self._send()
+    def _send_full_batches(self) -> None:
+        while len(self._queue) >= self._config.batch_size_max:
+            self._send_one_batch()
 
     def _send_one_batch(self) -> None:
         asks = self._take_asks()
         horizon = self._prepare_horizon()
         batch = Batch([ask.message for ask in asks], self._take_forgettable(horizon), horizon)
-        self._sent_at_s = self._clock.monotonic()
         self._spawn(self._exchange(asks, batch))
 
     def _take_asks(self) -> list[Ask]:

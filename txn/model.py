@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, NewType, TypeAlias
 
 from txn.errors import TxnError
 from txn.state import BranchState, Outcome, Vote
+from txn.value import value
 
 TxnId = NewType("TxnId", str)
 BranchId = NewType("BranchId", str)
@@ -56,7 +56,7 @@ class RequestKey(NamedTuple):
     body_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """One write-once outcome row.
 
@@ -75,7 +75,7 @@ class Decision:
     ended: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class BranchRow:
     """What a participant remembers of a branch. `operation` is None for an empty abort."""
 
@@ -86,7 +86,7 @@ class BranchRow:
     prepared_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepare:
     """Reserve and vote; `coordinator` is whom to ask when no outcome comes."""
 
@@ -95,14 +95,14 @@ class Prepare:
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Commit:
     """Make a prepared branch final."""
 
     key: BranchKey
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Abort:
     """Give back what a branch holds, if it holds anything."""
 
@@ -112,7 +112,7 @@ class Abort:
 Message: TypeAlias = Prepare | Commit | Abort
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VoteReply:
     """The answer to prepare. `reason` says in UPPER_SNAKE_CASE why a vote is ABORT."""
 
@@ -124,7 +124,7 @@ class VoteReply:
 Reply: TypeAlias = VoteReply | TxnError | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Batch:
     """What a coordinator tells one participant at once; the messages are answered, in order.
 
@@ -146,15 +146,9 @@ def log_id_of(txn_id: str) -> str:
 
 def body_hash(branches: Iterable[Branch]) -> bytes:
     """Digest of what a caller asked for, to tell a retry from another request under one key."""
-    digest = hashlib.sha256()
-    for branch in branches:
-        fields = (
-            branch.branch_id.encode(),
-            branch.participant.encode(),
-            branch.operation.type_url.encode(),
-            branch.operation.value,
-        )
-        for field in fields:
-            digest.update(len(field).to_bytes(8, "big"))
-            digest.update(field)
-    return digest.digest()
+    parts: list[bytes] = []
+    for branch_id, participant, (type_url, content) in branches:
+        for field in (branch_id.encode(), participant.encode(), type_url.encode(), content):
+            parts.append(len(field).to_bytes(8, "big"))
+            parts.append(field)
+    return hashlib.sha256(b"".join(parts)).digest()

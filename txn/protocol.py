@@ -7,11 +7,11 @@ feeds back what happened. Docs: docs/two_phase_commit.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from txn.model import BranchId
 from txn.state import TRANSACTION_MOVES, Outcome, TransactionState, Vote, move
+from txn.value import value
 
 
 class BranchProgress(NamedTuple):
@@ -35,7 +35,7 @@ class Progress(NamedTuple):
     durable: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Voted:
     """A participant answered prepare."""
 
@@ -44,7 +44,7 @@ class Voted:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PrepareFailed:
     """No vote came in time, or the request was refused. The branch may be prepared all the same."""
 
@@ -52,14 +52,14 @@ class PrepareFailed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class OutcomeStands:
     """An outcome row is durable; it may be another's, written first."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settled:
     """A participant acknowledged phase two, or was given up on (aborts only)."""
 
@@ -69,35 +69,35 @@ class Settled:
 Event = Voted | PrepareFailed | OutcomeStands | Settled
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendPrepare:
     """Ask for the vote."""
 
     branch_id: BranchId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendCommit:
     """Tell the participant, until it acknowledges."""
 
     branch_id: BranchId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SendAbort:
     """Tell the participant; if it never hears, it will ask."""
 
     branch_id: BranchId
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ForceOutcome:
     """Write the outcome row, once for ever, and wait until it is durable."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WriteEnd:
     """Note that nobody needs this decision any more; need not be forced."""
 
@@ -172,29 +172,26 @@ def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
 def _on_outcome(progress: Progress, event: OutcomeStands) -> Step:
     if progress.durable is not None or progress.state is TransactionState.PREPARING:
         return progress, ()
-    progress = progress._replace(durable=event.outcome)
-    if progress.state is not TransactionState.DECIDING:
+    state, branches, awaited, reason, refused_branch_id, _ = progress
+    progress = Progress(state, branches, awaited, reason, refused_branch_id, event.outcome)
+    if state is not TransactionState.DECIDING:
         return _finish_if_settled(progress, ())
     committed = event.outcome is Outcome.COMMITTED
     to = TransactionState.COMMITTING if committed else TransactionState.ABORTING
-    progress, actions = _phase_two(progress, move(TRANSACTION_MOVES, progress.state, to))
+    progress, actions = _phase_two(progress, move(TRANSACTION_MOVES, state, to))
     return _finish_if_settled(progress, actions)
 
 
 def _on_settled(progress: Progress, event: Settled) -> Step:
-    if progress.state not in (TransactionState.COMMITTING, TransactionState.ABORTING):
+    state, branches, awaited, reason, refused_branch_id, durable = progress
+    if state not in (TransactionState.COMMITTING, TransactionState.ABORTING):
         return progress, ()
-    branch = progress.branches[event.branch_id]
-    if branch.settled or branch.vote in _NO_PART:
+    vote, was_settled = branches[event.branch_id]
+    if was_settled or vote in _NO_PART:
         return progress, ()
-    settled = BranchProgress(branch.vote, settled=True)
-    return _finish_if_settled(
-        progress._replace(
-            branches={**progress.branches, event.branch_id: settled},
-            awaited=progress.awaited - 1,
-        ),
-        (),
-    )
+    branches = {**branches, event.branch_id: BranchProgress(vote, settled=True)}
+    progress = Progress(state, branches, awaited - 1, reason, refused_branch_id, durable)
+    return _finish_if_settled(progress, ())
 
 
 def _phase_two(progress: Progress, state: TransactionState) -> Step:
@@ -203,11 +200,12 @@ def _phase_two(progress: Progress, state: TransactionState) -> Step:
     actions = tuple(
         [
             send(branch_id)
-            for branch_id, branch in progress.branches.items()
-            if branch.vote not in _NO_PART
+            for branch_id, (vote, _) in progress.branches.items()
+            if vote not in _NO_PART
         ]
     )
-    return progress._replace(state=state, awaited=len(actions)), actions
+    _, branches, _, reason, refused_branch_id, durable = progress
+    return Progress(state, branches, len(actions), reason, refused_branch_id, durable), actions
 
 
 def _finish_if_settled(progress: Progress, actions: tuple[Action, ...]) -> Step:
@@ -221,7 +219,9 @@ def _finish_if_settled(progress: Progress, actions: tuple[Action, ...]) -> Step:
 
 
 def _moved(progress: Progress, to: TransactionState) -> Progress:
-    return progress._replace(state=move(TRANSACTION_MOVES, progress.state, to))
+    state, branches, awaited, reason, refused_branch_id, durable = progress
+    state = move(TRANSACTION_MOVES, state, to)
+    return Progress(state, branches, awaited, reason, refused_branch_id, durable)
 
 
 _FORCE_COMMIT = ForceOutcome(Outcome.COMMITTED)

@@ -12,7 +12,13 @@ from enum import Enum
 from typing import TypeVar
 
 
-class Vote(Enum):
+class _State(Enum):
+    """An enumeration whose members are looked up often: the hash of its own is Python code."""
+
+    __hash__ = object.__hash__
+
+
+class Vote(_State):
     """A participant's answer to prepare."""
 
     COMMIT = "COMMIT"
@@ -20,7 +26,7 @@ class Vote(Enum):
     READ_ONLY = "READ_ONLY"
 
 
-class Outcome(Enum):
+class Outcome(_State):
     """What a caller may conclude. COMMITTED and ABORTED are final, PENDING is not."""
 
     COMMITTED = "COMMITTED"
@@ -28,7 +34,7 @@ class Outcome(Enum):
     PENDING = "PENDING"
 
 
-class TransactionState(Enum):
+class TransactionState(_State):
     """Where a transaction stands at its coordinator."""
 
     PREPARING = "PREPARING"
@@ -39,7 +45,7 @@ class TransactionState(Enum):
     ABORTED = "ABORTED"
 
 
-class BranchState(Enum):
+class BranchState(_State):
     """Where a branch stands at its participant. PREPARED is in doubt."""
 
     PREPARED = "PREPARED"

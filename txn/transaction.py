@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from txn.model import Branch, BranchId, Decision, LoggedBranch, Operation, RequestKey, TxnId
 from txn.protocol import Progress
 from txn.state import Outcome, TransactionState
+from txn.value import value
 
 
 class Request(NamedTuple):
@@ -20,7 +20,7 @@ class Request(NamedTuple):
     wait_for_applied: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Result:
     """What a caller is told. `applied` is True once every participant has acknowledged."""
 
@@ -31,7 +31,7 @@ class Result:
     applied: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class View:
     """A transaction as GetTransaction and ListTransactions show it."""
 
@@ -133,10 +133,10 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
     stands = transaction.stands
     if stands is None:
         return Result(transaction.txn_id, Outcome.PENDING)
-    result = replace(result_of(stands), applied=transaction.applied)
-    if result.outcome is Outcome.COMMITTED and wait_for_applied and not result.applied:
-        return replace(result, outcome=Outcome.PENDING)
-    return result
+    outcome, applied = stands.outcome, transaction.applied
+    if outcome is Outcome.COMMITTED and wait_for_applied and not applied:
+        outcome = Outcome.PENDING
+    return Result(stands.txn_id, outcome, stands.reason, stands.refused_branch_id, applied)
 
 
 def view_of_active(transaction: Transaction) -> View:

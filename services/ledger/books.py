@@ -8,14 +8,16 @@ that available = posted - held never goes below the limit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.money import CurrencyCode, Money
 from txn.model import BranchKey, TxnId
+from txn.store.sqlite_many import select_in
+from txn.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Account:
     """One account; amounts in minor units of its currency."""
 
@@ -87,15 +89,21 @@ def open_account(tx: sqlite3.Connection, account: Account) -> Account:
 
 def find_account(tx: sqlite3.Connection, account_id: str) -> Account | None:
     """The account of that name."""
-    row = tx.execute(
+    return find_accounts(tx, [account_id]).get(account_id)
+
+
+def find_accounts(tx: sqlite3.Connection, account_ids: Sequence[str]) -> Mapping[str, Account]:
+    """Those accounts that there are."""
+    rows = select_in(
+        tx,
         "SELECT account_id, currency_code, limit_minor, posted_minor, held_minor, created_at_us "
-        "FROM account WHERE account_id = ?",
-        (account_id,),
-    ).fetchone()
-    return None if row is None else Account(*row)
+        "FROM account WHERE account_id IN",
+        account_ids,
+    )
+    return {row[0]: Account(*row) for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hold:
     """What a prepared branch has reserved."""
 
@@ -130,16 +138,18 @@ def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId | None:
 
 def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
     """Removes the holds of branches and returns them. Raises LookupError when one is missing."""
-    query = (
-        "SELECT debit_account_id, credit_account_id, amount_minor FROM hold "
-        "WHERE txn_id = ? AND branch_id = ?"
+    rows = select_in(
+        tx,
+        "SELECT txn_id, branch_id, debit_account_id, credit_account_id, amount_minor FROM hold "
+        "WHERE txn_id IN",
+        list(dict.fromkeys([key.txn_id for key in keys])),
     )
+    found = {BranchKey(*row[:2]): row[2:] for row in rows}
     holds = []
     for key in keys:
-        row = tx.execute(query, key).fetchone()
-        if row is None:
+        if key not in found:
             raise LookupError(f"{key} holds nothing")
-        holds.append(Hold(key, *row))
+        holds.append(Hold(key, *found[key]))
     tx.executemany("DELETE FROM hold WHERE txn_id = ? AND branch_id = ?", keys)
     return holds
 

@@ -49,17 +49,15 @@ class TransferResource:
         A credit reserves nothing, so that many payments to one account do not wait for
         each other; BALANCE_LIMIT keeps far enough from 64 bits for all of them.
         """
-        accounts: dict[str, _Working | None] = {}
-        for _, operation in items:
-            for name in (operation.debit_account_id, operation.credit_account_id):
-                if name not in accounts:
-                    account = books.find_account(tx, name)
-                    accounts[name] = None if account is None else _Working(account)
+        names = {each.operation.debit_account_id: None for each in items}
+        names.update((each.operation.credit_account_id, None) for each in items)
+        found = books.find_accounts(tx, list(names))
+        accounts = {name: _Working(account) for name, account in found.items()}
         holds: list[Hold] = []
         votes: list[Vote | Refused | Busy] = []
         for key, operation in items:
-            debit = accounts[operation.debit_account_id]
-            credit = accounts[operation.credit_account_id]
+            debit = accounts.get(operation.debit_account_id)
+            credit = accounts.get(operation.credit_account_id)
             if debit is None or credit is None:
                 votes.append(Refused(ACCOUNT_NOT_FOUND))
                 continue

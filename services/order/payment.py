@@ -38,14 +38,12 @@ class PayTradeResource:
         """Takes each trade for its transaction. Expiry follows UTC."""
         now_us = self._clock.utc_us()
         # What earlier items have taken is PAYING for those that come later.
-        known: dict[str, trades.Payable | None] = {}
+        known = trades.find_payables(tx, [each.operation.trade_no for each in items])
         taken: list[trades.Payable] = []
         votes: list[Vote | Refused | Busy] = []
         for key, operation in items:
             trade_no = operation.trade_no
-            if trade_no not in known:
-                known[trade_no] = trades.find_payable(tx, trade_no)
-            trade = known[trade_no]
+            trade = known.get(trade_no)
             refusal = _refusal(key, operation, trade, now_us)
             if trade is None or refusal is not None:
                 votes.append(refusal or Refused(TRADE_NOT_FOUND))
@@ -105,9 +103,10 @@ def _taken(
     tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]
 ) -> list[trades.Payable]:
     """The trades that these branches have taken. Raises LookupError when one is not theirs."""
+    known = trades.find_payables(tx, [each.operation.trade_no for each in items])
     found = []
     for key, operation in items:
-        trade = trades.find_payable(tx, operation.trade_no)
+        trade = known.get(operation.trade_no)
         if trade is None or trade.txn_id != key.txn_id:
             raise LookupError(f"{key} has not taken its trade")
         found.append(trade)

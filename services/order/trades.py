@@ -6,12 +6,13 @@ Each function runs inside the caller's local transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from services.order.state import TRADE_MOVES, TradeState
 from txn.state import move
+from txn.store.sqlite_many import select_in
 
 _COLUMNS = (
     "trade_no, merchant_id, out_trade_no, subject, currency_code, amount_minor, "
@@ -87,14 +88,14 @@ class Payable(NamedTuple):
         )
 
 
-def find_payable(tx: sqlite3.Connection, trade_no: str) -> Payable | None:
-    """The trade of that number, as a payment sees it."""
-    query = f"SELECT {', '.join(Payable._fields)} FROM trade WHERE trade_no = ?"
-    row = tx.execute(query, (trade_no,)).fetchone()
-    if row is None:
-        return None
-    number, state, *others = row
-    return Payable(number, _STATES[state], *others)
+def find_payables(tx: sqlite3.Connection, trade_nos: Iterable[str]) -> dict[str, Payable]:
+    """Those trades that there are, as a payment sees them."""
+    rows = select_in(
+        tx,
+        f"SELECT {', '.join(Payable._fields)} FROM trade WHERE trade_no IN",
+        list(dict.fromkeys(trade_nos)),
+    )
+    return {row[0]: Payable(row[0], _STATES[row[1]], *row[2:]) for row in rows}
 
 
 def save_payable(tx: sqlite3.Connection, payables: Sequence[Payable]) -> None:

@@ -16,7 +16,7 @@ from txn import protocol
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.errors import Busy, Refused, UnknownBranch, Unreachable
-from txn.lane import PARTICIPANT_UNAVAILABLE, Ask, Happened, Lane
+from txn.lane import PARTICIPANT_UNAVAILABLE, Ask, Happened, Lane, Pace
 from txn.model import Abort, BranchId, Commit, Message, Prepare, TxnId, VoteReply
 from txn.state import TransactionState, Vote
 from txn.transaction import Transaction
@@ -43,24 +43,30 @@ class Rig:
         self.horizon: TxnId | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self.transactions: dict[str, Transaction] = {}
-        self.lane = Lane(
-            "p",
-            config=CoordinatorConfig(
-                name="coordinator",
-                participants=frozenset({"p"}),
-                abort_attempts=3,
-                alarm_retry_s=ALARM_RETRY_S,
-                retry=Backoff(initial_s=RETRY_MAX_S, max_s=RETRY_MAX_S),
-                batch_size_max=BATCH_SIZE_MAX,
-                gather_per_transaction_s=GATHER_PER_TRANSACTION_S,
-                gather_max_s=GATHER_MAX_S,
-            ),
+        self.config = CoordinatorConfig(
+            name="coordinator",
+            participants=frozenset({"p"}),
+            abort_attempts=3,
+            alarm_retry_s=ALARM_RETRY_S,
+            retry=Backoff(initial_s=RETRY_MAX_S, max_s=RETRY_MAX_S),
+            batch_size_max=BATCH_SIZE_MAX,
+            gather_per_transaction_s=GATHER_PER_TRANSACTION_S,
+            gather_max_s=GATHER_MAX_S,
+        )
+        self.pace = Pace(self.config, self.clock, self._spawn, lambda: self.active)
+        self.lane = self.lane_to("p")
+
+    def lane_to(self, participant: str) -> Lane:
+        """A lane that keeps pace with the others."""
+        return Lane(
+            participant,
+            config=self.config,
             transport=self.transport,
             clock=self.clock,
             rng=Random(1),
             spawn=self._spawn,
             deliver=self._deliver,
-            active=lambda: self.active,
+            pace=self.pace,
             prepare_horizon=lambda: self.horizon,
         )
 
@@ -73,14 +79,14 @@ class Rig:
         self.deliveries += 1
         self.happened += [(transaction.txn_id, event) for transaction, event in happened]
 
-    def ask(self, *messages: Message) -> None:
+    def ask(self, *messages: Message, lane: Lane | None = None) -> None:
         """Asks all of it in one turn, each for a transaction of its own."""
         for message in messages:
             txn_id = message.key.txn_id
             progress, _ = protocol.begin([B])
             transaction = Transaction(txn_id, None, {B: "p"}, {}, progress)
             self.transactions[txn_id] = transaction
-            self.lane.ask(Ask(transaction, B, message, UNTIL_S))
+            (lane or self.lane).ask(Ask(transaction, B, message, UNTIL_S))
 
     @property
     def sent(self) -> list[list[str]]:
@@ -173,6 +179,19 @@ async def test_gathering_begins_with_what_was_sent_last(rig: Rig) -> None:
     rig.ask(prepare("t1"))
     await turns()
     assert [["t1"]] == rig.sent
+
+
+async def test_lanes_send_together(rig: Rig) -> None:
+    """A message to one participant goes with what another one is sent, however late it came."""
+    await rig.owing(2)
+    others = rig.lane_to("q")
+    rig.ask(prepare("t1"))
+    await rig.clock.advance(1.9 * GATHER_PER_TRANSACTION_S)
+    rig.ask(prepare("t2"), lane=others)
+    await turns()
+    assert [] == rig.sent
+    await rig.clock.advance(0.2 * GATHER_PER_TRANSACTION_S)
+    assert [["t1"], ["t2"]] == rig.sent
 
 
 async def test_a_full_batch_goes_at_once(rig: Rig) -> None:

@@ -99,14 +99,16 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         result = await or_abort(
             context, self._execute(request, max(0.0, min(wait_s, EXECUTE_WAIT_MAX_S)))
         )
-        return response_out(result)
+        response = coordinator_service_pb2.ExecuteResponse()
+        write_response(result, response)
+        return response
 
     async def ExecuteStream(  # type: ignore[override] # noqa: N802
         self, request_iterator: object, context: StreamContext
     ) -> None:
         """See the proto."""
         del request_iterator
-        door = ExecuteDoor(self._coordinator, self.request_in, context, response_out)
+        door = ExecuteDoor(self._coordinator, self.request_in, context, write_response)
         try:
             bad = await self._streams.serve(
                 context, door.answer, EXECUTE_MESSAGES_MAX, surely_valid_execute_stream
@@ -205,14 +207,14 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         return response
 
 
-def response_out(result: Result) -> coordinator_service_pb2.ExecuteResponse:
-    """What the caller is told of a result."""
-    return coordinator_service_pb2.ExecuteResponse(
-        txn_id=result.txn_id,
-        outcome=_OUTCOMES_OUT[result.outcome],
-        reason=result.reason,
-        refused_branch_id=result.refused_branch_id,
-    )
+def write_response(result: Result, out: coordinator_service_pb2.ExecuteResponse) -> None:
+    """Writes what the caller is told of a result."""
+    out.txn_id = result.txn_id
+    out.outcome = _OUTCOMES_OUT[result.outcome]
+    if result.reason:
+        out.reason = result.reason
+    if result.refused_branch_id:
+        out.refused_branch_id = result.refused_branch_id
 
 
 def _view_out(view: View) -> coordinator_service_pb2.Transaction:

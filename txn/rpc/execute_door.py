@@ -65,12 +65,12 @@ class ExecuteDoor:
         coordinator: Coordinator,
         request_in: Callable[[coordinator_service_pb2.ExecuteRequest], Request],
         context: StreamContext,
-        response_out: Callable[[Result], coordinator_service_pb2.ExecuteResponse],
+        write_response: Callable[[Result, coordinator_service_pb2.ExecuteResponse], None],
     ) -> None:
         self._coordinator = coordinator
         self._request_in = request_in
         self._context = context
-        self._response_out = response_out
+        self._write_response = write_response
         self._finished: deque[_Asked] = deque()
         self._refused: deque[tuple[int, TxnError]] = deque()
         self._something = asyncio.Event()
@@ -158,4 +158,4 @@ class ExecuteDoor:
         except TxnError as error:
             response.responses.add(number=asked.number, error=status_of(error))
         else:
-            response.responses.add(number=asked.number, response=self._response_out(result))
+            self._write_response(result, response.responses.add(number=asked.number).response)

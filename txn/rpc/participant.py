@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf import timestamp_pb2
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
-from txn.model import Abort, Batch, BranchId, BranchKey, BranchRow, Commit, Message, Prepare, TxnId
+from txn.model import (
+    Abort,
+    Batch,
+    BranchId,
+    BranchKey,
+    BranchRow,
+    Commit,
+    Operation,
+    Prepare,
+    TxnId,
+)
 from txn.participant import Participant
 from txn.rpc.operation import operation_from
 from txn.rpc.page import page_limit
 from txn.rpc.quick import surely_valid_exchange
-from txn.rpc.replies import VOTES_OUT, reply_out
+from txn.rpc.replies import VOTES_OUT, replies_out
 from txn.rpc.status import Context, abort_with, invalid_request, or_abort
 from txn.rpc.streams import StreamTasks
 from txn.state import BranchState
@@ -86,12 +97,9 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
         writing = asyncio.Lock()
 
         async def answer(request: participant_service_pb2.ExchangeRequest) -> None:
-            replies = await self._participant.exchange(_batch(request))
-            response = participant_service_pb2.ExchangeResponse(batch_id=request.batch_id)
-            for reply in replies:
-                reply_out(reply, response.replies.add())
+            replies = await self._participant.exchange(batch_from(request))
             async with writing:
-                await context.write(response)
+                await context.write(replies_out(replies, request.batch_id))
 
         bad = await self._streams.serve(
             context, answer, EXCHANGE_BATCHES_MAX, surely_valid_exchange
@@ -126,21 +134,31 @@ class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceService
         )
 
 
-def _batch(request: participant_service_pb2.ExchangeRequest) -> Batch:
+def batch_from(request: participant_service_pb2.ExchangeRequest) -> Batch:
+    """The engine's view of a batch that breaks no rule."""
     coordinator = request.coordinator
+    urls = list(request.operation_type_urls)
+    operations = (
+        Operation(urls[type_], value)
+        for type_, value in zip(request.operation_types, request.operations, strict=True)
+    )
+    keys = _keys(request.txn_ids, request.branch_ids)
     return Batch(
-        [_message(each, coordinator) for each in request.messages],
-        [BranchKey(TxnId(name.txn_id), BranchId(name.branch_id)) for name in request.forgettable],
+        [
+            Prepare(key, coordinator, next(operations))
+            if verb == participant_service_pb2.VERB_PREPARE
+            else Commit(key)
+            if verb == participant_service_pb2.VERB_COMMIT
+            else Abort(key)
+            for verb, key in zip(request.verbs, keys, strict=True)
+        ],
+        list(_keys(request.forgettable_txn_ids, request.forgettable_branch_ids)),
         TxnId(request.prepare_horizon) if request.prepare_horizon else None,
     )
 
 
-def _message(each: participant_service_pb2.BranchMessage, coordinator: str) -> Message:
-    key = BranchKey(TxnId(each.txn_id), BranchId(each.branch_id))
-    verb = each.verb
-    if verb == participant_service_pb2.VERB_PREPARE:
-        return Prepare(key, coordinator, operation_from(each.operation))
-    return Commit(key) if verb == participant_service_pb2.VERB_COMMIT else Abort(key)
+def _keys(txn_ids: Iterable[str], branch_ids: Iterable[str]) -> Iterable[BranchKey]:
+    return map(BranchKey, cast("Iterable[TxnId]", txn_ids), cast("Iterable[BranchId]", branch_ids))
 
 
 def _key(

@@ -13,7 +13,7 @@ from txn.model import Abort, Batch, Commit, Message, Prepare, Reply
 from txn.rpc.attempt import attempt
 from txn.rpc.exchange_stream import STREAM_MAX_AGE_S, ExchangeStream, NotOffered
 from txn.rpc.operation import any_from
-from txn.rpc.replies import error_in, reply_in, vote_in
+from txn.rpc.replies import error_in, replies_in, vote_in
 
 # How long a participant that knows no batches is not asked again whether it does.
 UNARY_ONLY_S = 60.0
@@ -60,12 +60,7 @@ class GrpcParticipantTransport:
     async def _ask_stream(self, participant: str, batch: Batch, timeout_s: float) -> list[Reply]:
         stream = self._stream(participant)
         response = await stream.ask(_request(batch, self._coordinator), timeout_s)
-        if len(response.replies) != len(batch.messages):
-            raise Unreachable("ANSWERS_MISSING")
-        return [
-            reply_in(message, reply)
-            for message, reply in zip(batch.messages, response.replies, strict=True)
-        ]
+        return replies_in(batch.messages, response)
 
     def _stream(self, participant: str) -> ExchangeStream:
         stream = self._streams.get(participant)
@@ -141,14 +136,18 @@ def _abort(
 
 
 def _request(batch: Batch, coordinator: str) -> participant_service_pb2.ExchangeRequest:
-    request = participant_service_pb2.ExchangeRequest(
-        coordinator=coordinator, prepare_horizon=batch.prepare_horizon or ""
+    prepares = [each for each in batch.messages if type(each) is Prepare]
+    types = dict.fromkeys(each.operation.type_url for each in prepares)
+    places = {url: place for place, url in enumerate(types)}
+    return participant_service_pb2.ExchangeRequest(
+        coordinator=coordinator,
+        verbs=[_VERBS[type(each)] for each in batch.messages],
+        txn_ids=[each.key.txn_id for each in batch.messages],
+        branch_ids=[each.key.branch_id for each in batch.messages],
+        operation_type_urls=list(types),
+        operation_types=[places[each.operation.type_url] for each in prepares],
+        operations=[each.operation.value for each in prepares],
+        forgettable_txn_ids=[key.txn_id for key in batch.forgettable],
+        forgettable_branch_ids=[key.branch_id for key in batch.forgettable],
+        prepare_horizon=batch.prepare_horizon or "",
     )
-    for message in batch.messages:
-        txn_id, branch_id = message.key
-        out = request.messages.add(verb=_VERBS[type(message)], txn_id=txn_id, branch_id=branch_id)
-        if isinstance(message, Prepare):
-            out.operation.type_url, out.operation.value = message.operation
-    for txn_id, branch_id in batch.forgettable:
-        request.forgettable.add(txn_id=txn_id, branch_id=branch_id)
-    return request

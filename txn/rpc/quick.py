@@ -15,10 +15,9 @@ _key = re.compile(r"[!-~]{1,200}").fullmatch
 _BATCH_ITEMS_MAX = 1024
 _BRANCHES_MAX = 16
 _TXN_ID_LENGTH_MAX = 64
-_VERBS = (
-    participant_service_pb2.VERB_PREPARE,
-    participant_service_pb2.VERB_COMMIT,
-    participant_service_pb2.VERB_ABORT,
+_PREPARE = participant_service_pb2.VERB_PREPARE
+_VERBS = frozenset(
+    {_PREPARE, participant_service_pb2.VERB_COMMIT, participant_service_pb2.VERB_ABORT}
 )
 _WAIT_FOR = tuple(coordinator_service_pb2.WaitFor.values())
 
@@ -42,17 +41,22 @@ def surely_valid_execute(request: coordinator_service_pb2.ExecuteRequest) -> boo
 
 def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> bool:
     """Of one batch from a coordinator."""
-    messages, forgettable = request.messages, request.forgettable
-    if max(len(messages), len(forgettable)) > _BATCH_ITEMS_MAX:
-        return False
-    for message in messages:
-        if not (message.verb in _VERBS and _name(message.txn_id) and _name(message.branch_id)):
-            return False
-    for name in forgettable:
-        if not (_name(name.txn_id) and _name(name.branch_id)):
-            return False
+    verbs = list(request.verbs)
+    txn_ids, branch_ids = request.txn_ids, request.branch_ids
+    types, urls = request.operation_types, request.operation_type_urls
+    forgettable = (request.forgettable_txn_ids, request.forgettable_branch_ids)
     return (
-        _service(request.coordinator) is not None
+        len(verbs) == len(txn_ids) == len(branch_ids)
+        and len(types) == len(request.operations) == verbs.count(_PREPARE)
+        and len(forgettable[0]) == len(forgettable[1])
+        and max(len(verbs), len(forgettable[0]), len(urls)) <= _BATCH_ITEMS_MAX
+        and max(types, default=-1) < len(urls)
+        and _VERBS.issuperset(verbs)
+        and all(map(_name, txn_ids))
+        and all(map(_name, set(branch_ids)))
+        and all(map(_name, forgettable[0]))
+        and all(map(_name, set(forgettable[1])))
+        and _service(request.coordinator) is not None
         and len(request.prepare_horizon) <= _TXN_ID_LENGTH_MAX
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 from tallystick.txn.v1 import participant_service_pb2
 
@@ -25,6 +27,7 @@ VOTES_OUT = {
     Vote.ABORT: participant_service_pb2.VOTE_ABORT,
     Vote.READ_ONLY: participant_service_pb2.VOTE_READ_ONLY,
 }
+_NO_VOTE = participant_service_pb2.VOTE_UNSPECIFIED
 _VOTES_IN = {wire: vote for vote, wire in VOTES_OUT.items()}
 # Most votes say nothing more than that.
 _PLAIN = {wire: VoteReply(vote) for wire, vote in _VOTES_IN.items()}
@@ -56,12 +59,28 @@ def vote_in(wire: participant_service_pb2.Vote.ValueType, reason: str) -> VoteRe
     return Refused("UNKNOWN_VOTE") if vote is None else VoteReply(vote, reason)
 
 
-def reply_in(message: Message, reply: participant_service_pb2.BranchReply) -> Reply:
-    """What one reply of a batch says."""
-    if reply.HasField("error"):
-        code = _CODES.get(reply.error.code, grpc.StatusCode.UNKNOWN)
-        return _error_in(message, code, reason_in(reply.error), reply.error.message)
-    return vote_in(reply.vote, reply.reason) if isinstance(message, Prepare) else None
+def replies_in(
+    messages: Sequence[Message], response: participant_service_pb2.ExchangeResponse
+) -> list[Reply]:
+    """What the answer to a batch says. Raises Unreachable when it is not one to this batch."""
+    votes = response.votes
+    if len(votes) != len(messages):
+        raise Unreachable("ANSWERS_MISSING")
+    replies: list[Reply] = [
+        (_PLAIN.get(vote) or vote_in(vote, "")) if type(message) is Prepare else None
+        for message, vote in zip(messages, votes, strict=True)
+    ]
+    for note in response.notes:
+        place = note.place
+        if place >= len(messages):
+            raise Unreachable("ANSWERS_MISPLACED")
+        message = messages[place]
+        if note.HasField("error"):
+            code = _CODES.get(note.error.code, grpc.StatusCode.UNKNOWN)
+            replies[place] = _error_in(message, code, reason_in(note.error), note.error.message)
+        elif type(message) is Prepare:
+            replies[place] = vote_in(votes[place], note.reason)
+    return replies
 
 
 def error_in(message: Message, error: grpc.aio.AioRpcError) -> TxnError:
@@ -69,16 +88,23 @@ def error_in(message: Message, error: grpc.aio.AioRpcError) -> TxnError:
     return _error_in(message, error.code(), reason_of(error), error.details() or "")
 
 
-def reply_out(reply: Reply, out: participant_service_pb2.BranchReply) -> None:
-    """Writes one reply of a batch. What is neither a vote nor an error stays empty: done."""
-    if isinstance(reply, VoteReply):
-        out.vote = VOTES_OUT[reply.vote]
-        if reply.reason:
-            out.reason = reply.reason
-    elif reply is not None:
-        out.error.CopyFrom(status_of(reply))
-    else:
-        out.SetInParent()
+def replies_out(
+    replies: Sequence[Reply], batch_id: int
+) -> participant_service_pb2.ExchangeResponse:
+    """The answer to a batch. What is neither a vote nor an error is unspecified: done."""
+    response = participant_service_pb2.ExchangeResponse(
+        batch_id=batch_id,
+        votes=[
+            VOTES_OUT[reply.vote] if isinstance(reply, VoteReply) else _NO_VOTE for reply in replies
+        ],
+    )
+    for place, reply in enumerate(replies):
+        if isinstance(reply, VoteReply):
+            if reply.reason:
+                response.notes.add(place=place, reason=reply.reason)
+        elif reply is not None:
+            response.notes.add(place=place, error=status_of(reply))
+    return response
 
 
 def _error_in(message: Message, code: grpc.StatusCode, reason: str, details: str) -> TxnError:

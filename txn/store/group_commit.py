@@ -22,10 +22,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
+from txn.value import value
 
 # Of each kind: what is waited for, and what rides along.
 GROUP_SIZE_MAX = 512
@@ -81,21 +81,21 @@ class Snapshots(Protocol[Tx_co]):
         """Lets go of the storage."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Done(Generic[T]):
     """The work ran and its group is durable."""
 
     value: T
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """The work had no effect."""
 
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Raised:
     """One input among others had no effect."""
 
@@ -106,7 +106,7 @@ Report = Callable[[Done[Any] | Failed], None]
 Settlement = tuple[Report, Done[Any] | Failed]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ran:
     """A group that was run, and whom to tell what when it is durable; or that was lost."""
 

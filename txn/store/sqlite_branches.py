@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from txn.model import BranchId, BranchKey, BranchRow, Operation, TxnId
+from txn.model import BranchKey, BranchRow, Operation
 from txn.state import BranchState
 from txn.store.migrate import Migration, load
+from txn.store.sqlite_many import select_in
 
 # At once; the next call takes the next ones.
 ABORTED_FORGOTTEN_MAX = 64
@@ -36,9 +37,14 @@ class SqliteBranchTable:
         self, tx: sqlite3.Connection, keys: Sequence[BranchKey]
     ) -> Mapping[BranchKey, BranchRow]:
         """See BranchTable.get_all."""
-        query = f"SELECT {_COLUMNS} FROM branch WHERE txn_id = ? AND branch_id = ?"
-        found = (tx.execute(query, key).fetchone() for key in keys)
-        return {row.key: row for raw in found if raw is not None for row in (_decoded(raw),)}
+        wanted = frozenset(keys)
+        found = select_in(
+            tx,
+            f"SELECT {_COLUMNS} FROM branch WHERE txn_id IN",
+            list(dict.fromkeys([key.txn_id for key in keys])),
+        )
+        rows = map(_decoded, found)
+        return {row.key: row for row in rows if row.key in wanted}
 
     def insert_all(self, tx: sqlite3.Connection, rows: Sequence[BranchRow]) -> None:
         """See BranchTable.insert_all."""
@@ -113,9 +119,9 @@ class SqliteBranchTable:
 def _decoded(row: tuple[Any, ...]) -> BranchRow:
     txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us = row
     return BranchRow(
-        key=BranchKey(TxnId(txn_id), BranchId(branch_id)),
-        state=_STATES[state],
-        coordinator=coordinator,
-        operation=None if operation_type is None else Operation(operation_type, operation),
-        prepared_at_us=prepared_at_us,
+        BranchKey(txn_id, branch_id),
+        _STATES[state],
+        coordinator,
+        None if operation_type is None else Operation(operation_type, operation),
+        prepared_at_us,
     )

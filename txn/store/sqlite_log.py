@@ -16,6 +16,7 @@ from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store.group_commit import Done, Failed, Store
 from txn.store.migrate import Migration, load
+from txn.store.sqlite_many import select_in
 
 _COLUMNS = (
     "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
@@ -127,10 +128,13 @@ class SqliteDecisionLog:
     async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
         """See DecisionLog.by_keys."""
         ending = frozenset(self._ending)
+        keys: dict[str, list[str]] = {}
+        for caller, key in names:
+            keys.setdefault(caller, []).append(key)
         rows = await self._store.look_up(
-            lambda tx: [(name, row) for name in names if (row := _by_key(tx, *name)) is not None]
+            lambda tx: [row for caller in keys for row in _by_keys(tx, caller, keys[caller])]
         )
-        return {name: _decoded(row, ending) for name, row in rows}
+        return {(row[2], row[3]): _decoded(row, ending) for row in rows}
 
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False
@@ -198,7 +202,7 @@ def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
     request = decision.request
     row = _by_txn_id(tx, decision.txn_id)
     if row is None and request is not None:
-        row = _by_key(tx, request.caller, request.idempotency_key)
+        row = next(iter(_by_keys(tx, request.caller, [request.idempotency_key])), None)
     if row is None:
         raise RuntimeError("an outcome row was neither inserted nor in the way")
     return _decoded(row, frozenset())
@@ -210,10 +214,9 @@ def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> _Row | None:
     return row
 
 
-def _by_key(tx: sqlite3.Connection, caller: str, key: str) -> _Row | None:
-    query = f"SELECT {_COLUMNS} FROM decision WHERE caller = ? AND idempotency_key = ?"
-    row: _Row | None = tx.execute(query, (caller, key)).fetchone()
-    return row
+def _by_keys(tx: sqlite3.Connection, caller: str, keys: Sequence[str]) -> Sequence[_Row]:
+    query = f"SELECT {_COLUMNS} FROM decision WHERE caller = ? AND idempotency_key IN"
+    return select_in(tx, query, keys, fixed=(caller,))
 
 
 def _decoded(row: _Row, ending: frozenset[TxnId]) -> Decision:

@@ -307,8 +307,7 @@ async def test_an_unknown_vote_is_a_refusal() -> None:
     for vote in (0, 99):
         alone = pb.PrepareResponse()
         alone.vote = vote  # type: ignore[assignment]
-        batch = pb.ExchangeResponse(batch_id=1)
-        batch.replies.add().vote = vote  # type: ignore[assignment]
+        batch = pb.ExchangeResponse(batch_id=1, votes=[vote])  # type: ignore[list-item]
         for reply, interceptors in ((alone, UNARY_ONLY), (batch, ())):
             answers = Answers(reply.SerializeToString())
             async with served(answers.add, interceptors=interceptors) as channel:

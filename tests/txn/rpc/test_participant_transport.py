@@ -28,7 +28,7 @@ from tests.txn.helpers import (
 from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
 from tests.txn.rpc.rig import TIMEOUT_S, Answers, Without, failed, served, told, unary_found_out
 from txn.errors import Alarm, Unreachable
-from txn.model import Abort, Batch, Commit, Reply, TxnId, VoteReply
+from txn.model import Abort, Batch, Commit, Operation, Prepare, Reply, TxnId, VoteReply
 from txn.participant import Participant
 from txn.rpc import (
     OPERATION_SIZE_MAX_BYTES,
@@ -37,6 +37,7 @@ from txn.rpc import (
     exchange_stream,
 )
 from txn.rpc import participant_transport as module
+from txn.rpc.participant import batch_from
 from txn.state import BranchState, Outcome, Vote
 from txn.testing import MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
 
@@ -242,9 +243,8 @@ async def test_answers_may_come_in_any_order() -> None:
     async def backwards(context: Any) -> None:
         requests = [await context.read() for _ in range(3)]
         for request in reversed(requests):
-            response = pb.ExchangeResponse(batch_id=request.batch_id)
-            reason = request.messages[0].txn_id.upper()
-            response.replies.add(vote=pb.VOTE_ABORT, reason=reason)
+            response = pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_ABORT])
+            response.notes.add(place=0, reason=request.txn_ids[0].upper())
             await context.write(response)
 
     async with replica(backwards) as (mesh, _):
@@ -257,8 +257,7 @@ async def test_an_answer_that_nobody_waits_for_is_passed_over() -> None:
 
     async def chatty(context: Any) -> None:
         while (request := await context.read()) is not grpc.aio.EOF:
-            response = pb.ExchangeResponse(batch_id=request.batch_id)
-            response.replies.add(vote=pb.VOTE_COMMIT)
+            response = pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_COMMIT])
             await context.write(pb.ExchangeResponse(batch_id=99))
             await context.write(response)
             await context.write(response)
@@ -278,6 +277,43 @@ async def test_an_answer_that_lacks_some_says_nothing() -> None:
 
     async with replica(forgetful) as (mesh, _):
         assert ["ANSWERS_MISSING"] == await raised(mesh.asking("t1"))
+
+
+async def test_a_note_about_nothing_makes_the_answer_say_nothing() -> None:
+    """Which of the messages an error is about cannot be told: none of them is a yes."""
+
+    async def misplaced(context: Any) -> None:
+        request = await context.read()
+        response = pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_COMMIT])
+        response.notes.add(place=1, reason="LATE_PREPARE")
+        await context.write(response)
+        await context.read()
+
+    async with replica(misplaced) as (mesh, _):
+        assert ["ANSWERS_MISPLACED"] == await raised(mesh.asking("t1"))
+
+
+async def test_operations_of_several_types_keep_theirs() -> None:
+    """A batch names each type once, and each operation is handed over with its own."""
+    seen: list[Any] = []
+
+    async def recorder(context: Any) -> None:
+        request = await context.read()
+        seen.append(request)
+        await context.write(
+            pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_COMMIT] * 3)
+        )
+        await context.read()
+
+    operations = [Operation("x/a", b"1"), Operation("x/b", b"2"), Operation("x/a", b"3")]
+    async with replica(recorder) as (mesh, _):
+        batch = Batch(
+            [Prepare(key(f"t{at}"), "coordinator", each) for at, each in enumerate(operations)]
+        )
+        await mesh.transport.exchange("p", batch, TIMEOUT_S)
+    (request,) = seen
+    assert ["x/a", "x/b"] == list(request.operation_type_urls)
+    assert operations == [each.operation for each in batch_from(request).messages]  # type: ignore[union-attr]
 
 
 async def test_the_end_of_a_stream_is_told_to_who_waits() -> None:
@@ -492,14 +528,24 @@ async def test_a_batch_that_breaks_a_rule_ends_the_stream() -> None:
     """With the status that says which field; what came before it is answered."""
     async with replica() as (mesh, one):
         call = mesh.stub.Exchange(timeout=TIMEOUT_S)
-        good = pb.ExchangeRequest(batch_id=1, coordinator="coordinator")
-        good.messages.add(verb=pb.VERB_ABORT, txn_id="t1", branch_id="a")
-        bad = pb.ExchangeRequest(batch_id=2, coordinator="coordinator")
-        bad.messages.add(txn_id="t2", branch_id="a")
+        good = pb.ExchangeRequest(
+            batch_id=1,
+            coordinator="coordinator",
+            verbs=[pb.VERB_ABORT],
+            txn_ids=["t1"],
+            branch_ids=["a"],
+        )
+        bad = pb.ExchangeRequest(
+            batch_id=2,
+            coordinator="coordinator",
+            verbs=[pb.VERB_UNSPECIFIED],
+            txn_ids=["t2"],
+            branch_ids=["a"],
+        )
         await call.write(good)
         await call.write(bad)
         answer: Any = await call.read()
-        assert (1, 1) == (answer.batch_id, len(answer.replies))
+        assert (1, 1) == (answer.batch_id, len(answer.votes))
         error = await failed(call.read())
         assert grpc.StatusCode.INVALID_ARGUMENT is error.code()
         rows = await one.participant.list_branches(after=None, limit=9, state=None)

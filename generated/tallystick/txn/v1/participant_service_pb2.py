@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/participant_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xdc\x01\n\x0ePrepareRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0b\x63oordinator\x18\x03 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"k\n\x0fPrepareResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12%\n\x04vote\x18\x03 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\rCommitRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"3\n\x0e\x43ommitResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"o\n\x0c\x41\x62ortRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"2\n\rAbortResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"\xfd\x01\n\x0f\x45xchangeRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x38\n\x0b\x63oordinator\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12=\n\x08messages\x18\x03 \x03(\x0b\x32 .tallystick.txn.v1.BranchMessageB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12=\n\x0b\x66orgettable\x18\x04 \x03(\x0b\x32\x1d.tallystick.txn.v1.BranchNameB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12 \n\x0fprepare_horizon\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x10\x45xchangeResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12/\n\x07replies\x18\x02 \x03(\x0b\x32\x1e.tallystick.txn.v1.BranchReply\"\xcc\x01\n\rBranchMessage\x12\x31\n\x04verb\x18\x01 \x01(\x0e\x32\x17.tallystick.txn.v1.VerbB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12-\n\x06txn_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\'\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"g\n\x0b\x42ranchReply\x12%\n\x04vote\x18\x01 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"m\n\nBranchName\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"s\n\x10GetBranchRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"I\n\x11GetBranchResponse\x12\x34\n\x06\x62ranch\x18\x01 \x01(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\"\x8b\x01\n\x13ListBranchesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x14ListBranchesResponse\x12\x36\n\x08\x62ranches\x18\x01 \x03(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x11ParticipantBranch\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchState\x12\x16\n\x0eoperation_type\x18\x05 \x01(\t\x12\x30\n\x0cprepare_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*O\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERB_PREPARE\x10\x01\x12\x0f\n\x0bVERB_COMMIT\x10\x02\x12\x0e\n\nVERB_ABORT\x10\x03*Q\n\x04Vote\x12\x14\n\x10VOTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVOTE_COMMIT\x10\x01\x12\x0e\n\nVOTE_ABORT\x10\x02\x12\x12\n\x0eVOTE_READ_ONLY\x10\x03*|\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42RANCH_STATE_PREPARED\x10\x01\x12\x1a\n\x16\x42RANCH_STATE_COMMITTED\x10\x02\x12\x18\n\x14\x42RANCH_STATE_ABORTED\x10\x03\x32\x93\x04\n\x12ParticipantService\x12P\n\x07Prepare\x12!.tallystick.txn.v1.PrepareRequest\x1a\".tallystick.txn.v1.PrepareResponse\x12M\n\x06\x43ommit\x12 .tallystick.txn.v1.CommitRequest\x1a!.tallystick.txn.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.tallystick.txn.v1.AbortRequest\x1a .tallystick.txn.v1.AbortResponse\x12W\n\x08\x45xchange\x12\".tallystick.txn.v1.ExchangeRequest\x1a#.tallystick.txn.v1.ExchangeResponse(\x01\x30\x01\x12V\n\tGetBranch\x12#.tallystick.txn.v1.GetBranchRequest\x1a$.tallystick.txn.v1.GetBranchResponse\x12_\n\x0cListBranches\x12&.tallystick.txn.v1.ListBranchesRequest\x1a\'.tallystick.txn.v1.ListBranchesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/participant_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xdc\x01\n\x0ePrepareRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0b\x63oordinator\x18\x03 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x04 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"k\n\x0fPrepareResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12%\n\x04vote\x18\x03 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\rCommitRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"3\n\x0e\x43ommitResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"o\n\x0c\x41\x62ortRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"2\n\rAbortResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\"\xea\t\n\x0f\x45xchangeRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12\x38\n\x0b\x63oordinator\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12:\n\x05verbs\x18\x03 \x03(\x0e\x32\x17.tallystick.txn.v1.VerbB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x08\"\x07\x82\x01\x04\x10\x01 \x00\x12\x36\n\x07txn_ids\x18\x04 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x80\x08\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x39\n\nbranch_ids\x18\x05 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x80\x08\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12&\n\x13operation_type_urls\x18\x06 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12\"\n\x0foperation_types\x18\x07 \x03(\rB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12\x1d\n\noperations\x18\x08 \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\x80\x08\x12\x42\n\x13\x66orgettable_txn_ids\x18\t \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x80\x08\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x45\n\x16\x66orgettable_branch_ids\x18\n \x03(\tB%\xbaH\"\x92\x01\x1f\x10\x80\x08\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12 \n\x0fprepare_horizon\x18\x0b \x01(\tB\x07\xbaH\x04r\x02\x18@:\xc3\x05\xbaH\xbf\x05\x1a\xa0\x01\n\x10\x65xchange.columns\x12\x33verbs, txn_ids and branch_ids must be of one length\x1aWthis.verbs.size() == this.txn_ids.size() && this.verbs.size() == this.branch_ids.size()\x1a\xd7\x01\n\x13\x65xchange.operations\x12Hoperations and operation_types must have one entry for each VERB_PREPARE\x1avthis.verbs.filter(v, v == 1).size() == this.operations.size() && this.operations.size() == this.operation_types.size()\x1a\x99\x01\n\x18\x65xchange.operation_types\x12\x35operation_types must be places in operation_type_urls\x1a\x46this.operation_types.all(i, i < uint(this.operation_type_urls.size()))\x1a\xa3\x01\n\x14\x65xchange.forgettable\x12\x44\x66orgettable_txn_ids and forgettable_branch_ids must be of one length\x1a\x45this.forgettable_txn_ids.size() == this.forgettable_branch_ids.size()\"z\n\x10\x45xchangeResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x04\x12&\n\x05votes\x18\x02 \x03(\x0e\x32\x17.tallystick.txn.v1.Vote\x12,\n\x05notes\x18\x03 \x03(\x0b\x32\x1d.tallystick.txn.v1.BranchNote\"N\n\nBranchNote\x12\r\n\x05place\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"s\n\x10GetBranchRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"I\n\x11GetBranchResponse\x12\x34\n\x06\x62ranch\x18\x01 \x01(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\"\x8b\x01\n\x13ListBranchesRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x37\n\x05state\x18\x03 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\"g\n\x14ListBranchesResponse\x12\x36\n\x08\x62ranches\x18\x01 \x03(\x0b\x32$.tallystick.txn.v1.ParticipantBranch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x11ParticipantBranch\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x11\n\tbranch_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x03 \x01(\t\x12-\n\x05state\x18\x04 \x01(\x0e\x32\x1e.tallystick.txn.v1.BranchState\x12\x16\n\x0eoperation_type\x18\x05 \x01(\t\x12\x30\n\x0cprepare_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*O\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERB_PREPARE\x10\x01\x12\x0f\n\x0bVERB_COMMIT\x10\x02\x12\x0e\n\nVERB_ABORT\x10\x03*Q\n\x04Vote\x12\x14\n\x10VOTE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bVOTE_COMMIT\x10\x01\x12\x0e\n\nVOTE_ABORT\x10\x02\x12\x12\n\x0eVOTE_READ_ONLY\x10\x03*|\n\x0b\x42ranchState\x12\x1c\n\x18\x42RANCH_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42RANCH_STATE_PREPARED\x10\x01\x12\x1a\n\x16\x42RANCH_STATE_COMMITTED\x10\x02\x12\x18\n\x14\x42RANCH_STATE_ABORTED\x10\x03\x32\x93\x04\n\x12ParticipantService\x12P\n\x07Prepare\x12!.tallystick.txn.v1.PrepareRequest\x1a\".tallystick.txn.v1.PrepareResponse\x12M\n\x06\x43ommit\x12 .tallystick.txn.v1.CommitRequest\x1a!.tallystick.txn.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.tallystick.txn.v1.AbortRequest\x1a .tallystick.txn.v1.AbortResponse\x12W\n\x08\x45xchange\x12\".tallystick.txn.v1.ExchangeRequest\x1a#.tallystick.txn.v1.ExchangeResponse(\x01\x30\x01\x12V\n\tGetBranch\x12#.tallystick.txn.v1.GetBranchRequest\x1a$.tallystick.txn.v1.GetBranchResponse\x12_\n\x0cListBranches\x12&.tallystick.txn.v1.ListBranchesRequest\x1a\'.tallystick.txn.v1.ListBranchesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,22 +53,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABORTREQUEST'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_EXCHANGEREQUEST'].fields_by_name['coordinator']._loaded_options = None
   _globals['_EXCHANGEREQUEST'].fields_by_name['coordinator']._serialized_options = b'\272H r\036\020\001\030\200\0012\027^[a-z0-9][a-z0-9._/-]*$'
-  _globals['_EXCHANGEREQUEST'].fields_by_name['messages']._loaded_options = None
-  _globals['_EXCHANGEREQUEST'].fields_by_name['messages']._serialized_options = b'\272H\006\222\001\003\020\200\010'
-  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable']._loaded_options = None
-  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['verbs']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['verbs']._serialized_options = b'\272H\017\222\001\014\020\200\010\"\007\202\001\004\020\001 \000'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['txn_ids']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['txn_ids']._serialized_options = b'\272H\"\222\001\037\020\200\010\"\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['branch_ids']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['branch_ids']._serialized_options = b'\272H\"\222\001\037\020\200\010\"\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operation_type_urls']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operation_type_urls']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operation_types']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operation_types']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operations']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['operations']._serialized_options = b'\272H\006\222\001\003\020\200\010'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable_txn_ids']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable_txn_ids']._serialized_options = b'\272H\"\222\001\037\020\200\010\"\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable_branch_ids']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['forgettable_branch_ids']._serialized_options = b'\272H\"\222\001\037\020\200\010\"\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_EXCHANGEREQUEST'].fields_by_name['prepare_horizon']._loaded_options = None
   _globals['_EXCHANGEREQUEST'].fields_by_name['prepare_horizon']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_BRANCHMESSAGE'].fields_by_name['verb']._loaded_options = None
-  _globals['_BRANCHMESSAGE'].fields_by_name['verb']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
-  _globals['_BRANCHMESSAGE'].fields_by_name['txn_id']._loaded_options = None
-  _globals['_BRANCHMESSAGE'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
-  _globals['_BRANCHMESSAGE'].fields_by_name['branch_id']._loaded_options = None
-  _globals['_BRANCHMESSAGE'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
-  _globals['_BRANCHNAME'].fields_by_name['txn_id']._loaded_options = None
-  _globals['_BRANCHNAME'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
-  _globals['_BRANCHNAME'].fields_by_name['branch_id']._loaded_options = None
-  _globals['_BRANCHNAME'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXCHANGEREQUEST']._loaded_options = None
+  _globals['_EXCHANGEREQUEST']._serialized_options = b'\272H\277\005\032\240\001\n\020exchange.columns\0223verbs, txn_ids and branch_ids must be of one length\032Wthis.verbs.size() == this.txn_ids.size() && this.verbs.size() == this.branch_ids.size()\032\327\001\n\023exchange.operations\022Hoperations and operation_types must have one entry for each VERB_PREPARE\032vthis.verbs.filter(v, v == 1).size() == this.operations.size() && this.operations.size() == this.operation_types.size()\032\231\001\n\030exchange.operation_types\0225operation_types must be places in operation_type_urls\032Fthis.operation_types.all(i, i < uint(this.operation_type_urls.size()))\032\243\001\n\024exchange.forgettable\022Dforgettable_txn_ids and forgettable_branch_ids must be of one length\032Ethis.forgettable_txn_ids.size() == this.forgettable_branch_ids.size()'
   _globals['_GETBRANCHREQUEST'].fields_by_name['txn_id']._loaded_options = None
   _globals['_GETBRANCHREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_GETBRANCHREQUEST'].fields_by_name['branch_id']._loaded_options = None
@@ -79,12 +83,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['state']._loaded_options = None
   _globals['_LISTBRANCHESREQUEST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
-  _globals['_VERB']._serialized_start=2248
-  _globals['_VERB']._serialized_end=2327
-  _globals['_VOTE']._serialized_start=2329
-  _globals['_VOTE']._serialized_end=2410
-  _globals['_BRANCHSTATE']._serialized_start=2412
-  _globals['_BRANCHSTATE']._serialized_end=2536
+  _globals['_VERB']._serialized_start=2947
+  _globals['_VERB']._serialized_end=3026
+  _globals['_VOTE']._serialized_start=3028
+  _globals['_VOTE']._serialized_end=3109
+  _globals['_BRANCHSTATE']._serialized_start=3111
+  _globals['_BRANCHSTATE']._serialized_end=3235
   _globals['_PREPAREREQUEST']._serialized_start=181
   _globals['_PREPAREREQUEST']._serialized_end=401
   _globals['_PREPARERESPONSE']._serialized_start=403
@@ -98,25 +102,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABORTRESPONSE']._serialized_start=792
   _globals['_ABORTRESPONSE']._serialized_end=842
   _globals['_EXCHANGEREQUEST']._serialized_start=845
-  _globals['_EXCHANGEREQUEST']._serialized_end=1098
-  _globals['_EXCHANGERESPONSE']._serialized_start=1100
-  _globals['_EXCHANGERESPONSE']._serialized_end=1185
-  _globals['_BRANCHMESSAGE']._serialized_start=1188
-  _globals['_BRANCHMESSAGE']._serialized_end=1392
-  _globals['_BRANCHREPLY']._serialized_start=1394
-  _globals['_BRANCHREPLY']._serialized_end=1497
-  _globals['_BRANCHNAME']._serialized_start=1499
-  _globals['_BRANCHNAME']._serialized_end=1608
-  _globals['_GETBRANCHREQUEST']._serialized_start=1610
-  _globals['_GETBRANCHREQUEST']._serialized_end=1725
-  _globals['_GETBRANCHRESPONSE']._serialized_start=1727
-  _globals['_GETBRANCHRESPONSE']._serialized_end=1800
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=1803
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=1942
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=1944
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=2047
-  _globals['_PARTICIPANTBRANCH']._serialized_start=2050
-  _globals['_PARTICIPANTBRANCH']._serialized_end=2246
-  _globals['_PARTICIPANTSERVICE']._serialized_start=2539
-  _globals['_PARTICIPANTSERVICE']._serialized_end=3070
+  _globals['_EXCHANGEREQUEST']._serialized_end=2103
+  _globals['_EXCHANGERESPONSE']._serialized_start=2105
+  _globals['_EXCHANGERESPONSE']._serialized_end=2227
+  _globals['_BRANCHNOTE']._serialized_start=2229
+  _globals['_BRANCHNOTE']._serialized_end=2307
+  _globals['_GETBRANCHREQUEST']._serialized_start=2309
+  _globals['_GETBRANCHREQUEST']._serialized_end=2424
+  _globals['_GETBRANCHRESPONSE']._serialized_start=2426
+  _globals['_GETBRANCHRESPONSE']._serialized_end=2499
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=2502
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=2641
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=2643
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=2746
+  _globals['_PARTICIPANTBRANCH']._serialized_start=2749
+  _globals['_PARTICIPANTBRANCH']._serialized_end=2945
+  _globals['_PARTICIPANTSERVICE']._serialized_start=3238
+  _globals['_PARTICIPANTSERVICE']._serialized_end=3769
 # @@protoc_insertion_point(module_scope)

@@ -245,14 +245,23 @@ Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
 
 @_typing.final
 class ExchangeRequest(_message.Message):
-    """One batch from a coordinator."""
+    """One batch from a coordinator, in columns: message number i is what stands at place i of
+    `verbs`, `txn_ids` and `branch_ids`, and says what Prepare, Commit or Abort would. Columns,
+    because reading or writing one costs about as much as a single message of its own.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
     COORDINATOR_FIELD_NUMBER: _builtins.int
-    MESSAGES_FIELD_NUMBER: _builtins.int
-    FORGETTABLE_FIELD_NUMBER: _builtins.int
+    VERBS_FIELD_NUMBER: _builtins.int
+    TXN_IDS_FIELD_NUMBER: _builtins.int
+    BRANCH_IDS_FIELD_NUMBER: _builtins.int
+    OPERATION_TYPE_URLS_FIELD_NUMBER: _builtins.int
+    OPERATION_TYPES_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    FORGETTABLE_TXN_IDS_FIELD_NUMBER: _builtins.int
+    FORGETTABLE_BRANCH_IDS_FIELD_NUMBER: _builtins.int
     PREPARE_HORIZON_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """Unique within the stream."""
@@ -263,25 +272,49 @@ class ExchangeRequest(_message.Message):
     ever will: such a Prepare is late, however it got here.
     """
     @_builtins.property
-    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchMessage]: ...
+    def verbs(self) -> _containers.RepeatedScalarFieldContainer[Global___Verb.ValueType]: ...
     @_builtins.property
-    def forgettable(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchName]:
-        """Committed branches that may be forgotten: the coordinator's log says that everybody
-        has acknowledged. Not answered.
+    def txn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def branch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def operation_type_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The types of operations in this batch, as google.protobuf.Any would name them."""
+
+    @_builtins.property
+    def operation_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each VERB_PREPARE, in order: the place of its type in `operation_type_urls`."""
+
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of each VERB_PREPARE, in order: the operation."""
+
+    @_builtins.property
+    def forgettable_txn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Committed branches that may be forgotten, in columns: the coordinator's log says that
+        everybody has acknowledged. Not answered.
         """
 
+    @_builtins.property
+    def forgettable_branch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
         batch_id: _builtins.int = ...,
         coordinator: _builtins.str = ...,
-        messages: _abc.Iterable[Global___BranchMessage] | None = ...,
-        forgettable: _abc.Iterable[Global___BranchName] | None = ...,
+        verbs: _abc.Iterable[Global___Verb.ValueType] | None = ...,
+        txn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        branch_ids: _abc.Iterable[_builtins.str] | None = ...,
+        operation_type_urls: _abc.Iterable[_builtins.str] | None = ...,
+        operation_types: _abc.Iterable[_builtins.int] | None = ...,
+        operations: _abc.Iterable[_builtins.bytes] | None = ...,
+        forgettable_txn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        forgettable_branch_ids: _abc.Iterable[_builtins.str] | None = ...,
         prepare_horizon: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "coordinator", b"coordinator", "forgettable", b"forgettable", "messages", b"messages", "prepare_horizon", b"prepare_horizon"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "branch_ids", b"branch_ids", "coordinator", b"coordinator", "forgettable_branch_ids", b"forgettable_branch_ids", "forgettable_txn_ids", b"forgettable_txn_ids", "operation_type_urls", b"operation_type_urls", "operation_types", b"operation_types", "operations", b"operations", "prepare_horizon", b"prepare_horizon", "txn_ids", b"txn_ids", "verbs", b"verbs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,70 +327,45 @@ class ExchangeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
-    REPLIES_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     @_builtins.property
-    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchReply]:
-        """One for each message, in the order of the messages."""
+    def votes(self) -> _containers.RepeatedScalarFieldContainer[Global___Vote.ValueType]:
+        """One for each message, in order. VOTE_UNSPECIFIED where the message was no prepare, or
+        where a note has an error.
+        """
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BranchNote]:
+        """What there is to say beside the votes; no note about most."""
 
     def __init__(
         self,
         *,
         batch_id: _builtins.int = ...,
-        replies: _abc.Iterable[Global___BranchReply] | None = ...,
+        votes: _abc.Iterable[Global___Vote.ValueType] | None = ...,
+        notes: _abc.Iterable[Global___BranchNote] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "replies", b"replies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "notes", b"notes", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExchangeResponse: _TypeAlias = ExchangeResponse  # noqa: Y015
 
 @_typing.final
-class BranchMessage(_message.Message):
-    """A message about one branch, as one of Prepare, Commit and Abort would carry it."""
+class BranchNote(_message.Message):
+    """A note about one message of a batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    VERB_FIELD_NUMBER: _builtins.int
-    TXN_ID_FIELD_NUMBER: _builtins.int
-    BRANCH_ID_FIELD_NUMBER: _builtins.int
-    OPERATION_FIELD_NUMBER: _builtins.int
-    verb: Global___Verb.ValueType
-    txn_id: _builtins.str
-    branch_id: _builtins.str
-    @_builtins.property
-    def operation(self) -> _any_pb2.Any:
-        """Of VERB_PREPARE only."""
-
-    def __init__(
-        self,
-        *,
-        verb: Global___Verb.ValueType = ...,
-        txn_id: _builtins.str = ...,
-        branch_id: _builtins.str = ...,
-        operation: _any_pb2.Any | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "operation", b"operation", "txn_id", b"txn_id", "verb", b"verb"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BranchMessage: _TypeAlias = BranchMessage  # noqa: Y015
-
-@_typing.final
-class BranchReply(_message.Message):
-    """The answer to one message."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VOTE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
-    vote: Global___Vote.ValueType
-    """Of VERB_PREPARE, unless there is an error."""
+    place: _builtins.int
+    """Which one, counted from 0."""
     reason: _builtins.str
     """Why the vote is VOTE_ABORT."""
     @_builtins.property
@@ -367,39 +375,17 @@ class BranchReply(_message.Message):
     def __init__(
         self,
         *,
-        vote: Global___Vote.ValueType = ...,
+        place: _builtins.int = ...,
         reason: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reason", b"reason", "vote", b"vote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "place", b"place", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___BranchReply: _TypeAlias = BranchReply  # noqa: Y015
-
-@_typing.final
-class BranchName(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TXN_ID_FIELD_NUMBER: _builtins.int
-    BRANCH_ID_FIELD_NUMBER: _builtins.int
-    txn_id: _builtins.str
-    branch_id: _builtins.str
-    def __init__(
-        self,
-        *,
-        txn_id: _builtins.str = ...,
-        branch_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "txn_id", b"txn_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BranchName: _TypeAlias = BranchName  # noqa: Y015
+Global___BranchNote: _TypeAlias = BranchNote  # noqa: Y015
 
 @_typing.final
 class GetBranchRequest(_message.Message):
