@@ -8,7 +8,6 @@ the force. Messages that come at the same time, on whatever way, are one group.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -29,6 +28,7 @@ from txn.errors import (
     NotFound,
     Refused,
     ResourceFailed,
+    StoreFull,
     TxnError,
     UnknownBranch,
     Unreachable,
@@ -167,30 +167,21 @@ class Participant(Generic[Tx, Op]):
 
     async def _results(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
         results: list[VoteReply | Exception | None] = [None] * len(messages)
-        # What was promised may use room that new work may not, so they are written apart.
-        prepares: dict[int, _Work] = {}
-        promised: dict[int, _Work] = {}
+        works: dict[int, _Work] = {}
         for at, message in enumerate(messages):
             if not isinstance(message, Prepare):
-                promised[at] = _Work(message, None)
+                works[at] = _Work(message, None)
                 continue
             try:
-                prepares[at] = _Work(message, self._decoded(message))
+                works[at] = _Work(message, self._decoded(message))
             except InvalidOperation as error:
                 results[at] = error
-        parts = [(works, kind) for works, kind in ((promised, True), (prepares, False)) if works]
-        # At once, so that one force is enough for both.
-        for (works, _), written in zip(
-            parts,
-            await asyncio.gather(
-                *(self._written(list(works.values()), essential=kind) for works, kind in parts)
-            ),
-            strict=True,
-        ):
-            for at, result in zip(works, written, strict=True):
-                results[at] = (
-                    VoteReply(Vote.ABORT, result.reason) if isinstance(result, Refused) else result
-                )
+        if not works:
+            return results
+        for at, result in zip(works, await self._written(list(works.values())), strict=True):
+            results[at] = (
+                VoteReply(Vote.ABORT, result.reason) if isinstance(result, Refused) else result
+            )
         if _YES in results:
             self._crash_point(AFTER_VOTE)
         if any(
@@ -200,15 +191,23 @@ class Participant(Generic[Tx, Op]):
             self._crash_point(AFTER_APPLY)
         return results
 
-    async def _written(
-        self, works: Sequence[_Work], *, essential: bool
-    ) -> Sequence[VoteReply | Exception | None]:
+    async def _written(self, works: Sequence[_Work]) -> Sequence[VoteReply | Exception | None]:
+        promised = [work for work in works if not isinstance(work.message, Prepare)]
         try:
-            return await self._store.write_all(
-                self._apply_all, works, essential=essential, alone=self._alone
-            )
+            return await self._write(works, essential=len(promised) == len(works))
+        except StoreFull as full:
+            # What was promised may use room that new work may not.
+            kept = iter(await self._written(promised)) if promised else iter(())
+            return [full if isinstance(work.message, Prepare) else next(kept) for work in works]
         except TxnError as error:
             return [error] * len(works)
+
+    async def _write(
+        self, works: Sequence[_Work], *, essential: bool
+    ) -> Sequence[VoteReply | Exception | None]:
+        return await self._store.write_all(
+            self._apply_all, works, essential=essential, alone=self._alone
+        )
 
     def _decoded(self, message: Prepare) -> Op:
         if message.coordinator not in self._coordinators:
