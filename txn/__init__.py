@@ -7,12 +7,13 @@ of one kind of operation. See docs/two_phase_commit.md.
 from txn.clock import Backoff, Clock, SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.errors import Busy, Refused, TxnError
+from txn.errors import Busy, OutcomeUnknown, Refused, TransactionAborted, TxnError
 from txn.inquirer import Inquirer, InquiryConfig
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Participant
 from txn.resource import BatchResource, Item, Resource
 from txn.state import BranchState, Outcome, TransactionState, Vote
+from txn.store.migrate import Migration
 from txn.transaction import Request, Result, View
 
 __all__ = [
@@ -29,14 +30,17 @@ __all__ = [
     "Inquirer",
     "InquiryConfig",
     "Item",
+    "Migration",
     "Operation",
     "Outcome",
+    "OutcomeUnknown",
     "Participant",
     "Refused",
     "Request",
     "Resource",
     "Result",
     "SystemClock",
+    "TransactionAborted",
     "TransactionState",
     "TxnError",
     "TxnId",

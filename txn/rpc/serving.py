@@ -1,0 +1,131 @@
+"""Runs a participant, or a coordinator, on a server of yours: everything around your resource.
+
+For programs that need no more than that. A service with its own order of starting and
+stopping puts the same parts together itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from tallystick.txn.v1 import coordinator_service_pb2_grpc, participant_service_pb2_grpc
+
+from txn.clock import SystemClock
+from txn.config import CoordinatorConfig
+from txn.coordinator import Coordinator
+from txn.ids import new_id_after
+from txn.inquirer import Inquirer, InquiryConfig
+from txn.participant import Participant
+from txn.resource import BatchResource, Resource
+from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
+from txn.rpc.operation import OperationCodec
+from txn.rpc.participant import ParticipantServicer
+from txn.rpc.participant_transport import GrpcParticipantTransport
+from txn.store import sqlite_branches, sqlite_log
+from txn.store.opening import Schema, SqliteStore, open_store
+
+# What calls and streams have to end, when the block is left.
+STOP_GRACE_S = 5.0
+
+M = TypeVar("M", bound=Message)
+
+
+@asynccontextmanager
+async def serve_participant(
+    server: grpc.aio.Server,
+    resource: Resource[sqlite3.Connection, M] | BatchResource[sqlite3.Connection, M],
+    operation: type[M],
+    *,
+    path: Path,
+    schema: Schema,
+    coordinators: Mapping[str, grpc.aio.Channel],
+    inquiry: InquiryConfig | None = None,
+) -> AsyncIterator[SqliteStore]:
+    """Serves `resource`, whose operations are messages of type `operation`, inside the block.
+
+    Opens the store at `path`, with the tables of `schema` and the barrier's own, and
+    yields it; adds ParticipantService to `server` and starts that; asks about branches
+    that stay in doubt. `coordinators` are channels by the names of those who may be asked.
+    Add services of your own to the server, and a port, before. The channels stay yours.
+    Raises what `open_store` raises.
+    """
+    async with AsyncExitStack() as stack:
+        store = open_store(path, {**schema, **sqlite_branches.schema()})
+        stack.push_async_callback(store.close)
+        clock = SystemClock()
+        participant = Participant(
+            store=store,
+            branches=sqlite_branches.SqliteBranchTable(),
+            resource=resource,
+            codec=OperationCodec(operation),
+            coordinators=frozenset(coordinators),
+            clock=clock,
+        )
+        transport = GrpcCoordinatorTransport(coordinators.__getitem__)
+        inquirer = Inquirer(participant, transport, clock=clock, rng=_rng(), config=inquiry)
+        asking = asyncio.ensure_future(inquirer.run())
+        stack.push_async_callback(_ended, asking)
+        servicer = ParticipantServicer(participant)
+        participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, server)
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        stack.push_async_callback(servicer.drain, STOP_GRACE_S)
+        yield store
+
+
+@asynccontextmanager
+async def serve_coordinator(
+    server: grpc.aio.Server,
+    name: str,
+    *,
+    path: Path,
+    participants: Mapping[str, grpc.aio.Channel],
+    config: CoordinatorConfig | None = None,
+) -> AsyncIterator[Coordinator]:
+    """Serves a coordinator inside the block, and yields it when it has recovered.
+
+    Opens the decision log at `path`, which no other process may have open, and adds
+    CoordinatorService to `server`, which it starts. `participants` are channels by the
+    names that branches give; participants ask back under `name`. Raises AlreadyOwned, and
+    what `open_store` raises.
+    """
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, sqlite_log.take_ownership(path))
+        log = open_store(path, sqlite_log.schema())
+        stack.push_async_callback(log.close)
+        transport = GrpcParticipantTransport(participants.__getitem__, name)
+        stack.push_async_callback(transport.close)
+        coordinator = Coordinator(
+            config=config or CoordinatorConfig(name=name, participants=frozenset(participants)),
+            log=sqlite_log.SqliteDecisionLog(log),
+            transport=transport,
+            clock=SystemClock(),
+            rng=_rng(),
+            new_txn_id=new_id_after,
+        )
+        servicer = CoordinatorServicer(coordinator)
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
+        await coordinator.start()
+        stack.push_async_callback(coordinator.close, STOP_GRACE_S)
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        stack.push_async_callback(servicer.drain, STOP_GRACE_S)
+        yield coordinator
+
+
+def _rng() -> random.Random:
+    return random.Random()  # noqa: S311 - jitter, not secrets
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
