@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn, Self
+from typing import Self
 
 import grpc
 from google.protobuf.message import Message
@@ -90,11 +90,11 @@ class _Asked:
     may_have_begun: bool = False
     why: str = "NOT_SENT"
 
-    def give_up(self, cause: BaseException | None = None) -> NoReturn:
-        """Raises what may be concluded when there is no more time."""
+    def unfinished(self) -> OutcomeUnknown | Overloaded:
+        """What may be concluded when there is no more time."""
         if self.may_have_begun:
-            raise OutcomeUnknown(self.request.idempotency_key, self.why) from cause
-        raise Overloaded(f"nothing was begun: {self.why}") from cause
+            return OutcomeUnknown(self.request.idempotency_key, self.why)
+        return Overloaded(f"nothing was begun: {self.why}")
 
 
 class TransactionClient:
@@ -147,7 +147,7 @@ class TransactionClient:
             async with asyncio.timeout_at(asked.deadline_s), self._places:
                 return await self._until_final(asked)
         except TimeoutError as error:
-            asked.give_up(error)
+            raise asked.unfinished() from error
 
     async def close(self) -> None:
         """Ends the stream. Calls under way raise OutcomeUnknown, later ones Overloaded."""
@@ -187,7 +187,7 @@ class TransactionClient:
             if wait_s >= left_s:
                 break
             await asyncio.sleep(wait_s)
-        asked.give_up()
+        raise asked.unfinished()
 
     def _again_after_s(self, asked: _Asked, status: status_pb2.Status, *, before: bool) -> float:
         """How long to wait at least. Raises where asking again would not help."""
@@ -200,7 +200,7 @@ class TransactionClient:
             return _retry_delay_s(status)
         error = _refusal(status, asked.why)
         if before and not isinstance(error, IdempotencyConflict):
-            asked.give_up(error)
+            raise asked.unfinished() from error
         raise error
 
     async def _ask(self, asked: _Asked) -> pb.ExecuteResponse | status_pb2.Status:
