@@ -13,7 +13,6 @@ from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Participant
 from txn.resource import BatchResource, Item, Resource
 from txn.state import BranchState, Outcome, TransactionState, Vote
-from txn.store.migrate import Migration
 from txn.transaction import Request, Result, View
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "Inquirer",
     "InquiryConfig",
     "Item",
-    "Migration",
     "Operation",
     "Outcome",
     "OutcomeUnknown",

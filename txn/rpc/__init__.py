@@ -9,7 +9,12 @@ from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
 from txn.rpc.operation import OPERATION_SIZE_MAX_BYTES, OperationCodec
 from txn.rpc.participant import ParticipantServicer
 from txn.rpc.participant_transport import GrpcParticipantTransport
-from txn.rpc.serving import serve_coordinator, serve_participant
+from txn.rpc.serving import (
+    ServedBatchResource,
+    ServedResource,
+    serve_coordinator,
+    serve_participant,
+)
 from txn.rpc.status import Context, abort_with, reason_of, rich_status, status_of, violations_of
 
 __all__ = [
@@ -21,6 +26,8 @@ __all__ = [
     "GrpcParticipantTransport",
     "OperationCodec",
     "ParticipantServicer",
+    "ServedBatchResource",
+    "ServedResource",
     "TransactionClient",
     "WaitFor",
     "abort_with",

@@ -10,10 +10,10 @@ import asyncio
 import os
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -31,42 +31,62 @@ from txn.rpc.operation import OperationCodec
 from txn.rpc.participant import ParticipantServicer
 from txn.rpc.participant_transport import GrpcParticipantTransport
 from txn.store import sqlite_branches, sqlite_log
-from txn.store.opening import Schema, SqliteStore, open_store
+from txn.store.opening import SqliteStore, open_store, schema_of
 
 # What calls and streams have to end, when the block is left.
 STOP_GRACE_S = 5.0
 
 M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+
+
+class _Tables(Protocol[M_co]):
+    """What a resource says of itself, so that it can be served."""
+
+    @property
+    def operation(self) -> type[M_co]:
+        """The type of its operations."""
+
+    @property
+    def schema(self) -> Sequence[str]:
+        """Its tables, as SQL scripts: add new ones at the end, change none."""
+
+
+class ServedResource(_Tables[M], Resource[sqlite3.Connection, M], Protocol[M]):
+    """A Resource on SQLite that says what its operations and its tables are."""
+
+
+class ServedBatchResource(_Tables[M], BatchResource[sqlite3.Connection, M], Protocol[M]):
+    """A BatchResource on SQLite that says what its operations and its tables are."""
 
 
 @asynccontextmanager
 async def serve_participant(
     server: grpc.aio.Server,
-    resource: Resource[sqlite3.Connection, M] | BatchResource[sqlite3.Connection, M],
-    operation: type[M],
+    name: str,
+    resource: ServedResource[M] | ServedBatchResource[M],
     *,
-    path: Path,
-    schema: Schema,
+    home: str | Path,
     coordinators: Mapping[str, grpc.aio.Channel],
     inquiry: InquiryConfig | None = None,
 ) -> AsyncIterator[SqliteStore]:
-    """Serves `resource`, whose operations are messages of type `operation`, inside the block.
+    """Serves `resource` inside the block, and yields its store.
 
-    Opens the store at `path`, with the tables of `schema` and the barrier's own, and
-    yields it; adds ParticipantService to `server` and starts that; asks about branches
-    that stay in doubt. `coordinators` are channels by the names of those who may be asked.
-    Add services of your own to the server, and a port, before. The channels stay yours.
-    Raises what `open_store` raises.
+    The store is `<home>/<name>.db`, with the tables of the resource and the barrier's own.
+    Adds ParticipantService to `server` and starts that; add services of your own, and a
+    port, before. Asks about branches that stay in doubt: `coordinators` are channels by the
+    names of those who may be asked. The channels stay yours. Raises what `open_store` raises.
     """
     async with AsyncExitStack() as stack:
-        store = open_store(path, {**schema, **sqlite_branches.schema()})
+        schema = {**schema_of(name, resource.schema), **sqlite_branches.schema()}
+        store = open_store(Path(home) / f"{name}.db", schema)
         stack.push_async_callback(store.close)
         clock = SystemClock()
         participant = Participant(
             store=store,
             branches=sqlite_branches.SqliteBranchTable(),
             resource=resource,
-            codec=OperationCodec(operation),
+            codec=OperationCodec(resource.operation),
             coordinators=frozenset(coordinators),
             clock=clock,
         )
@@ -87,18 +107,19 @@ async def serve_coordinator(
     server: grpc.aio.Server,
     name: str,
     *,
-    path: Path,
+    home: str | Path,
     participants: Mapping[str, grpc.aio.Channel],
     config: CoordinatorConfig | None = None,
 ) -> AsyncIterator[Coordinator]:
     """Serves a coordinator inside the block, and yields it when it has recovered.
 
-    Opens the decision log at `path`, which no other process may have open, and adds
-    CoordinatorService to `server`, which it starts. `participants` are channels by the
+    Its decision log is `<home>/<name>.db`, which no other process may have open. Adds
+    CoordinatorService to `server` and starts that. `participants` are channels by the
     names that branches give; participants ask back under `name`. Raises AlreadyOwned, and
     what `open_store` raises.
     """
     async with AsyncExitStack() as stack:
+        path = Path(home) / f"{name}.db"
         stack.callback(os.close, sqlite_log.take_ownership(path))
         log = open_store(path, sqlite_log.schema())
         stack.push_async_callback(log.close)

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -31,6 +31,11 @@ def die_in_doubt(error: BaseException) -> NoReturn:
     _log.critical("a commit failed: in doubt, restarting: %r", error)
     sys.stderr.flush()
     os._exit(EXIT_STORE_IN_DOUBT)
+
+
+def schema_of(component: str, scripts: Sequence[str]) -> Schema:
+    """A schema from SQL scripts, each one version: add new ones at the end, change none."""
+    return {component: tuple(Migration(at + 1, script) for at, script in enumerate(scripts))}
 
 
 def open_store(
