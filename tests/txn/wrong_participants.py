@@ -148,6 +148,36 @@ class Counts(Vouchers):
         super().abort(tx, key, code)
 
 
+class Caches(Vouchers):
+    """Looks up what is left where it does not know it; another replica changes it meanwhile."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, int] = {}
+
+    def free(self, tx: Any, code: str) -> int:
+        if code not in self._left:
+            self._left[code] = super().free(tx, code)
+        return self._left[code]
+
+    def hold(self, tx: Any, key: BranchKey, code: str) -> None:
+        tx.execute("UPDATE voucher SET free = max(0, free - 1) WHERE code = ?", (code,))
+        tx.execute("INSERT INTO hold VALUES (?, ?, ?)", (*key, code))
+        self._left.pop(code)
+
+    def abort(self, tx: Any, key: BranchKey, code: str) -> None:
+        super().abort(tx, key, code)
+        self._left[code] = super().free(tx, code)
+
+
+class ForgetsOnceAborted(Remembers):
+    """Cannot abort again what was aborted and then rolled back."""
+
+    def abort(self, tx: Any, key: BranchKey, code: str) -> None:
+        if key in self._mine:
+            self._mine.remove(key)
+            super().abort(tx, key, code)
+
+
 class OnOperation(Vouchers):
     """Leaves itself a note on the operation, which is read anew for commit."""
 

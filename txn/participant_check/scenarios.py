@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ class Scenarios(Generic[Op]):
         self._subject = subject
         self._sites: list[Site[Op]] = []
         self._count = 0
+        self._results: dict[int, tuple[object, bool]] = {}
 
     def all(self) -> Sequence[Callable[[], Awaitable[None]]]:
         """In an order in which the first one that fails says most."""
@@ -50,15 +52,24 @@ class Scenarios(Generic[Op]):
             self._batches,
             self._rivalry,
             self._restarts,
+            self._replicas,
         )
 
     async def site(self) -> Site[Op]:
         """A new file, set up."""
         self._count += 1
-        site: Site[Op] = Site(self._directory / f"{self._count}.db", self._subject)
+        path = self._directory / f"{self._count}.db"
+        if self._count > 1:
+            shutil.copyfile(self._directory / "1.db", path)
+        site: Site[Op] = Site(path, self._subject)
         self._sites.append(site)
         await site.start()
-        await site.set_up()
+        if self._count == 1:
+            # The first file is what all others start as.
+            await site.set_up()
+            await site.close()
+            self._sites.clear()
+            return await self.site()
         return site
 
     async def close(self) -> None:
@@ -81,49 +92,56 @@ class Scenarios(Generic[Op]):
                 )
 
     async def _undone(self) -> None:
+        rule = Rule.NOTHING_ELSEWHERE
         for number in self._subject.accepted:
-            expected, read_only = await self._done(number)
+            name = self._name(number)
+            committed, read_only = await self._done(number)
             if read_only:
                 continue
-            site = await self.site()
-            before = await site.state()
-            for verb in ("prepare", "commit"):
-                site.watched.undo = {verb + site.suffix}
-                message = (
-                    self._subject.prepare(_key(), number) if verb == "prepare" else Commit(_key())
-                )
-                await site.tell(message)
-                site.watched.undo = set()
-                seen = f"{verb} of {self._name(number)} was undone"
-                same(
-                    before, await site.state(), Rule.NOTHING_ELSEWHERE, f"{seen}, and left a trace"
-                )
-                if verb == "prepare":
-                    await site.accept(_key(), number, Rule.NOTHING_ELSEWHERE, f" after {seen}")
-                    before = await site.state()
-            await site.commit(_key(), number, Rule.NOTHING_ELSEWHERE)
-            same(
-                expected,
-                await site.state(),
-                Rule.NOTHING_ELSEWHERE,
-                f"{self._name(number)} came out otherwise after it had been undone once",
-            )
+            for verb in ("commit", "abort"):
+                if verb == "abort":
+                    await self._given_back(number)
+                site = await self.site()
+                before = await site.state()
+                await self._undo(site, "prepare", number)
+                await site.accept(_key(), number, rule, " after prepare of it was undone")
+                await self._undo(site, verb, number)
+                if verb == "commit":
+                    await site.commit(_key(), number, rule)
+                else:
+                    await site.abort(_key(), number)
+                expected = committed if verb == "commit" else before
+                seen = f"{verb} of {name} came out otherwise after it had been undone once"
+                same(expected, await site.state(), rule, seen)
         for first, second in self._subject.rivals:
             site = await self.site()
-            site.watched.undo = {"prepare" + site.suffix}
-            await site.tell(self._subject.prepare(_key(), first))
-            site.watched.undo = set()
+            await self._undo(site, "prepare", first)
             when = f" after prepare of {self._name(first)} was undone"
-            await site.accept(_key("t2"), second, Rule.NOTHING_ELSEWHERE, when)
+            await site.accept(_key("t2"), second, rule, when)
+
+    async def _undo(self, site: Site[Op], verb: str, number: int) -> None:
+        """Has a method run, and its local transaction rolled back after it has returned."""
+        before = await site.state()
+        messages: dict[str, Message] = {
+            "prepare": self._subject.prepare(_key(), number),
+            "commit": Commit(_key()),
+            "abort": Abort(_key()),
+        }
+        site.watched.undo = {verb + site.suffix}
+        await site.tell(messages[verb])
+        site.watched.undo = set()
+        seen = f"{verb} of {self._name(number)} was undone, and left a trace"
+        same(before, await site.state(), Rule.NOTHING_ELSEWHERE, seen)
 
     async def _done(self, number: int) -> tuple[object, bool]:
         """The tables after an operation, and whether it was READ_ONLY."""
-        site = await self.site()
-        vote = await site.accept(_key(), number, Rule.ACCEPTS)
-        if vote is Vote.READ_ONLY:
-            return await site.state(), True
-        await site.commit(_key(), number)
-        return await site.state(), False
+        if number not in self._results:
+            site = await self.site()
+            vote = await site.accept(_key(), number, Rule.ACCEPTS)
+            if vote is not Vote.READ_ONLY:
+                await site.commit(_key(), number)
+            self._results[number] = (await site.state(), vote is Vote.READ_ONLY)
+        return self._results[number]
 
     async def _commits(self) -> None:
         for number in self._subject.accepted:
@@ -144,18 +162,25 @@ class Scenarios(Generic[Op]):
 
     async def _aborts(self) -> None:
         for number in self._subject.accepted:
-            site = await self.site()
-            before = await site.state()
-            if await site.accept(_key(), number, Rule.ACCEPTS) is Vote.READ_ONLY:
+            if (await self._done(number))[1]:
                 continue
-            await site.abort(_key(), number)
-            seen = f"the tables are after abort of {self._name(number)} not as they were before"
-            same(before, await site.state(), Rule.ABORT_GIVES_BACK, seen)
+            site = await self._given_back(number)
+            before = await site.state()
             await site.abort(_key(), number, Rule.ONCE)
             same(before, await site.state(), Rule.ONCE, "a repeated abort changed the tables")
             again = _key("t2")
             await site.accept(again, number, Rule.ABORT_GIVES_BACK, " after it had been aborted")
             await site.commit(again, number)
+
+    async def _given_back(self, number: int) -> Site[Op]:
+        """Where an operation was prepared and aborted."""
+        site = await self.site()
+        before = await site.state()
+        await site.accept(_key(), number, Rule.ACCEPTS)
+        await site.abort(_key(), number)
+        seen = f"the tables are after abort of {self._name(number)} not as they were before"
+        same(before, await site.state(), Rule.ABORT_GIVES_BACK, seen)
+        return site
 
     async def _refusals(self) -> None:
         for number in self._subject.refused:
@@ -235,6 +260,20 @@ class Scenarios(Generic[Op]):
                 raise Broken(Rule.HOLDS, f"of {names} in one batch the first was refused")
             if _vote(other) is not Vote.ABORT:
                 raise Broken(Rule.HOLDS, f"both {names} were accepted in one batch")
+
+    async def _replicas(self) -> None:
+        """Two processes may serve one file; each sees what the other has reserved."""
+        rule = Rule.NOTHING_ELSEWHERE
+        for first, second in self._subject.rivals:
+            site = await self.site()
+            other: Site[Op] = Site(site.path, self._subject)
+            self._sites.append(other)
+            await other.start()
+            await other.accept(_key("t0"), second, Rule.ACCEPTS)
+            await other.abort(_key("t0"), second)
+            when = " after another replica had given it back"
+            await site.accept(_key(), first, rule, when)
+            await self._not_both(other, (first, second), rule, "prepared by another replica")
 
     async def _not_both(
         self, site: Site[Op], pair: tuple[int, int], rule: Rule, so_far: str

@@ -23,24 +23,39 @@ from txn.participant_check.subject import COORDINATOR, Subject
 from txn.participant_check.watched import WatchedAlone, WatchedBatches
 from txn.state import Vote
 from txn.store import sqlite_branches
-from txn.store.opening import SqliteStore, open_store
+from txn.store.loop_store import LoopStore
+from txn.store.opening import Schema, SqliteStore
+from txn.store.sqlite import SqliteReader, SqliteWriter
 
 Op = TypeVar("Op")
 Tx = sqlite3.Connection
+
+
+class _Unforced(SqliteWriter):
+    """Power stays on while a resource is checked: what is written outlives the store as it is."""
+
+    def __init__(self, path: Path, schema: Schema) -> None:
+        super().__init__(path, schema)
+        self._connection.execute("PRAGMA synchronous = OFF")
 
 
 class Site(Generic[Op]):
     """One participant over a file of its own, which may be started again."""
 
     def __init__(self, path: Path, subject: Subject[Op]) -> None:
-        self._path = path
+        self.path = path
         self._subject = subject
         self._store: SqliteStore | None = None
 
     async def start(self) -> None:
         """Opens the store, with a new resource."""
         schema = {**self._subject.schema, **sqlite_branches.schema()}
-        self._store = open_store(self._path, schema, on_commit_failure=_commit_failed)
+        self._store = LoopStore(
+            self.path.stem,
+            writer=lambda: _Unforced(self.path, schema),
+            reader=lambda: SqliteReader(self.path),
+            on_commit_failure=_commit_failed,
+        )
         resource = self._subject.resource()
         batches = hasattr(resource, "prepare_all")
         self.watched: Any = (WatchedBatches if batches else WatchedAlone)(resource)
