@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from txn.participant_check.one_branch import OneBranch
 from txn.participant_check.rules import Broken, BrokenRules, Rule
-from txn.participant_check.scenarios import Scenarios
+from txn.participant_check.several_branches import SeveralBranches
 from txn.participant_check.subject import Subject
 from txn.resource import BatchResource, Resource
 from txn.store.opening import Schema, schema_of
@@ -56,14 +57,15 @@ async def check_participant(
         schema = schema_of("resource", getattr(resource(), "schema", ()))
     subject = Subject(resource, schema, setup, state, (accepted, refused, rivals))
     broken: dict[Rule, str] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        scenarios = Scenarios(Path(directory), subject)
-        for scenario in scenarios.all():
-            try:
-                await scenario()
-            except Broken as error:
-                broken.setdefault(error.rule, error.seen)
-            finally:
-                await scenarios.close()
+    for kind in (OneBranch[Op], SeveralBranches[Op]):
+        with tempfile.TemporaryDirectory() as directory:
+            scenarios = kind(Path(directory), subject)
+            for scenario in scenarios.all():
+                try:
+                    await scenario()
+                except Broken as error:
+                    broken.setdefault(error.rule, error.seen)
+                finally:
+                    await scenarios.close()
     if broken:
         raise BrokenRules(broken)
