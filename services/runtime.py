@@ -58,7 +58,6 @@ GC_THRESHOLD = 20_000
 # How long the thread that forces waits for a busy event loop to let it run.
 SWITCH_INTERVAL_S = 0.0005
 EXIT_CANNOT_START = 3
-EXIT_STORE_IN_DOUBT = 4
 EXIT_TASK_FAILED = 5
 
 _SERVER_OPTIONS: list[tuple[str, int]] = [
@@ -196,17 +195,6 @@ def main(service: str, setup: Setup) -> NoReturn:
         sys.stderr.write(f"{service}: {error}\n")
         sys.exit(EXIT_CANNOT_START)
     sys.exit(0)
-
-
-def die_in_doubt(error: BaseException) -> NoReturn:
-    """Ends the process at once after a failed COMMIT.
-
-    Whether the group is in the file is not known, so nothing may be answered any more:
-    the next start reads what is there.
-    """
-    _log.critical("a commit failed: in doubt, restarting", error=repr(error))
-    sys.stderr.flush()
-    os._exit(EXIT_STORE_IN_DOUBT)
 
 
 def _run(work: Coroutine[object, object, None]) -> None:

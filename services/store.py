@@ -12,21 +12,19 @@ from google.protobuf.message import Message
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from services.failpoints import crash_point
-from services.runtime import CannotStart, Runtime, die_in_doubt
+from services.runtime import CannotStart, Runtime
 from txn.errors import StoreError
 from txn.inquirer import Inquirer
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
-from txn.store import sqlite_branches
-from txn.store.loop_store import LoopStore
+from txn.store import opening, sqlite_branches
 from txn.store.migrate import Migration, load
-from txn.store.sqlite import SqliteReader, SqliteWriter
+from txn.store.opening import SqliteStore
 
 M = TypeVar("M", bound=Message)
 # Whom a participant asks when it is in doubt.
 COORDINATORS = frozenset({"coordinator"})
-SqliteStore = LoopStore[sqlite3.Connection]
 
 
 def own_schema(service: str) -> Mapping[str, tuple[Migration, ...]]:
@@ -40,12 +38,7 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
     service = runtime.config.service
     path = runtime.config.data / f"{service}.db"
     try:
-        store: SqliteStore = LoopStore(
-            service,
-            writer=lambda: SqliteWriter(path, schema),
-            reader=lambda: SqliteReader(path),
-            on_commit_failure=die_in_doubt,
-        )
+        store = opening.open_store(path, schema)
     except (OSError, sqlite3.Error, StoreError) as error:
         raise CannotStart(f"the store {path} cannot be opened: {error}") from error
     runtime.on_stop(store.close)

@@ -7,7 +7,7 @@ of one kind of operation. See docs/two_phase_commit.md.
 from txn.clock import Backoff, Clock, SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.errors import Busy, Refused, TxnError
+from txn.errors import Busy, OutcomeUnknown, Refused, TransactionAborted, TxnError
 from txn.inquirer import Inquirer, InquiryConfig
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Participant
@@ -31,12 +31,14 @@ __all__ = [
     "Item",
     "Operation",
     "Outcome",
+    "OutcomeUnknown",
     "Participant",
     "Refused",
     "Request",
     "Resource",
     "Result",
     "SystemClock",
+    "TransactionAborted",
     "TransactionState",
     "TxnError",
     "TxnId",

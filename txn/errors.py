@@ -15,6 +15,9 @@ TxnError
 |   |-- BranchAborted     commit of a branch that was aborted here
 |   |-- BranchCommitted   abort of a branch that was committed here
 |   `-- ResourceFailed    a resource could not do what its vote had promised
+|-- TransactionAborted    to a caller: final, no branch took effect
+|-- OutcomeUnknown        to a caller: not known yet; the same key asks again
+|-- RequestRefused        to a caller: not taken by the coordinator, nothing was begun
 |-- Unreachable           no answer from the other side: it may or may not have acted
 `-- StoreError
     |-- StoreFull         too little free space: refused before anything was begun
@@ -124,6 +127,42 @@ class ResourceFailed(Alarm):
 
 class Unreachable(TxnError):
     """No answer in time: the other side may or may not have acted. Retry what is idempotent."""
+
+
+class TransactionAborted(TxnError):
+    """No branch takes effect. Final, also for its idempotency key: a new attempt takes a new one.
+
+    `reason` is that of the vote that refused, in UPPER_SNAKE_CASE, or
+    PARTICIPANT_UNAVAILABLE; `refused_branch_id` is empty when no branch refused.
+    """
+
+    def __init__(self, reason: str, refused_branch_id: str, txn_id: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.refused_branch_id = refused_branch_id
+        self.txn_id = txn_id
+
+
+class OutcomeUnknown(TxnError):
+    """The transaction may commit, abort, or have done either: it is not known yet.
+
+    Not a failure, and no reason to undo anything or to try under another key: the same
+    request with the same `idempotency_key` has no second effect and tells the outcome.
+    `reason` says what came in the place of an outcome.
+    """
+
+    def __init__(self, idempotency_key: str, reason: str) -> None:
+        super().__init__(f"the outcome of {idempotency_key!r} is not known yet: {reason}")
+        self.idempotency_key = idempotency_key
+        self.reason = reason
+
+
+class RequestRefused(TxnError):
+    """The coordinator did not take the request, and would not take it again: nothing was begun."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class StoreError(TxnError):

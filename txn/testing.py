@@ -25,6 +25,9 @@ from txn.model import (
     TxnId,
     log_id_of,
 )
+from txn.participant_check import BrokenRules as BrokenRules
+from txn.participant_check import Rule as Rule
+from txn.participant_check import check_participant as check_participant
 from txn.state import BranchState, Outcome, Vote
 from txn.store.group_commit import (
     Done,

@@ -8,10 +8,10 @@ from tallystick.ledger.v1 import ledger_service_pb2_grpc
 from services import wire
 from services.errors import AlreadyExists, NotFound
 from services.ledger import books
-from services.store import SqliteStore
 from txn.clock import Clock
 from txn.rpc import Context
 from txn.rpc.page import page_limit
+from txn.store.opening import SqliteStore
 
 
 class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):

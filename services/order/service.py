@@ -13,9 +13,9 @@ from services import wire
 from services.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
 from services.order import trades
 from services.order.state import TradeState
-from services.store import SqliteStore
 from txn.clock import Clock
 from txn.rpc import Context
+from txn.store.opening import SqliteStore
 
 VALID_FOR_DEFAULT_US = 15 * 60 * 1_000_000
 QR_CODE_PREFIX = "tallystick://pay/"

@@ -16,11 +16,11 @@ from tallystick.wallet.v1 import wallet_service_pb2_grpc
 from services import wire
 from services.deadline import timeout_within
 from services.errors import AlreadyExists, FailedPrecondition, NotFound, Unauthenticated
-from services.store import SqliteStore
 from services.wallet import users
 from services.wallet.passwords import Passwords
 from txn.clock import Clock
 from txn.rpc import Context
+from txn.store.opening import SqliteStore
 
 READ_TIMEOUT_S = 5.0
 EXECUTE_TIMEOUT_S = 15.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # A stream's deadline; well before it, new batches go on another one.
 STREAM_MAX_AGE_S = 3_600.0
-_RETIRE_AGE_S = 0.9 * STREAM_MAX_AGE_S
+RETIRE_AGE_S = 0.9 * STREAM_MAX_AGE_S
 
 
 class NotOffered(Unreachable):
@@ -31,7 +31,7 @@ class ExchangeStream:
         """Takes over a call that was just started with STREAM_MAX_AGE_S as its timeout."""
         self._call = call
         self._loop = asyncio.get_running_loop()
-        self._retire_at_s = self._loop.time() + _RETIRE_AGE_S
+        self._retire_at_s = self._loop.time() + RETIRE_AGE_S
         self._next_id = 0
         self._waiting: dict[int, asyncio.Future[participant_service_pb2.ExchangeResponse]] = {}
         self._writing = asyncio.Lock()

@@ -113,13 +113,21 @@ def _violations_of(error: TxnError) -> Sequence[FieldViolation]:
 
 def reason_of(error: grpc.RpcError) -> str:
     """ErrorInfo.reason of a failed call; empty when it has none, or none that can be read."""
+    return reason_in(status_from(error))
+
+
+def status_from(error: grpc.RpcError) -> status_pb2.Status:
+    """The status of a failed call, with its details where it has some that can be read."""
     try:
         # grpc_status is typed for sync calls; aio errors carry the same three accessors.
         status = rpc_status.from_call(error)  # type: ignore[arg-type]
     except (DecodeError, ValueError):
         # Details that are garbage, or of another status than the call's.
-        return ""
-    return "" if status is None else reason_in(status)
+        status = None
+    if status is not None:
+        return status
+    code: grpc.StatusCode = error.code()
+    return status_pb2.Status(code=code.value[0], message=error.details() or "")
 
 
 def reason_in(status: status_pb2.Status) -> str:

@@ -1,0 +1,132 @@
+"""check_participant: right resources pass, and each kind of wrong one is caught and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.txn.wrong_participants import (
+    SCHEMA,
+    AlwaysBusy,
+    Awaits,
+    Batches,
+    Caches,
+    ChecksAndHoldsNothing,
+    ChecksAtCommit,
+    CommitsItself,
+    Counts,
+    DoesNothing,
+    Elsewhere,
+    ExplainsAtLength,
+    FailsAtAbort,
+    FailsAtCommit,
+    ForgetsOnceAborted,
+    ForgetsTheBatch,
+    ForgetsToVote,
+    GivesBackTooMuch,
+    KeyedByTransaction,
+    LeavesOutRefusals,
+    MixesUpVotes,
+    NeverGivesBack,
+    OnOperation,
+    OwnConnection,
+    Queueing,
+    RaisesSomething,
+    ReadsOwnConnection,
+    RefusesAll,
+    Remembers,
+    Vouchers,
+    WritesAndRefuses,
+    WritesAndVotesReadOnly,
+    stock,
+)
+from txn.testing import BrokenRules, Rule, check_participant
+
+WRONG: list[tuple[type[Vouchers], Rule]] = [
+    (NeverGivesBack, Rule.ABORT_GIVES_BACK),
+    (GivesBackTooMuch, Rule.BRANCHES_ARE_APART),
+    (KeyedByTransaction, Rule.BRANCHES_ARE_APART),
+    (Remembers, Rule.SURVIVES_RESTART),
+    (Counts, Rule.NOTHING_ELSEWHERE),
+    (Caches, Rule.NOTHING_ELSEWHERE),
+    (ForgetsOnceAborted, Rule.NOTHING_ELSEWHERE),
+    (OwnConnection, Rule.ANSWERS),
+    (ReadsOwnConnection, Rule.HOLDS),
+    (ChecksAtCommit, Rule.REFUSES),
+    (ChecksAndHoldsNothing, Rule.HOLDS),
+    (FailsAtCommit, Rule.COMMIT_SUCCEEDS),
+    (FailsAtAbort, Rule.ABORT_SUCCEEDS),
+    (DoesNothing, Rule.COMMIT_TAKES_EFFECT),
+    (ForgetsToVote, Rule.ANSWERS),
+    (RaisesSomething, Rule.ANSWERS),
+    (AlwaysBusy, Rule.REFUSES),
+    (RefusesAll, Rule.ACCEPTS),
+    (ExplainsAtLength, Rule.REASONS),
+    (WritesAndVotesReadOnly, Rule.READ_ONLY_CHANGES_NOTHING),
+    (CommitsItself, Rule.TRANSACTION),
+    (Awaits, Rule.PLAIN_METHODS),
+    (MixesUpVotes, Rule.BATCHES_ARE_ALIKE),
+    (LeavesOutRefusals, Rule.BATCHES_ARE_ALIKE),
+    (ForgetsTheBatch, Rule.BATCHES_ARE_ALIKE),
+    (WritesAndRefuses, Rule.REFUSAL_CHANGES_NOTHING),
+]
+
+
+async def check(resource: Callable[[], Any]) -> None:
+    """With the samples of all of them."""
+    await check_participant(
+        resource,
+        schema=SCHEMA,
+        setup=stock,
+        accepted=["A", "B"],
+        refused=["NO", "UNKNOWN"] if resource is not Counts else ["NO"],
+        rivals=[("ONE", "ONE")],
+    )
+
+
+async def test_what_is_noted_on_an_operation_is_lost() -> None:
+    """Commit reads the operation anew, as prepare was given it."""
+    with pytest.raises(BrokenRules) as caught:
+        await check_participant(
+            OnOperation, schema=SCHEMA, setup=stock, accepted=[["A"]], refused=[["NO"]], rivals=()
+        )
+    assert Rule.COMMIT_SUCCEEDS in caught.value.broken
+
+
+async def test_what_is_kept_elsewhere_is_noticed(tmp_path: Path) -> None:
+    """A file of its own outlives what the local transaction has undone."""
+    with pytest.raises(BrokenRules) as caught:
+        await check_participant(
+            lambda: Elsewhere(tmp_path / "own.db"),
+            schema=SCHEMA,
+            setup=stock,
+            accepted=["A"],
+            refused=["NO"],
+            rivals=(),
+        )
+    assert Rule.NOTHING_ELSEWHERE is next(iter(caught.value.broken)), str(caught.value)
+
+
+async def test_samples_are_needed() -> None:
+    """Without any there is nothing to check."""
+    with pytest.raises(ValueError, match="at least one"):
+        await check_participant(Vouchers, schema=SCHEMA, accepted=[], refused=["NO"], rivals=())
+
+
+@pytest.mark.parametrize("right", [Vouchers, Batches, Queueing])
+async def test_a_right_resource_passes(right: type[Vouchers]) -> None:
+    """One message at a time, in batches, and with others waiting."""
+    await check(right)
+
+
+@pytest.mark.parametrize(("wrong", "rule"), WRONG, ids=lambda each: getattr(each, "__name__", ""))
+async def test_a_wrong_resource_is_told_which_rule(wrong: type[Vouchers], rule: Rule) -> None:
+    """The rule that it breaks is the first that is named, with what to do."""
+    with pytest.raises(BrokenRules) as caught:
+        await check(wrong)
+    assert rule is next(iter(caught.value.broken)), str(caught.value)
+    assert f"{rule.name}: " in str(caught.value)
+    assert rule.value in str(caught.value)

@@ -1,0 +1,148 @@
+"""A caller's stream of requests to a coordinator: many in flight, answered in any order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from tallystick.txn.v1 import coordinator_service_pb2 as pb
+
+from txn.errors import Unreachable
+from txn.rpc.exchange_stream import RETIRE_AGE_S, NotOffered
+
+if TYPE_CHECKING:
+    _Call = grpc.aio.StreamStreamCall[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse]
+
+# A message is closed once it holds so much; the last request is taken whole.
+MESSAGE_REQUESTS_MAX = 64
+MESSAGE_SIZE_BYTES = 1024 * 1024
+# Who gives up on a stream that was silent for so long keeps others from using it.
+SILENT_MAX_S = 5.0
+
+
+class ExecuteStream:
+    """Requests of one turn of the loop leave in one message; a break tells all who wait."""
+
+    def __init__(self, call: _Call) -> None:
+        """Takes over a call that was just started with STREAM_MAX_AGE_S as its timeout."""
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._retire_at_s = self._loop.time() + RETIRE_AGE_S
+        self._heard_at_s = self._loop.time()
+        self._next_number = 0
+        self._waiting: dict[int, asyncio.Future[pb.NumberedExecuteResponse]] = {}
+        self._queue: deque[pb.NumberedExecuteRequest] = deque()
+        self._queued = asyncio.Event()
+        self._broken: Unreachable | None = None
+        self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes new requests."""
+        return self._broken is None and self._loop.time() < self._retire_at_s
+
+    async def ask(self, request: pb.ExecuteRequest) -> pb.NumberedExecuteResponse:
+        """Sends a request and waits, without end, for its answer.
+
+        Raises Unreachable when the stream breaks, and NotOffered where there is none.
+        """
+        if self._broken is not None:
+            raise self._broken
+        self._next_number += 1
+        number, asked_at_s = self._next_number, self._loop.time()
+        answer: asyncio.Future[pb.NumberedExecuteResponse] = self._loop.create_future()
+        self._waiting[number] = answer
+        self._queue.append(pb.NumberedExecuteRequest(number=number, request=request))
+        self._queued.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._loop.time() - max(asked_at_s, self._heard_at_s) >= SILENT_MAX_S:
+                self._retire_at_s = 0.0
+            raise
+        finally:
+            del self._waiting[number]
+
+    async def retire(self) -> None:
+        """Waits for the answers that are still to come, then closes."""
+        while waiting := [each for each in self._waiting.values() if not each.done()]:
+            await asyncio.wait(waiting)
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream; what waits for an answer is told that none will come."""
+        self._break(Unreachable("STREAM_CLOSED"))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._queued.wait()
+                self._queued.clear()
+                while self._queue:
+                    await self._call.write(self._message())
+        except (grpc.aio.UsageError, asyncio.InvalidStateError, grpc.RpcError):
+            # The call has ended; the reader knows how.
+            return
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+
+    def _message(self) -> pb.ExecuteStreamRequest:
+        message, size = pb.ExecuteStreamRequest(), 0
+        while self._queue and len(message.requests) < MESSAGE_REQUESTS_MAX:
+            each = self._queue.popleft()
+            size += each.ByteSize()
+            message.requests.append(each)
+            if size >= MESSAGE_SIZE_BYTES:
+                break
+        return message
+
+    async def _read(self) -> None:
+        self._break(await self._end())
+
+    async def _end(self) -> Unreachable:
+        """Delivers answers until the stream ends; returns why it did."""
+        try:
+            while True:
+                response: Any = await self._call.read()
+                if response is grpc.aio.EOF:
+                    break
+                if response is None:
+                    # That is how gRPC for Python says that it could not be read.
+                    return Unreachable("UNREADABLE_REPLY")
+                self._deliver(response)
+            code = await self._call.code()
+        except asyncio.CancelledError:
+            # gRPC says so of a call that was cancelled, although nobody cancelled this task.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return Unreachable("CALL_CANCELLED")
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        except grpc.aio.UsageError:
+            code = grpc.StatusCode.UNAVAILABLE
+        kind = NotOffered if code is grpc.StatusCode.UNIMPLEMENTED else Unreachable
+        return kind(code.name)
+
+    def _deliver(self, response: pb.ExecuteStreamResponse) -> None:
+        self._heard_at_s = self._loop.time()
+        for each in response.responses:
+            answer = self._waiting.get(each.number)
+            if answer is not None and not answer.done():
+                answer.set_result(each)
+
+    def _break(self, why: Unreachable) -> None:
+        if self._broken is not None:
+            return
+        self._broken = why
+        self._call.cancel()
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(why)

@@ -1,0 +1,152 @@
+"""Runs a participant, or a coordinator, on a server of yours: everything around your resource.
+
+For programs that need no more than that. A service with its own order of starting and
+stopping puts the same parts together itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from tallystick.txn.v1 import coordinator_service_pb2_grpc, participant_service_pb2_grpc
+
+from txn.clock import SystemClock
+from txn.config import CoordinatorConfig
+from txn.coordinator import Coordinator
+from txn.ids import new_id_after
+from txn.inquirer import Inquirer, InquiryConfig
+from txn.participant import Participant
+from txn.resource import BatchResource, Resource
+from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
+from txn.rpc.operation import OperationCodec
+from txn.rpc.participant import ParticipantServicer
+from txn.rpc.participant_transport import GrpcParticipantTransport
+from txn.store import sqlite_branches, sqlite_log
+from txn.store.opening import SqliteStore, open_store, schema_of
+
+# What calls and streams have to end, when the block is left.
+STOP_GRACE_S = 5.0
+
+M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+
+
+class _Tables(Protocol[M_co]):
+    """What a resource says of itself, so that it can be served."""
+
+    @property
+    def operation(self) -> type[M_co]:
+        """The type of its operations."""
+
+    @property
+    def schema(self) -> Sequence[str]:
+        """Its tables, as SQL scripts: add new ones at the end, change none."""
+
+
+class ServedResource(_Tables[M], Resource[sqlite3.Connection, M], Protocol[M]):
+    """A Resource on SQLite that says what its operations and its tables are."""
+
+
+class ServedBatchResource(_Tables[M], BatchResource[sqlite3.Connection, M], Protocol[M]):
+    """A BatchResource on SQLite that says what its operations and its tables are."""
+
+
+@asynccontextmanager
+async def serve_participant(
+    server: grpc.aio.Server,
+    name: str,
+    resource: ServedResource[M] | ServedBatchResource[M],
+    *,
+    home: str | Path,
+    coordinators: Mapping[str, grpc.aio.Channel],
+    inquiry: InquiryConfig | None = None,
+) -> AsyncIterator[SqliteStore]:
+    """Serves `resource` inside the block, and yields its store.
+
+    The store is `<home>/<name>.db`, with the tables of the resource and the barrier's own.
+    Adds ParticipantService to `server` and starts that; add services of your own, and a
+    port, before. Asks about branches that stay in doubt: `coordinators` are channels by the
+    names of those who may be asked. The channels stay yours. Raises what `open_store` raises.
+    """
+    async with AsyncExitStack() as stack:
+        schema = {**schema_of(name, resource.schema), **sqlite_branches.schema()}
+        store = open_store(Path(home) / f"{name}.db", schema)
+        stack.push_async_callback(store.close)
+        clock = SystemClock()
+        participant = Participant(
+            store=store,
+            branches=sqlite_branches.SqliteBranchTable(),
+            resource=resource,
+            codec=OperationCodec(resource.operation),
+            coordinators=frozenset(coordinators),
+            clock=clock,
+        )
+        transport = GrpcCoordinatorTransport(coordinators.__getitem__)
+        inquirer = Inquirer(participant, transport, clock=clock, rng=_rng(), config=inquiry)
+        asking = asyncio.ensure_future(inquirer.run())
+        stack.push_async_callback(_ended, asking)
+        servicer = ParticipantServicer(participant)
+        participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, server)
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        stack.push_async_callback(servicer.drain, STOP_GRACE_S)
+        yield store
+
+
+@asynccontextmanager
+async def serve_coordinator(
+    server: grpc.aio.Server,
+    name: str,
+    *,
+    home: str | Path,
+    participants: Mapping[str, grpc.aio.Channel],
+    config: CoordinatorConfig | None = None,
+) -> AsyncIterator[Coordinator]:
+    """Serves a coordinator inside the block, and yields it when it has recovered.
+
+    Its decision log is `<home>/<name>.db`, which no other process may have open. Adds
+    CoordinatorService to `server` and starts that. `participants` are channels by the
+    names that branches give; participants ask back under `name`. Raises AlreadyOwned, and
+    what `open_store` raises.
+    """
+    async with AsyncExitStack() as stack:
+        path = Path(home) / f"{name}.db"
+        stack.callback(os.close, sqlite_log.take_ownership(path))
+        log = open_store(path, sqlite_log.schema())
+        stack.push_async_callback(log.close)
+        transport = GrpcParticipantTransport(participants.__getitem__, name)
+        stack.push_async_callback(transport.close)
+        coordinator = Coordinator(
+            config=config or CoordinatorConfig(name=name, participants=frozenset(participants)),
+            log=sqlite_log.SqliteDecisionLog(log),
+            transport=transport,
+            clock=SystemClock(),
+            rng=_rng(),
+            new_txn_id=new_id_after,
+        )
+        servicer = CoordinatorServicer(coordinator)
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
+        await coordinator.start()
+        stack.push_async_callback(coordinator.close, STOP_GRACE_S)
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        stack.push_async_callback(servicer.drain, STOP_GRACE_S)
+        yield coordinator
+
+
+def _rng() -> random.Random:
+    return random.Random()  # noqa: S311 - jitter, not secrets
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
