@@ -20,8 +20,8 @@ from bench import stocking
 from bench.paying import Figure, Run
 from bench.payments import AMOUNT_MINOR, PARTICIPANTS, Series
 from bench.rig import SERVICES, Rig
-from services.ids import new_id_after
 from tests.support.waiting import eventually
+from txn.ids import new_id_after
 from txn.model import BranchId, BranchKey, BranchRow, Operation, TxnId
 from txn.state import BranchState
 from txn.store.sqlite_branches import SqliteBranchTable

@@ -11,12 +11,12 @@ from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_g
 from discovery import NAMESPACE
 from services.coordinator.alone import Alone
 from services.failpoints import crash_point
-from services.ids import new_id_after
 from services.operations import PAY_TRADE, TRANSFER
 from services.runtime import Runtime, main
 from services.store import open_store
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
+from txn.ids import new_id_after
 from txn.resource import Codec
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log

@@ -16,6 +16,12 @@ def test_ids_ascend() -> None:
     assert {32} == {len(each) for each in made[1:]}
 
 
+def test_ids_follow_those_of_a_log_that_was_begun_with_others() -> None:
+    """An id that is a UUIDv7, with the name of its log or without, is below those made now."""
+    for newest in ("019ab8f3c1d27d1e8a5b3c4d5e6f7081", "019ab8f3c1d27d1e8a5b3c4d5e6f7081-0123"):
+        assert newest < ids.new_id_after(newest)
+
+
 def test_a_clock_that_was_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows is above the newest, and two that follow it differ."""
     newest = ids.new_id_after("")
