@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from google.protobuf.message import Message
 from tallystick.txn.v1 import coordinator_service_pb2, participant_service_pb2
 
 _name = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
@@ -20,6 +21,13 @@ _VERBS = frozenset(
     {_PREPARE, participant_service_pb2.VERB_COMMIT, participant_service_pb2.VERB_ABORT}
 )
 _WAIT_FOR = tuple(coordinator_service_pb2.WaitFor.values())
+
+
+def surely_valid(message: Message) -> bool:
+    """Of a request of a kind that comes in large numbers; False for any other one."""
+    return isinstance(message, coordinator_service_pb2.ExecuteRequest) and surely_valid_execute(
+        message
+    )
 
 
 def surely_valid_execute(request: coordinator_service_pb2.ExecuteRequest) -> bool:
