@@ -19,6 +19,7 @@ import grpc.aio
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
+from balancer.describe import ChannelFacts, as_text
 from balancer.dispatch import Dispatcher, Retries, Waiting
 from balancer.errors import MissingResolverError
 from balancer.interceptors import (
@@ -29,11 +30,13 @@ from balancer.interceptors import (
     InterceptedUnaryUnary,
     sorted_by_kind,
 )
+from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
 from balancer.slow_start import SlowStart
 from balancer.subchannel import AioSubchannel, Method
+from balancer.survey import name_of, survey
 from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
 from discovery.static_resolver import StaticResolver
@@ -53,6 +56,7 @@ def channel(
     config: ChannelConfig = _DEFAULT_CONFIG,
     credentials: grpc.ChannelCredentials | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedChannel:
     """A channel to everyone who serves `target`. Connects at once, in the background.
@@ -60,7 +64,7 @@ def channel(
     `target` is `etcd:///tallystick/ledger`, a bare `ledger`, or `static:///a:1,b:2`, which
     needs no `resolver`. `policy` is a registered name or a Policy of your own. Without
     `credentials` connections are not encrypted. `interceptors`, outermost first, run once per
-    call, around its retries. `rng` makes the spread reproducible.
+    call, around its retries. `metrics` counts what happens. `rng` makes the spread reproducible.
 
     Call it inside a running event loop, and close the channel there. Raises
     InvalidTargetError, MissingResolverError, UnknownPolicyError; ValueError for what is no
@@ -68,15 +72,17 @@ def channel(
     """
     parsed = parse_target(target)
     rng = rng or random.Random()  # noqa: S311 - it spreads calls, and a system call is dear
-    policy = policy_of(policy, config, rng)
+    built = policy_of(policy, config, rng)
     return BalancedChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
-        policy=policy,
+        policy=built,
+        policy_name=name_of(policy),
         config=config,
         credentials=credentials,
         rng=rng,
         interceptors=interceptors,
+        metrics=metrics,
     )
 
 
@@ -113,19 +119,26 @@ class BalancedChannel(grpc.aio.Channel):
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         rng: random.Random,
+        policy_name: str,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._interceptors = sorted_by_kind(interceptors)
         self._chains = Chains()
         self._target = target
         self._config = config
-        self._waiting = Waiting(config.max_queued_calls)
-        self._retries = Retries(RetryThrottle(config.throttle), rng)
+        self._policy_name = policy_name
+        self._told: ChannelMetrics
+        self._told = told = metrics.channel(str(target))
+        self._waiting = Waiting(config.max_queued_calls, told)
+        self._retries = Retries(RetryThrottle(config.throttle), rng, told)
         self._pool = Pool(
             str(target),
             policy,
             config,
-            lambda endpoint, on_change: AioSubchannel(endpoint, config, credentials, on_change),
+            lambda endpoint, on_change: AioSubchannel(
+                endpoint, config, credentials, on_change, told.endpoint(endpoint.address)
+            ),
             rng,
         )
         self._subscription = resolver.subscribe(target.service, self._pool.update)
@@ -159,6 +172,16 @@ class BalancedChannel(grpc.aio.Channel):
         await self._waiting.close(max(0.0, deadline - loop.time()))
         self._subscription.close()
         await self._pool.close(max(0.0, deadline - loop.time()))
+        told, self._told = self._told, NO_METRICS
+        told.closed()
+
+    def describe(self) -> str:
+        """Who could get a call now, who does not, and why: a table for people."""
+        return as_text(self.facts())
+
+    def facts(self) -> ChannelFacts:
+        """What `describe` tells, for programs (`balancer.describe.as_dict`)."""
+        return survey(self._pool, policy=self._policy_name, waiting=len(self._waiting))
 
     def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
         """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.

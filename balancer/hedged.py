@@ -92,6 +92,8 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
                 return
 
     def _send(self, step: Send) -> None:
+        if step.number:
+            self._dispatcher.retries.metrics.hedged()
         metadata = (*(self._options.metadata or ()), *step.metadata())
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         attempt = self._dispatcher.start(self._request, options, step.tried)

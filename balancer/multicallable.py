@@ -38,7 +38,9 @@ class _MultiCallable:
     def _start(self, request: Any, options: CallOptions) -> Any:
         dispatcher = self._dispatcher
         dispatcher.check_open()
-        return self._begin(dispatcher, request, dispatcher.with_deadline(options))
+        call = self._begin(dispatcher, request, dispatcher.with_deadline(options))
+        dispatcher.count(call)
+        return call
 
 
 def _begin_once(

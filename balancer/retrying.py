@@ -123,6 +123,7 @@ class RetryingCall(ManagedCall[Req, Res]):
         if decision.delay_s:
             await asyncio.sleep(decision.delay_s)
         self._next = None
+        self._dispatcher.retries.metrics.retried()
         metadata = (*(self._options.metadata or ()), *decision.metadata())
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         self._try(options, decision.tried)

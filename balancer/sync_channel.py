@@ -22,10 +22,13 @@ from grpc import ChannelConnectivity
 
 from balancer.channel import policy_of
 from balancer.config import ChannelConfig
+from balancer.describe import ChannelFacts, as_text
 from balancer.dispatch import Retries
 from balancer.errors import MissingResolverError
+from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.policy import Policy
 from balancer.subchannel import Kind, Method
+from balancer.survey import name_of, survey
 from balancer.sync_control import ControlPlane
 from balancer.sync_dispatch import SyncDispatcher
 from balancer.sync_multicallable import (
@@ -55,6 +58,7 @@ def sync_channel(
     policy: str | Policy = "round_robin",
     config: ChannelConfig = _DEFAULT_CONFIG,
     credentials: grpc.ChannelCredentials | None = None,
+    metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedSyncChannel:
     """As `balancer.channel`, for threads. Connects at once, in the background.
@@ -67,14 +71,16 @@ def sync_channel(
     """
     parsed = parse_target(target)
     rng = rng or random.Random()  # noqa: S311 - it spreads calls, and a system call is dear
-    policy = policy_of(policy, config, rng)
+    built = policy_of(policy, config, rng)
     return BalancedSyncChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
-        policy=policy,
+        policy=built,
+        policy_name=name_of(policy),
         config=config,
         credentials=credentials,
         rng=rng,
+        metrics=metrics,
     )
 
 
@@ -100,11 +106,16 @@ class BalancedSyncChannel(grpc.Channel):
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         rng: random.Random,
+        policy_name: str,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._target = target
         self._config = config
-        self._waiting = Waiting(config.max_queued_calls)
-        self._retries = Retries(RetryThrottle(config.throttle), rng)
+        self._policy_name = policy_name
+        self._told: ChannelMetrics
+        self._told = told = metrics.channel(str(target))
+        self._waiting = Waiting(config.max_queued_calls, told)
+        self._retries = Retries(RetryThrottle(config.throttle), rng, told)
         self._listeners = StateListeners(self.get_state)
         self._control = ControlPlane(
             target,
@@ -114,6 +125,7 @@ class BalancedSyncChannel(grpc.Channel):
             credentials=credentials,
             on_change=self._changed,
             rng=rng,
+            metrics=told,
         )
         self._pool = self._control.pool
 
@@ -137,6 +149,16 @@ class BalancedSyncChannel(grpc.Channel):
         self._listeners.clear()
         self._waiting.close()
         self._control.close()
+        told, self._told = self._told, NO_METRICS
+        told.closed()
+
+    def describe(self) -> str:
+        """Who could get a call now, who does not, and why: a table for people."""
+        return as_text(self.facts())
+
+    def facts(self) -> ChannelFacts:
+        """What `describe` tells, for programs (`balancer.describe.as_dict`)."""
+        return survey(self._pool, policy=self._policy_name, waiting=len(self._waiting))
 
     def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
         """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.

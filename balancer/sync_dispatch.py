@@ -20,6 +20,7 @@ from balancer.config import ChannelConfig
 from balancer.dispatch import PICKS_TO_AVOID, Retries, Status
 from balancer.guard import NobodyAdmitted
 from balancer.method_config import MethodConfig
+from balancer.metrics import NO_METRICS, Running
 from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
 from balancer.pool import Pool
 from balancer.retry import Retry
@@ -50,17 +51,27 @@ class Rpc(NamedTuple):
     compression: grpc.Compression | None
 
 
-class Attempt(NamedTuple):
+class Attempt:
     """One try of a call: where it goes, and who wants to know how it ended."""
 
-    subchannel: SyncSubchannel
-    on_done: CompletionHook | None
+    __slots__ = ("_on_done", "_running", "subchannel")
+
+    def __init__(self, subchannel: SyncSubchannel, on_done: CompletionHook | None) -> None:
+        self.subchannel = subchannel
+        self._on_done = on_done
+        metrics, self._running = subchannel.metrics, None
+        if metrics is not NO_METRICS:
+            metrics.attempt_started()
+            self._running = Running(metrics.attempt_ended)
 
     def end(self, code: grpc.StatusCode | None) -> None:
         """Says that it is over, with `code`, or None if it was never started."""
         self.subchannel.release()
-        if self.on_done is not None:
-            self.on_done(code)
+        if self._on_done is not None:
+            self._on_done(code)
+        if self._running is not None:
+            # One that gRPC refused to start has no code of its own.
+            self._running.ended(code or grpc.StatusCode.CANCELLED)
 
 
 class SyncDispatcher:
@@ -98,6 +109,30 @@ class SyncDispatcher:
 
         Raises grpc.RpcError, and ValueError once the channel is closed.
         """
+        running = self.running()
+        if running is None:
+            return self._call(rpc)
+        # What a policy or a serializer raises is nobody's status.
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            response = self._call(rpc)
+            code = grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            code = _code_of(error)
+            raise
+        finally:
+            running.ended(code)
+        return response
+
+    def running(self) -> Running | None:
+        """Counts a call as begun; None if nobody counts."""
+        metrics = self.retries.metrics
+        if metrics is NO_METRICS:
+            return None
+        metrics.call_started()
+        return Running(metrics.call_ended)
+
+    def _call(self, rpc: Rpc) -> Any:
         rpc = first = self.with_deadline(rpc)
         started = time.monotonic()
         repeats: Repeats | None = None
@@ -119,6 +154,7 @@ class SyncDispatcher:
                 if retry is None:
                     raise
                 self._pause(retry.delay_s)
+                self.retries.metrics.retried()
                 rpc = next_rpc(first, retry, repeats)
             else:
                 if self._is_repeatable:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 
 from balancer.method_config import MethodConfig
+from balancer.metrics import Running
 from balancer.sync_call import run_callback
 from balancer.sync_dispatch import Rpc, SyncDispatcher, next_rpc
 from balancer.sync_repeats import Repeats
@@ -40,9 +41,26 @@ def start(dispatcher: SyncDispatcher, rpc: Rpc) -> Any:
     """A call object, without blocking. Raises ValueError once the channel is closed."""
     rpc = dispatcher.with_deadline(rpc)
     method = dispatcher.again()
-    if method is None:
-        return dispatcher.start(rpc)
-    return RetryingCall(dispatcher, method, rpc)
+    call = dispatcher.start(rpc) if method is None else RetryingCall(dispatcher, method, rpc)
+    running = dispatcher.running()
+    if running is not None:
+        _count(call, running)
+    return call
+
+
+def _count(call: Any, running: Running) -> None:
+    """Has the end of `call` told to `running`, also if nobody holds it until then."""
+    if isinstance(call, RetryingCall):
+        call.counted_by(running)
+        return
+    reference = weakref.ref(call)
+
+    def ended() -> None:
+        held = reference()
+        running.ended(grpc.StatusCode.CANCELLED if held is None else held.code())
+
+    if not call.add_callback(ended):
+        ended()
 
 
 class RetryingCall(grpc.Call, _Future):
@@ -59,6 +77,7 @@ class RetryingCall(grpc.Call, _Future):
         self._committed = False
         self._final = False
         self._callbacks: list[Callable[[], None]] = []
+        self._running: Running | None = None
         self._call: Any = dispatcher.start(rpc, self._repeats)
         self._hear_of(self._call)
 
@@ -184,6 +203,16 @@ class RetryingCall(grpc.Call, _Future):
         if not call.add_callback(heard):
             heard()
 
+    def counted_by(self, running: Running) -> None:
+        """Has its end told to `running`."""
+        with self._news:
+            self._running = running
+            if not self._final:
+                # Who lets go of a call cancels it.
+                weakref.finalize(self, running.ended, grpc.StatusCode.CANCELLED).atexit = False
+                return
+        running.ended(self._call.code())
+
     def go_on(self) -> None:
         """Follows on the attempt that has just ended, or ends with it."""
         call = self._call
@@ -205,6 +234,7 @@ class RetryingCall(grpc.Call, _Future):
         retry = self._repeats.after(call)
         if retry is None:
             return None
+        self._dispatcher.retries.metrics.retried()
         rpc = next_rpc(self._rpc, retry, self._repeats)
         return self._dispatcher.start_later(rpc, self._repeats, retry.delay_s)
 
@@ -213,7 +243,10 @@ class RetryingCall(grpc.Call, _Future):
             self._final = True
             callbacks, self._callbacks = self._callbacks, []
             _awaited.discard(self)
+            running = self._running
             self._news.notify_all()
+        if running is not None:
+            running.ended(self._call.code())
         for callback in callbacks:
             run_callback(callback)
 

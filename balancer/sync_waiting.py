@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
+from balancer.metrics import NO_METRICS, ChannelMetrics
+
 
 class Changes:
     """How threads learn that something is not as they last saw it.
@@ -49,8 +51,9 @@ class Placeable(Protocol):
 class Waiting:
     """The calls of a channel that wait for a connection, at most `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: ChannelMetrics = NO_METRICS) -> None:
         self.limit = limit
+        self._metrics = metrics
         self.changes = Changes()
         self.closed = False
         self._lock = threading.Lock()
@@ -64,12 +67,17 @@ class Waiting:
             if self._count >= self.limit:
                 return False
             self._count += 1
-            return True
+        self._metrics.wait_began()
+        return True
 
     def leave(self) -> None:
         """Counts one less."""
         with self._lock:
             self._count -= 1
+        self._metrics.wait_ended()
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, call: Placeable) -> None:
         """Has `call`, which has entered, advanced at every change and when it is due."""
