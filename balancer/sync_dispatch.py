@@ -26,9 +26,9 @@ from balancer.pool import Pool
 from balancer.retry import Retry
 from balancer.subchannel import Method
 from balancer.sync_call import CHANNEL_CLOSED, DEADLINE_EXCEEDED, DeferredCall, NeverSent
-from balancer.sync_repeats import Repeats
+from balancer.sync_repeats import Repeats, Whereabouts
 from balancer.sync_subchannel import SyncSubchannel
-from balancer.sync_waiting import Waiting
+from balancer.sync_waiting import Placeable, Waiting
 
 # A picker may name subchannels that are lost already, and chance or a hash may name one more
 # than once. Where some are excluded, PICKS_TO_AVOID takes its place.
@@ -97,6 +97,7 @@ class SyncDispatcher:
         )
         # What is streamed in cannot be streamed in twice.
         self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
+        self.hedging = self._method_config.hedging if method.kind == "unary_unary" else None
         # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
         self._bound: weakref.WeakKeyDictionary[SyncSubchannel, Any] = weakref.WeakKeyDictionary()
 
@@ -109,30 +110,6 @@ class SyncDispatcher:
 
         Raises grpc.RpcError, and ValueError once the channel is closed.
         """
-        running = self.running()
-        if running is None:
-            return self._call(rpc)
-        # What a policy or a serializer raises is nobody's status.
-        code = grpc.StatusCode.UNKNOWN
-        try:
-            response = self._call(rpc)
-            code = grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            code = _code_of(error)
-            raise
-        finally:
-            running.ended(code)
-        return response
-
-    def running(self) -> Running | None:
-        """Counts a call as begun; None if nobody counts."""
-        metrics = self.retries.metrics
-        if metrics is NO_METRICS:
-            return None
-        metrics.call_started()
-        return Running(metrics.call_ended)
-
-    def _call(self, rpc: Rpc) -> Any:
         rpc = first = self.with_deadline(rpc)
         started = time.monotonic()
         repeats: Repeats | None = None
@@ -161,20 +138,37 @@ class SyncDispatcher:
                     self.retries.throttle.succeeded()
                 return response
 
-    def start(self, rpc: Rpc, repeats: Repeats | None = None) -> Any:
+    def running(self) -> Running | None:
+        """Counts a call as begun; None if nobody counts."""
+        metrics = self.retries.metrics
+        if metrics is NO_METRICS:
+            return None
+        metrics.call_started()
+        return Running(metrics.call_ended)
+
+    def start(self, rpc: Rpc, where: Whereabouts | None = None) -> Any:
         """A call object, without blocking; gRPC's own if it can start at once.
 
-        `rpc` has the deadline of `with_deadline`. Raises ValueError once the channel is closed.
+        `rpc` has the deadline of `with_deadline`, and `where` learns where it goes. Raises
+        ValueError once the channel is closed.
         """
-        call = self._try(rpc, repeats)
+        call = self._try(rpc, where)
         if call is not None:
             return call
         refusal = self._enter(rpc)
-        return self._defer(rpc, repeats) if refusal is None else NeverSent(refusal)
+        return self._defer(rpc, where) if refusal is None else NeverSent(refusal)
 
     def start_later(self, rpc: Rpc, repeats: Repeats, delay_s: float) -> DeferredCall | None:
         """As `start`, in so many seconds; None if too many calls wait already."""
         return self._defer(rpc, repeats, delay_s) if self._waiting.enter() else None
+
+    def place(self, call: Placeable) -> None:
+        """Has `call` advanced when it is due."""
+        self._waiting.add(call)
+
+    def wake(self) -> None:
+        """Says that a call is due at another time than before."""
+        self._waiting.changes.publish()
 
     def with_deadline(self, rpc: Rpc) -> Rpc:
         """`rpc` as its method is configured, bounded if it is a unary call that says nothing."""
@@ -250,10 +244,10 @@ class SyncDispatcher:
             rpc.request, rpc.timeout, rpc.metadata, rpc.credentials, False, rpc.compression
         )
 
-    def _pick(self, rpc: Rpc, repeats: Repeats | None) -> Attempt | None:
+    def _pick(self, rpc: Rpc, where: Whereabouts | None) -> Attempt | None:
         """As `pick`, where the call has not been if that can be."""
-        if repeats is not None and repeats.tried:
-            attempt = self.pick(rpc, repeats.tried)
+        if where is not None and where.tried:
+            attempt = self.pick(rpc, where.tried)
             if attempt is not None:
                 return attempt
         return self.pick(rpc)
@@ -273,17 +267,17 @@ class SyncDispatcher:
                 return
             changes.wait(seen, left)
 
-    def _try(self, rpc: Rpc, repeats: Repeats | None) -> Any:
-        while (attempt := self._pick(rpc, repeats)) is not None:
-            if repeats is not None:
-                repeats.subchannel = attempt.subchannel
+    def _try(self, rpc: Rpc, where: Whereabouts | None) -> Any:
+        while (attempt := self._pick(rpc, where)) is not None:
+            if where is not None:
+                where.subchannel = attempt.subchannel
             try:
                 return self.begin(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
-                if repeats is not None:
-                    repeats.subchannel = None
+                if where is not None:
+                    where.subchannel = None
         return None
 
     def _was_closed_under(self, attempt: Attempt) -> bool:
@@ -312,12 +306,12 @@ class SyncDispatcher:
             self._waiting.leave()
         raise NeverSent(refusal)
 
-    def _defer(self, rpc: Rpc, repeats: Repeats | None, delay_s: float = 0.0) -> DeferredCall:
+    def _defer(self, rpc: Rpc, where: Whereabouts | None, delay_s: float = 0.0) -> DeferredCall:
         """A call object that waits in the place just entered."""
 
         def begin(timeout: float | None) -> Any:
             now = rpc._replace(timeout=timeout)
-            return self._try(now, repeats) or self._refusal(now)
+            return self._try(now, where) or self._refusal(now)
 
         call = DeferredCall(rpc.timeout, begin, self._waiting, delay_s)
         self._waiting.add(call)

@@ -9,7 +9,7 @@ import grpc
 
 from balancer.policy import MetadataType
 from balancer.sync_dispatch import Rpc, SyncDispatcher
-from balancer.sync_retrying import start
+from balancer.sync_start import call, start
 
 if TYPE_CHECKING:
     _UnaryUnary: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
@@ -40,8 +40,9 @@ class SyncUnaryUnary(_UnaryUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. `timeout` in seconds. Raises RpcError; ValueError once closed."""
-        return self._dispatcher.call(
-            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return call(
+            self._dispatcher,
+            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
     def with_call(
@@ -54,8 +55,9 @@ class SyncUnaryUnary(_UnaryUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response and the call that gave it. Raises as `__call__` does."""
-        return self._dispatcher.call(
-            Rpc("with_call", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return call(
+            self._dispatcher,
+            Rpc("with_call", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
     def future(
@@ -112,7 +114,8 @@ class SyncStreamUnary(_StreamUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. `timeout` in seconds. Raises RpcError; ValueError once closed."""
-        return self._dispatcher.call(
+        return call(
+            self._dispatcher,
             Rpc(
                 "__call__",
                 request_iterator,
@@ -121,7 +124,7 @@ class SyncStreamUnary(_StreamUnary):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )
 
     def with_call(
@@ -134,7 +137,8 @@ class SyncStreamUnary(_StreamUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response and the call that gave it. Raises as `__call__` does."""
-        return self._dispatcher.call(
+        return call(
+            self._dispatcher,
             Rpc(
                 "with_call",
                 request_iterator,
@@ -143,7 +147,7 @@ class SyncStreamUnary(_StreamUnary):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )
 
     def future(

@@ -15,18 +15,27 @@ from balancer.retry import GiveUp, Retry, RetryState
 from balancer.sync_subchannel import SyncSubchannel
 
 
-class Repeats:
-    """The attempts of one call. `deadline_s` is on the monotonic clock, None without one.
+class Whereabouts:
+    """Where an attempt goes, and where it is not to go if there are others.
 
-    `subchannel` has the attempt under way, None while nobody is picked; `tried` are those on
-    which it failed.
+    `subchannel` has the attempt under way, None while nobody is picked; `tried` are those to
+    avoid.
     """
 
-    __slots__ = ("_deadline_s", "_method", "_retries", "_state", "subchannel", "tried")
+    __slots__ = ("subchannel", "tried")
+
+    def __init__(self, tried: tuple[SyncSubchannel, ...] = ()) -> None:
+        self.subchannel: SyncSubchannel | None = None
+        self.tried = tried
+
+
+class Repeats(Whereabouts):
+    """The attempts of one call. `deadline_s` is on the monotonic clock, None without one."""
+
+    __slots__ = ("_deadline_s", "_method", "_retries", "_state")
 
     def __init__(self, method: MethodConfig, retries: Retries, deadline_s: float | None) -> None:
-        self.subchannel: SyncSubchannel | None = None
-        self.tried: tuple[SyncSubchannel, ...] = ()
+        super().__init__()
         self._method = method
         self._retries = retries
         self._deadline_s = deadline_s

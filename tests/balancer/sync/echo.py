@@ -26,6 +26,9 @@ class EchoServer:
         self.metadata: list[tuple[str, Any]] = []
         # Set before `start` to have the health service as well.
         self.health: health.HealthServicer | None = None
+        # Set to turn calls away at once: the status, and the trailers with it.
+        self.refusal: grpc.StatusCode | None = None
+        self.refusal_trailers: tuple[tuple[str, str], ...] = ()
         self._released = threading.Event()
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
@@ -74,6 +77,9 @@ class EchoServer:
         with self._lock:
             self.calls += 1
         self.metadata = list(context.invocation_metadata())
+        if self.refusal is not None:
+            context.set_trailing_metadata(self.refusal_trailers)
+            context.abort(self.refusal, "turned away")
         context.send_initial_metadata((("server", self.name.decode()),))
         context.set_trailing_metadata((("trailer", "end"),))
 
