@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -295,8 +294,4 @@ class BalancedChannel(grpc.aio.Channel):
         )
 
     def _dispatcher(self, method: Method, path: str) -> Dispatcher:
-        if path != method.path:
-            # An interceptor's doing. gRPC keeps registered methods for ever, and nothing
-            # bounds the names that it may come up with.
-            method = replace(method, path=path, registered=False)
-        return Dispatcher(method, self._pool, self._waiting, self._config, self._retries)
+        return Dispatcher(method.at(path), self._pool, self._waiting, self._config, self._retries)

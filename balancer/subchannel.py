@@ -14,7 +14,7 @@ import ipaddress
 import random
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 import grpc
@@ -43,6 +43,14 @@ class Method:
     request_serializer: Callable[[Any], bytes] | None = None
     response_deserializer: Callable[[bytes], Any] | None = None
     registered: bool = False
+
+    def at(self, path: str) -> Method:
+        """The method itself; of another path, when an interceptor names one, never registered.
+
+        gRPC keeps registered methods for ever, and nothing bounds the names that interceptors
+        may come up with.
+        """
+        return self if path == self.path else replace(self, path=path, registered=False)
 
 
 class Binder(Protocol):

@@ -3,9 +3,10 @@
     with balancer.sync_channel("ledger", resolver=resolver) as channel:
         LedgerServiceStub(channel).GetAccount(request, timeout=1.0)
 
-Unmodified stubs and `grpc.intercept_channel` take it. Calls run in the threads that make
-them: one with a READY endpoint costs a pick more than on a plain channel and is gRPC's own
-call object. Resolving and connecting happen in a daemon thread with an event loop.
+Unmodified stubs and `grpc.intercept_channel` take it; `interceptors` of its own do the same.
+Calls run in the threads that make them: one with a READY endpoint costs a pick more than on a
+plain channel and is gRPC's own call object. Resolving and connecting happen in a daemon thread
+with an event loop.
 
 It does not survive a fork: make it in the process that uses it.
 """
@@ -13,9 +14,10 @@ It does not survive a fork: make it in the process that uses it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 from grpc import ChannelConnectivity
@@ -25,12 +27,20 @@ from balancer.config import ChannelConfig
 from balancer.describe import ChannelFacts, as_text
 from balancer.dispatch import Retries
 from balancer.errors import MissingResolverError
+from balancer.interceptors import MultiCallableOf
 from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.policy import Policy
-from balancer.subchannel import Kind, Method
+from balancer.subchannel import Method
 from balancer.survey import name_of, survey
 from balancer.sync_control import ControlPlane
 from balancer.sync_dispatch import SyncDispatcher
+from balancer.sync_intercepted import (
+    InterceptedSyncStreamStream,
+    InterceptedSyncStreamUnary,
+    InterceptedSyncUnaryStream,
+    InterceptedSyncUnaryUnary,
+)
+from balancer.sync_interceptors import Chain, SyncInterceptor, sync_sorted_by_kind
 from balancer.sync_multicallable import (
     SyncStreamStream,
     SyncStreamUnary,
@@ -58,6 +68,7 @@ def sync_channel(
     policy: str | Policy = "round_robin",
     config: ChannelConfig = _DEFAULT_CONFIG,
     credentials: grpc.ChannelCredentials | None = None,
+    interceptors: Sequence[SyncInterceptor] = (),
     metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedSyncChannel:
@@ -67,7 +78,8 @@ def sync_channel(
     subscribed to on the channel's own. Close the channel when it is no longer used; a
     program that forgets to still ends.
 
-    Raises InvalidTargetError, MissingResolverError, UnknownPolicyError.
+    Raises InvalidTargetError, MissingResolverError, UnknownPolicyError; TypeError for what is
+    no interceptor.
     """
     parsed = parse_target(target)
     rng = rng or random.Random()  # noqa: S311 - it spreads calls, and a system call is dear
@@ -80,6 +92,7 @@ def sync_channel(
         config=config,
         credentials=credentials,
         rng=rng,
+        interceptors=interceptors,
         metrics=metrics,
     )
 
@@ -107,8 +120,10 @@ class BalancedSyncChannel(grpc.Channel):
         credentials: grpc.ChannelCredentials | None,
         rng: random.Random,
         policy_name: str,
+        interceptors: Sequence[SyncInterceptor] = (),
         metrics: Metrics = NO_METRICS,
     ) -> None:
+        self._interceptors = sync_sorted_by_kind(interceptors)
         self._target = target
         self._config = config
         self._policy_name = policy_name
@@ -190,15 +205,19 @@ class BalancedSyncChannel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.UnaryUnaryMultiCallable[Req, Res]:
         """As grpc.Channel."""
-        return SyncUnaryUnary(
-            self._dispatcher(
-                "unary_unary",
-                method,
-                request_serializer,
-                response_deserializer,
-                _registered_method,
-            )
+        described = Method(
+            "unary_unary",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
+        intercepts = self._interceptors.unary_unary
+        if not intercepts:
+            return SyncUnaryUnary(make(method))
+        chain = self._chain(method, intercepts, lambda path: SyncUnaryUnary(make(path)))
+        return InterceptedSyncUnaryUnary(chain)
 
     def unary_stream(
         self,
@@ -208,15 +227,19 @@ class BalancedSyncChannel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.UnaryStreamMultiCallable[Req, Res]:
         """As grpc.Channel."""
-        return SyncUnaryStream(
-            self._dispatcher(
-                "unary_stream",
-                method,
-                request_serializer,
-                response_deserializer,
-                _registered_method,
-            )
+        described = Method(
+            "unary_stream",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
+        intercepts = self._interceptors.unary_stream
+        if not intercepts:
+            return SyncUnaryStream(make(method))
+        chain = self._chain(method, intercepts, lambda path: SyncUnaryStream(make(path)))
+        return InterceptedSyncUnaryStream(chain)
 
     def stream_unary(
         self,
@@ -226,15 +249,19 @@ class BalancedSyncChannel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.StreamUnaryMultiCallable[Req, Res]:
         """As grpc.Channel."""
-        return SyncStreamUnary(
-            self._dispatcher(
-                "stream_unary",
-                method,
-                request_serializer,
-                response_deserializer,
-                _registered_method,
-            )
+        described = Method(
+            "stream_unary",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
+        intercepts = self._interceptors.stream_unary
+        if not intercepts:
+            return SyncStreamUnary(make(method))
+        chain = self._chain(method, intercepts, lambda path: SyncStreamUnary(make(path)))
+        return InterceptedSyncStreamUnary(chain)
 
     def stream_stream(
         self,
@@ -244,26 +271,29 @@ class BalancedSyncChannel(grpc.Channel):
         _registered_method: bool | None = False,
     ) -> grpc.StreamStreamMultiCallable[Req, Res]:
         """As grpc.Channel."""
-        return SyncStreamStream(
-            self._dispatcher(
-                "stream_stream",
-                method,
-                request_serializer,
-                response_deserializer,
-                _registered_method,
-            )
+        described = Method(
+            "stream_stream",
+            method,
+            request_serializer,
+            response_deserializer,
+            bool(_registered_method),
         )
+        make = partial(self._dispatcher, described)
+        intercepts = self._interceptors.stream_stream
+        if not intercepts:
+            return SyncStreamStream(make(method))
+        chain = self._chain(method, intercepts, lambda path: SyncStreamStream(make(path)))
+        return InterceptedSyncStreamStream(chain)
 
-    def _dispatcher(
-        self,
-        kind: Kind,
-        path: str,
-        serializer: Callable[[Req], bytes] | None,
-        deserializer: Callable[[bytes], Res] | None,
-        registered: bool | None,
-    ) -> SyncDispatcher:
-        method = Method(kind, path, serializer, deserializer, bool(registered))
-        return SyncDispatcher(method, self._pool, self._waiting, self._config, self._retries)
+    def _chain(
+        self, path: str, intercepts: Sequence[Callable[..., Any]], make: MultiCallableOf
+    ) -> Chain:
+        return Chain(path, intercepts, make, self._waiting.check_open)
+
+    def _dispatcher(self, method: Method, path: str) -> SyncDispatcher:
+        return SyncDispatcher(
+            method.at(path), self._pool, self._waiting, self._config, self._retries
+        )
 
     def _changed(self) -> None:
         self._waiting.changes.publish()

@@ -34,8 +34,6 @@ from balancer.sync_waiting import Placeable, Waiting
 # than once. Where some are excluded, PICKS_TO_AVOID takes its place.
 PICKS_PER_ATTEMPT_MAX: Final = 5
 
-_CLOSED: Final = "Cannot invoke RPC on closed channel!"
-
 Style = Literal["__call__", "with_call", "future"]
 
 
@@ -319,8 +317,7 @@ class SyncDispatcher:
 
     def _enter(self, rpc: Rpc) -> Status | None:
         """Takes a place among those that wait, or says why not. Raises ValueError if closed."""
-        if self._waiting.closed:
-            raise ValueError(_CLOSED)
+        self._waiting.check_open()
         refusal = self._refusal(rpc)
         if refusal is not None:
             return refusal

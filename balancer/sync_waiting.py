@@ -8,9 +8,11 @@ calls of a channel in the same way. Nothing of a user's runs on the event loop.
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Final, Protocol
 
 from balancer.metrics import NO_METRICS, ChannelMetrics
+
+_CLOSED: Final = "Cannot invoke RPC on closed channel!"
 
 
 class Changes:
@@ -60,6 +62,11 @@ class Waiting:
         self._count = 0
         self._calls: list[Placeable] = []
         self._is_placing = False
+
+    def check_open(self) -> None:
+        """Raises ValueError once closed, as gRPC's channel does."""
+        if self.closed:
+            raise ValueError(_CLOSED)
 
     def enter(self) -> bool:
         """Counts one more; False if that would be too many."""
