@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,7 +19,7 @@ from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
 from balancer.describe import ChannelFacts, as_text
-from balancer.dispatch import Dispatcher, Retries, Waiting
+from balancer.dispatch import Dispatcher, Shared, Waiting
 from balancer.errors import MissingResolverError
 from balancer.interceptors import (
     Chains,
@@ -31,6 +31,7 @@ from balancer.interceptors import (
 )
 from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from balancer.pins import Pins
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
 from balancer.slow_start import SlowStart
@@ -58,7 +59,7 @@ def channel(
     metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedChannel:
-    """A channel to everyone who serves `target`. Connects at once, in the background.
+    """A channel to everyone who serves `target`. Connects in the background.
 
     `target` is `etcd:///tallystick/ledger`, a bare `ledger`, or `static:///a:1,b:2`, which
     needs no `resolver`. `policy` is a registered name or a Policy of your own. Without
@@ -130,15 +131,22 @@ class BalancedChannel(grpc.aio.Channel):
         self._told: ChannelMetrics
         self._told = told = metrics.channel(str(target))
         self._waiting = Waiting(config.max_queued_calls, told)
-        self._retries = Retries(RetryThrottle(config.throttle), rng, told)
+        self._pins = Pins(lambda each: self._pool.is_leaving(each), lambda run: run())
+        self._shared = Shared(RetryThrottle(config.throttle), rng, told, self._pins)
         self._pool = Pool(
             str(target),
             policy,
             config,
-            lambda endpoint, on_change: AioSubchannel(
-                endpoint, config, credentials, on_change, told.endpoint(endpoint.address)
+            lambda endpoint, on_change, may_connect: AioSubchannel(
+                endpoint,
+                config,
+                credentials,
+                on_change,
+                told.endpoint(endpoint.address),
+                may_connect,
             ),
             rng,
+            self._pins.look,
         )
         self._subscription = resolver.subscribe(target.service, self._pool.update)
 
@@ -182,11 +190,21 @@ class BalancedChannel(grpc.aio.Channel):
         """What `describe` tells, for programs (`balancer.describe.as_dict`)."""
         return survey(self._pool, policy=self._policy_name, waiting=len(self._waiting))
 
-    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
+    def when_draining(self, call: grpc.aio.Call, callback: Callable[[Any], None]) -> None:
+        """Calls `callback(call)` once when the endpoint of a stream drains, at once if it does.
+
+        The stream stays where it is. A new one is picked elsewhere. Nothing is said of a call
+        that has ended.
+        """
+        self._pins.ask(call, callback)
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:
         """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.
 
-        With `try_to_connect` or without it, every endpoint is kept connected.
+        With `try_to_connect` a lazy channel connects, which any other has done already.
         """
+        if try_to_connect:
+            self._pool.wake()
         return self._pool.state
 
     async def wait_for_state_change(self, last_observed_state: ChannelConnectivity) -> None:
@@ -196,7 +214,7 @@ class BalancedChannel(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         """Returns when a call would start at once. Raises UsageError once closed."""
-        while (state := self.get_state()) is not ChannelConnectivity.READY:
+        while (state := self.get_state(try_to_connect=True)) is not ChannelConnectivity.READY:
             if state is ChannelConnectivity.SHUTDOWN:
                 raise grpc.aio.UsageError("Channel is closed.")
             await self._pool.changed()
@@ -294,4 +312,4 @@ class BalancedChannel(grpc.aio.Channel):
         )
 
     def _dispatcher(self, method: Method, path: str) -> Dispatcher:
-        return Dispatcher(method.at(path), self._pool, self._waiting, self._config, self._retries)
+        return Dispatcher(method.at(path), self._pool, self._waiting, self._config, self._shared)

@@ -19,6 +19,7 @@ import grpc.aio
 from balancer.config import ChannelConfig
 from balancer.guard import NobodyAdmitted
 from balancer.metrics import NO_METRICS, ChannelMetrics, Running
+from balancer.pins import Pins
 from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
@@ -46,12 +47,13 @@ class CallOptions(NamedTuple):
     compression: grpc.Compression | None
 
 
-class Retries(NamedTuple):
+class Shared(NamedTuple):
     """What the calls of one channel share."""
 
     throttle: RetryThrottle
     rng: random.Random
-    metrics: ChannelMetrics = NO_METRICS
+    metrics: ChannelMetrics
+    pins: Pins
 
 
 class Attempt:
@@ -150,13 +152,14 @@ class Dispatcher:
         pool: Pool,
         waiting: Waiting,
         config: ChannelConfig,
-        retries: Retries,
+        shared: Shared,
     ) -> None:
         self.waiting = waiting
-        self.retries = retries
+        self.shared = shared
         self._method = method
         self._pool = pool
         self._config = config
+        self._is_stream = method.kind != "unary_unary"
         self._request_is_unary = method.kind.startswith("unary")
         self.method_config = config.methods.of(method.path)
         self._leaves_it_to_callers = (
@@ -174,7 +177,7 @@ class Dispatcher:
 
     def count(self, call: Any) -> None:
         """Has `call`, which was just made, counted as one of the channel's."""
-        metrics = self.retries.metrics
+        metrics = self.shared.metrics
         if metrics is not NO_METRICS:
             metrics.call_started()
             running = Running(metrics.call_ended)
@@ -223,6 +226,7 @@ class Dispatcher:
         self, request: Any, options: CallOptions, time_remaining: Callable[[], float | None]
     ) -> Attempt | Status:
         """As `start`, waiting for a connection, and followed; a Status if it is refused."""
+        self._pool.wake()
         while True:
             attempt = self.start(request, options._replace(timeout=time_remaining()))
             if attempt is not None:
@@ -265,6 +269,8 @@ class Dispatcher:
                     wait_for_ready=False,
                     compression=options.compression,
                 )
+                if self._is_stream:
+                    self.shared.pins.pin(call, subchannel)
                 return Attempt(call, subchannel, on_done)
             return None
         finally:

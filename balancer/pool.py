@@ -57,7 +57,8 @@ class Connection(Protocol):
         """Cancels what is in flight and closes the connection. May be repeated."""
 
 
-Connector = Callable[[Endpoint, Callable[[], None]], Connection]
+Connector = Callable[[Endpoint, Callable[[], None], asyncio.Event], Connection]
+"""Opens a connection, given who hears of changes, and the event before which it is not made."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Pool:
     """The subchannels of one target and the picker over those that are READY.
 
     `picker` is None while none is. `failure` then says why a call that will not wait
-    fails now, or is None while there is hope.
+    fails now, or is None while there is hope. `on_refresh` is called on the loop after each
+    change.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Pool:
         config: ChannelConfig,
         connect: Connector,
         rng: random.Random,
+        on_refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self.picker: Picker | None = None
         self.state = ChannelConnectivity.CONNECTING
@@ -84,6 +87,10 @@ class Pool:
         self._policy = policy
         self._config = config
         self._connect = connect
+        self._on_refresh = on_refresh
+        self._may_connect = asyncio.Event()
+        if not config.lazy:
+            self._may_connect.set()
         self._resolution = ResolverState()
         self._subchannels: dict[str, Connection] = {}
         self._wanted: tuple[Endpoint, ...] = ()
@@ -163,6 +170,16 @@ class Pool:
         """Why each endpoint is not picked, by address; None for one that is."""
         return self._reasons
 
+    def wake(self) -> None:
+        """Connects, if it is lazy and nobody has asked before. From any thread."""
+        if not self._may_connect.is_set():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._may_connect.set)
+
+    def is_leaving(self, connection: Connection) -> bool:
+        """Whether calls on it should end: its endpoint drains or has left."""
+        return connection.endpoint.draining or connection in self._retiring
+
     def connections(self) -> tuple[Connection, ...]:
         """Those to the endpoints in use, by address."""
         return tuple(self._subchannels.values())
@@ -224,6 +241,7 @@ class Pool:
         if self._lingering.get(subchannel.endpoint.address) is subchannel:
             del self._lingering[subchannel.endpoint.address]
             self._retire(subchannel, self._config.drain_grace_s)
+            self._notify()
 
     def _drop_withdrawn(self) -> None:
         """Lets go of endpoints that the registry no longer has once their connection is lost."""
@@ -254,7 +272,7 @@ class Pool:
 
     def _keep_or_connect(self, subchannel: Connection | None, endpoint: Endpoint) -> Connection:
         if subchannel is None:
-            return self._connect(endpoint, self._refresh_soon)
+            return self._connect(endpoint, self._refresh_soon, self._may_connect)
         self._lingering.pop(endpoint.address, None)
         subchannel.endpoint = endpoint
         return subchannel
@@ -349,6 +367,7 @@ class Pool:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self._on_refresh()
 
     def _retire(self, subchannel: Connection, grace_s: float) -> None:
         task = self._loop.create_task(_drain_and_close(subchannel, grace_s))

@@ -63,7 +63,8 @@ class Binder(Protocol):
 class AioSubchannel:
     """A connection to `endpoint` that is kept up until `close`.
 
-    `on_change` is called on the event loop whenever `state` differs from before.
+    `on_change` is called on the event loop whenever `state` differs from before. It does not
+    connect before `may_connect` is set.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class AioSubchannel:
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
         metrics: EndpointMetrics = NO_METRICS,
+        may_connect: asyncio.Event | None = None,
     ) -> None:
+        self._may_connect = may_connect
         self.endpoint = endpoint
         self.metrics = metrics
         self.state = ChannelConnectivity.IDLE
@@ -160,6 +163,8 @@ class AioSubchannel:
             state = self._channel.get_state()
             if state is ChannelConnectivity.IDLE:
                 self._report(state)
+                if self._may_connect is not None:
+                    await self._may_connect.wait()
                 state = await self._reconnect()
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 self._leave_ready()

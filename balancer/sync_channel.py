@@ -14,6 +14,7 @@ It does not survive a fork: make it in the process that uses it.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -25,10 +26,11 @@ from grpc import ChannelConnectivity
 from balancer.channel import policy_of
 from balancer.config import ChannelConfig
 from balancer.describe import ChannelFacts, as_text
-from balancer.dispatch import Retries
+from balancer.dispatch import Shared
 from balancer.errors import MissingResolverError
 from balancer.interceptors import MultiCallableOf
 from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
+from balancer.pins import Pins
 from balancer.policy import Policy
 from balancer.subchannel import Method
 from balancer.survey import name_of, survey
@@ -72,7 +74,7 @@ def sync_channel(
     metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedSyncChannel:
-    """As `balancer.channel`, for threads. Connects at once, in the background.
+    """As `balancer.channel`, for threads. Connects in the background.
 
     `resolver` is a SyncResolver, or any that needs a loop and is used by no other: it is
     subscribed to on the channel's own. Close the channel when it is no longer used; a
@@ -130,7 +132,8 @@ class BalancedSyncChannel(grpc.Channel):
         self._told: ChannelMetrics
         self._told = told = metrics.channel(str(target))
         self._waiting = Waiting(config.max_queued_calls, told)
-        self._retries = Retries(RetryThrottle(config.throttle), rng, told)
+        self._pins = Pins(lambda each: self._pool.is_leaving(each), _beside)
+        self._shared = Shared(RetryThrottle(config.throttle), rng, told, self._pins)
         self._listeners = StateListeners(self.get_state)
         self._control = ControlPlane(
             target,
@@ -175,22 +178,34 @@ class BalancedSyncChannel(grpc.Channel):
         """What `describe` tells, for programs (`balancer.describe.as_dict`)."""
         return survey(self._pool, policy=self._policy_name, waiting=len(self._waiting))
 
-    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
+    def when_draining(self, call: grpc.Call, callback: Callable[[Any], None]) -> None:
+        """Calls `callback(call)` once when the endpoint of a stream drains, at once if it does.
+
+        It runs in a thread of its own. The stream stays where it is; a new one is picked
+        elsewhere. Nothing is said of a call that has ended, or that nobody holds.
+        """
+        self._pins.ask(call, callback)
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:
         """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.
 
-        With `try_to_connect` or without it, every endpoint is kept connected.
+        With `try_to_connect` a lazy channel connects, which any other has done already.
         """
+        if try_to_connect:
+            self._pool.wake()
         return self._pool.state
 
     def subscribe(
         self,
         callback: Callable[[ChannelConnectivity], None],
-        try_to_connect: bool | None = False,  # noqa: ARG002 - it always does
+        try_to_connect: bool | None = False,
     ) -> None:
         """Calls `callback`, in a thread of its own, with the state and each that follows.
 
         Raises ValueError when `sync_states.MAX_LISTENERS` have subscribed.
         """
+        if try_to_connect:
+            self._pool.wake()
         self._listeners.add(callback)
 
     def unsubscribe(self, callback: Callable[[ChannelConnectivity], None]) -> None:
@@ -292,9 +307,14 @@ class BalancedSyncChannel(grpc.Channel):
 
     def _dispatcher(self, method: Method, path: str) -> SyncDispatcher:
         return SyncDispatcher(
-            method.at(path), self._pool, self._waiting, self._config, self._retries
+            method.at(path), self._pool, self._waiting, self._config, self._shared
         )
 
     def _changed(self) -> None:
         self._waiting.changes.publish()
         self._listeners.tell()
+        self._pins.look()
+
+
+def _beside(run: Callable[[], None]) -> None:
+    threading.Thread(target=run, name="tallystick draining", daemon=True).start()

@@ -54,8 +54,13 @@ class ControlPlane:
                 str(target),
                 policy,
                 config,
-                lambda endpoint, changed: SyncSubchannel(
-                    endpoint, config, credentials, changed, metrics.endpoint(endpoint.address)
+                lambda endpoint, changed, may_connect: SyncSubchannel(
+                    endpoint,
+                    config,
+                    credentials,
+                    changed,
+                    metrics.endpoint(endpoint.address),
+                    may_connect,
                 ),
                 rng,
             )

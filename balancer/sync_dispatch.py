@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 import grpc
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import PICKS_TO_AVOID, Retries, Status
+from balancer.dispatch import PICKS_TO_AVOID, Shared, Status
 from balancer.guard import NobodyAdmitted
 from balancer.method_config import MethodConfig
 from balancer.metrics import NO_METRICS, Running
@@ -81,13 +81,14 @@ class SyncDispatcher:
         pool: Pool,
         waiting: Waiting,
         config: ChannelConfig,
-        retries: Retries,
+        shared: Shared,
     ) -> None:
-        self.retries = retries
+        self.shared = shared
         self._method = method
         self._pool = pool
         self._waiting = waiting
         self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
+        self._is_stream = method.kind != "unary_unary"
         self._request_is_unary = method.kind.startswith("unary")
         self._method_config = config.methods.of(method.path)
         self._leaves_it_to_callers = (
@@ -129,16 +130,16 @@ class SyncDispatcher:
                 if retry is None:
                     raise
                 self._pause(retry.delay_s)
-                self.retries.metrics.retried()
+                self.shared.metrics.retried()
                 rpc = next_rpc(first, retry, repeats)
             else:
                 if self._is_repeatable:
-                    self.retries.throttle.succeeded()
+                    self.shared.throttle.succeeded()
                 return response
 
     def running(self) -> Running | None:
         """Counts a call as begun; None if nobody counts."""
-        metrics = self.retries.metrics
+        metrics = self.shared.metrics
         if metrics is NO_METRICS:
             return None
         metrics.call_started()
@@ -227,6 +228,8 @@ class SyncDispatcher:
         except BaseException:
             attempt.end(None)
             raise
+        if self._is_stream:
+            self.shared.pins.pin(call, attempt.subchannel)
         # Weak, so that a call which nobody holds is cancelled, as gRPC's are.
         ended = partial(_end, attempt, weakref.ref(call))
         if not call.add_callback(ended):
@@ -252,7 +255,7 @@ class SyncDispatcher:
 
     def _repeats(self, rpc: Rpc, started: float) -> Repeats:
         deadline = None if rpc.timeout is None else started + rpc.timeout
-        return Repeats(self._method_config, self.retries, deadline)
+        return Repeats(self._method_config, self.shared, deadline)
 
     def _pause(self, delay_s: float) -> None:
         """Returns after `delay_s`. Raises NeverSent if the channel is closed meanwhile."""
@@ -318,6 +321,7 @@ class SyncDispatcher:
     def _enter(self, rpc: Rpc) -> Status | None:
         """Takes a place among those that wait, or says why not. Raises ValueError if closed."""
         self._waiting.check_open()
+        self._pool.wake()
         refusal = self._refusal(rpc)
         if refusal is not None:
             return refusal

@@ -32,7 +32,7 @@ class HedgedCall(ManagedCall):
 
     def __init__(self, dispatcher: SyncDispatcher, policy: HedgingPolicy, rpc: Rpc) -> None:
         super().__init__(dispatcher, rpc._replace(style="future"))
-        throttle = dispatcher.retries.throttle
+        throttle = dispatcher.shared.throttle
         self._hedges = HedgeState(policy, throttle, deadline_s=self._deadline)
         self._attempts: dict[int, Any] = {}
         self._tried: tuple[Whereabouts, ...] = ()
@@ -95,7 +95,7 @@ class HedgedCall(ManagedCall):
 
     def _send(self, step: Send) -> None:
         if step.number:
-            self._dispatcher.retries.metrics.hedged()
+            self._dispatcher.shared.metrics.hedged()
         metadata = (*(self._rpc.metadata or ()), *step.metadata())
         rpc = self._rpc._replace(timeout=self.time_remaining(), metadata=metadata)
         where = Whereabouts(tuple(each.subchannel for each in self._tried if each.subchannel))

@@ -48,6 +48,10 @@ class ManagedCall(grpc.Call, _Future):
         self._callbacks: list[Callable[[], None]] = []
         self._running: Running | None = None
 
+    def beneath(self) -> Any:
+        """The attempt that counts now; None while there is none."""
+        return self._call
+
     def running(self) -> bool:
         """Whether it has no status yet."""
         return not self.done()

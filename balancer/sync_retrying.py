@@ -26,7 +26,7 @@ class RetryingCall(ManagedCall):
 
     def __init__(self, dispatcher: SyncDispatcher, method: MethodConfig, rpc: Rpc) -> None:
         super().__init__(dispatcher, rpc)
-        self._repeats = Repeats(method, dispatcher.retries, self._deadline)
+        self._repeats = Repeats(method, dispatcher.shared, self._deadline)
         self._committed = False
         self._call = dispatcher.start(rpc, self._repeats)
         self._hear_of(self._call)
@@ -110,7 +110,7 @@ class RetryingCall(ManagedCall):
         retry = self._repeats.after(call)
         if retry is None:
             return None
-        self._dispatcher.retries.metrics.retried()
+        self._dispatcher.shared.metrics.retried()
         rpc = next_rpc(self._rpc, retry, self._repeats)
         return self._dispatcher.start_later(rpc, self._repeats, retry.delay_s)
 

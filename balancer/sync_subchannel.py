@@ -42,7 +42,8 @@ LOOK_READY_S: Final = 0.25
 class SyncSubchannel:
     """A connection to `endpoint` that is kept up until `close`. Made on an event loop.
 
-    `on_change` is called on that loop whenever `state` differs from before.
+    `on_change` is called on that loop whenever `state` differs from before. It does not connect
+    before `may_connect` is set.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class SyncSubchannel:
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
         metrics: EndpointMetrics = NO_METRICS,
+        may_connect: asyncio.Event | None = None,
     ) -> None:
+        self._may_connect = may_connect
         self.endpoint = endpoint
         self.metrics = metrics
         self.calls = 0
@@ -164,6 +167,8 @@ class SyncSubchannel:
             state = self._link.state()
             if state is ChannelConnectivity.IDLE:
                 self._report(state)
+                if self._may_connect is not None:
+                    await self._may_connect.wait()
                 state = await self._reconnect()
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 self._leave_ready()

@@ -109,6 +109,10 @@ class IteratedCall(grpc.Call):
         self._call = call
         self._responses: Iterator[Any] = iter(responses)
 
+    def beneath(self) -> Any:
+        """The call whose responses were replaced."""
+        return self._call
+
     def __getattr__(self, name: str) -> Any:
         # Whatever else gRPC's own call object can do: it is a future, too.
         return getattr(self._call, name)
