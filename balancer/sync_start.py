@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
 
-from balancer.metrics import Running
+from balancer.metrics import NO_METRICS, Running
 from balancer.sync_dispatch import Rpc, SyncDispatcher
 from balancer.sync_hedged import HedgedCall
 from balancer.sync_managed import ManagedCall
 from balancer.sync_retrying import RetryingCall
 
 
-def call(dispatcher: SyncDispatcher, rpc: Rpc) -> Any:
-    """What gRPC's multicallable returns, blocking until then.
+def caller(dispatcher: SyncDispatcher) -> Callable[[Rpc], Any]:
+    """What makes blocking calls: returns what gRPC's multicallable does.
 
-    Raises grpc.RpcError, and ValueError once the channel is closed.
+    It raises grpc.RpcError, and ValueError once the channel is closed.
     """
+    if dispatcher.hedging is None and dispatcher.shared.metrics is NO_METRICS:
+        return dispatcher.call
+    return partial(_counted_call, dispatcher)
+
+
+def _counted_call(dispatcher: SyncDispatcher, rpc: Rpc) -> Any:
     running = dispatcher.running()
     if running is None:
         return _call(dispatcher, rpc)
