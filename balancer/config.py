@@ -109,6 +109,9 @@ class ChannelConfig:
             "grpc.max_receive_message_length": self.max_message_bytes,
             "grpc.max_send_message_length": self.max_message_bytes,
         }
+        sizes = self.methods.sizes_json()
+        if sizes is not None:
+            arguments["grpc.service_config"] = sizes
         return list((arguments | dict(self.options)).items())
 
 
