@@ -178,10 +178,9 @@ class Dispatcher:
     def count(self, call: Any) -> None:
         """Has `call`, which was just made, counted as one of the channel's."""
         metrics = self.shared.metrics
-        if metrics is not NO_METRICS:
-            metrics.call_started()
-            running = Running(metrics.call_ended)
-            call.add_done_callback(lambda ended: running.ended(final_code(ended)))
+        metrics.call_started()
+        running = Running(metrics.call_ended)
+        call.add_done_callback(lambda ended: running.ended(final_code(ended)))
 
     def forget(self, subchannel: Subchannel) -> None:
         """Lets go of a subchannel that is closed."""

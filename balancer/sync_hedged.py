@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,9 @@ class HedgedCall(ManagedCall):
 
     def cancel(self) -> bool:
         """Ends it with all its attempts; False if it has ended already."""
-        return self._end(NeverSent(CANCELLED), list(self._attempts.values()))
+        with self._news:
+            unwanted = self._settle(NeverSent(CANCELLED), self._attempts)
+        return self._end(unwanted)
 
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
@@ -74,9 +77,8 @@ class HedgedCall(ManagedCall):
                 self._is_driving = False
             if finished is None:
                 return
-            call = self._attempts[finished.number]
-            others = [self._attempts[each] for each in finished.cancel]
-        self._end(call, others)
+            unwanted = self._settle(self._attempts[finished.number], finished.cancel)
+        self._end(unwanted)
 
     def follow(self) -> None:
         """Has the attempts sent by the thread that places waiting calls."""
@@ -139,15 +141,22 @@ class HedgedCall(ManagedCall):
                 self._news.notify_all()
             self._dispatcher.wake()
 
-    def _end(self, call: Any, others: list[Any]) -> bool:
-        with self._news:
-            if self._final:
-                return False
-            self._call, self._final = call, True
-            self._attempts = {}
+    def _settle(self, call: Any, others: Iterable[int]) -> list[Any] | None:
+        """Makes `call` the call; the attempts `others`, or None if it has ended before."""
+        if self._final:
+            return None
+        self._call, self._final = call, True
+        unwanted = [self._attempts[each] for each in others]
+        self._attempts = {}
+        return unwanted
+
+    def _end(self, unwanted: list[Any] | None) -> bool:
+        """Tells everybody, without a lock; False if that was done before."""
+        if unwanted is None:
+            return False
         self._finish()
-        for other in others:
-            other.cancel()
+        for attempt in unwanted:
+            attempt.cancel()
         self._dispatcher.wake()
         return True
 

@@ -113,6 +113,8 @@ class SyncSubchannel:
             self.calls += 1
         if self._link.state() is ChannelConnectivity.READY:
             return True
+        with self._lock:
+            self.calls -= 1
         self.release()
         post(self._loop, self._notice_loss)
         return False
