@@ -61,6 +61,10 @@ class DeferredCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio
         self._task = self._loop.create_task(self._place(dispatcher, request, options))
         dispatcher.waiting.add(self, self._task)
 
+    def beneath(self) -> Any:
+        """The real call; None while there is none."""
+        return self._real
+
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
         if self._real is None:

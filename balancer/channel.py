@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 import grpc.aio
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import Dispatcher, Retries, Waiting
+from balancer.describe import ChannelFacts, as_text
+from balancer.dispatch import Dispatcher, Shared, Waiting
 from balancer.errors import MissingResolverError
 from balancer.interceptors import (
     Chains,
@@ -29,11 +29,14 @@ from balancer.interceptors import (
     InterceptedUnaryUnary,
     sorted_by_kind,
 )
+from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
+from balancer.pins import Pins
 from balancer.policy import Policy, PolicyContext, policy_named
 from balancer.pool import Pool
 from balancer.slow_start import SlowStart
 from balancer.subchannel import AioSubchannel, Method
+from balancer.survey import name_of, survey
 from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
 from discovery.static_resolver import StaticResolver
@@ -53,14 +56,15 @@ def channel(
     config: ChannelConfig = _DEFAULT_CONFIG,
     credentials: grpc.ChannelCredentials | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    metrics: Metrics = NO_METRICS,
     rng: random.Random | None = None,
 ) -> BalancedChannel:
-    """A channel to everyone who serves `target`. Connects at once, in the background.
+    """A channel to everyone who serves `target`. Connects in the background.
 
     `target` is `etcd:///tallystick/ledger`, a bare `ledger`, or `static:///a:1,b:2`, which
     needs no `resolver`. `policy` is a registered name or a Policy of your own. Without
     `credentials` connections are not encrypted. `interceptors`, outermost first, run once per
-    call, around its retries. `rng` makes the spread reproducible.
+    call, around its retries. `metrics` counts what happens. `rng` makes the spread reproducible.
 
     Call it inside a running event loop, and close the channel there. Raises
     InvalidTargetError, MissingResolverError, UnknownPolicyError; ValueError for what is no
@@ -68,15 +72,17 @@ def channel(
     """
     parsed = parse_target(target)
     rng = rng or random.Random()  # noqa: S311 - it spreads calls, and a system call is dear
-    policy = policy_of(policy, config, rng)
+    built = policy_of(policy, config, rng)
     return BalancedChannel(
         parsed,
         resolver=_resolver_of(parsed, resolver),
-        policy=policy,
+        policy=built,
+        policy_name=name_of(policy),
         config=config,
         credentials=credentials,
         rng=rng,
         interceptors=interceptors,
+        metrics=metrics,
     )
 
 
@@ -113,20 +119,34 @@ class BalancedChannel(grpc.aio.Channel):
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         rng: random.Random,
+        policy_name: str,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._interceptors = sorted_by_kind(interceptors)
         self._chains = Chains()
         self._target = target
         self._config = config
-        self._waiting = Waiting(config.max_queued_calls)
-        self._retries = Retries(RetryThrottle(config.throttle), rng)
+        self._policy_name = policy_name
+        self._told: ChannelMetrics
+        self._told = told = metrics.channel(str(target))
+        self._waiting = Waiting(config.max_queued_calls, told)
+        self._pins = Pins(lambda each: self._pool.is_leaving(each), lambda run: run())
+        self._shared = Shared(RetryThrottle(config.throttle), rng, told, self._pins)
         self._pool = Pool(
             str(target),
             policy,
             config,
-            lambda endpoint, on_change: AioSubchannel(endpoint, config, credentials, on_change),
+            lambda endpoint, on_change, may_connect: AioSubchannel(
+                endpoint,
+                config,
+                credentials,
+                on_change,
+                told.endpoint(endpoint.address),
+                may_connect,
+            ),
             rng,
+            self._pins.look,
         )
         self._subscription = resolver.subscribe(target.service, self._pool.update)
 
@@ -159,12 +179,32 @@ class BalancedChannel(grpc.aio.Channel):
         await self._waiting.close(max(0.0, deadline - loop.time()))
         self._subscription.close()
         await self._pool.close(max(0.0, deadline - loop.time()))
+        told, self._told = self._told, NO_METRICS
+        told.closed()
 
-    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:  # noqa: ARG002 - it always does
+    def describe(self) -> str:
+        """Who could get a call now, who does not, and why: a table for people."""
+        return as_text(self.facts())
+
+    def facts(self) -> ChannelFacts:
+        """What `describe` tells, for programs (`balancer.describe.as_dict`)."""
+        return survey(self._pool, policy=self._policy_name, waiting=len(self._waiting))
+
+    def when_draining(self, call: grpc.aio.Call, callback: Callable[[Any], None]) -> None:
+        """Calls `callback(call)` once when the endpoint of a stream drains, at once if it does.
+
+        The stream stays where it is. A new one is picked elsewhere. Nothing is said of a call
+        that has ended.
+        """
+        self._pins.ask(call, callback)
+
+    def get_state(self, try_to_connect: bool = False) -> ChannelConnectivity:
         """READY if any endpoint is; CONNECTING, IDLE or TRANSIENT_FAILURE otherwise.
 
-        With `try_to_connect` or without it, every endpoint is kept connected.
+        With `try_to_connect` a lazy channel connects, which any other has done already.
         """
+        if try_to_connect:
+            self._pool.wake()
         return self._pool.state
 
     async def wait_for_state_change(self, last_observed_state: ChannelConnectivity) -> None:
@@ -174,7 +214,7 @@ class BalancedChannel(grpc.aio.Channel):
 
     async def channel_ready(self) -> None:
         """Returns when a call would start at once. Raises UsageError once closed."""
-        while (state := self.get_state()) is not ChannelConnectivity.READY:
+        while (state := self.get_state(try_to_connect=True)) is not ChannelConnectivity.READY:
             if state is ChannelConnectivity.SHUTDOWN:
                 raise grpc.aio.UsageError("Channel is closed.")
             await self._pool.changed()
@@ -272,8 +312,4 @@ class BalancedChannel(grpc.aio.Channel):
         )
 
     def _dispatcher(self, method: Method, path: str) -> Dispatcher:
-        if path != method.path:
-            # An interceptor's doing. gRPC keeps registered methods for ever, and nothing
-            # bounds the names that it may come up with.
-            method = replace(method, path=path, registered=False)
-        return Dispatcher(method, self._pool, self._waiting, self._config, self._retries)
+        return Dispatcher(method.at(path), self._pool, self._waiting, self._config, self._shared)

@@ -30,6 +30,8 @@ class ChannelConfig:
 
     `default_timeout_s` is the deadline of unary calls made without one; a stream may
     mean to live for ever, so streams get none.
+    `lazy` channels connect at the first call, or when asked to by `get_state`; others at once.
+    Whatever was connected once is kept connected.
     `max_queued_calls` may wait for a connection at a time; the next one fails with
     RESOURCE_EXHAUSTED.
     `max_subchannels` endpoints are connected to at most, the first by address.
@@ -57,6 +59,7 @@ class ChannelConfig:
     """
 
     default_timeout_s: float = 30.0
+    lazy: bool = False
     max_queued_calls: int = 1_000
     max_subchannels: int = 1_024
     linger_s: float = 10.0
@@ -106,6 +109,9 @@ class ChannelConfig:
             "grpc.max_receive_message_length": self.max_message_bytes,
             "grpc.max_send_message_length": self.max_message_bytes,
         }
+        sizes = self.methods.sizes_json()
+        if sizes is not None:
+            arguments["grpc.service_config"] = sizes
         return list((arguments | dict(self.options)).items())
 
 

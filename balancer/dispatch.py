@@ -18,6 +18,8 @@ import grpc.aio
 
 from balancer.config import ChannelConfig
 from balancer.guard import NobodyAdmitted
+from balancer.metrics import NO_METRICS, ChannelMetrics, Running
+from balancer.pins import Pins
 from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, PickResult, Subchannel
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
@@ -45,11 +47,13 @@ class CallOptions(NamedTuple):
     compression: grpc.Compression | None
 
 
-class Retries(NamedTuple):
-    """What the retries of one channel share."""
+class Shared(NamedTuple):
+    """What the calls of one channel share."""
 
     throttle: RetryThrottle
     rng: random.Random
+    metrics: ChannelMetrics
+    pins: Pins
 
 
 class Attempt:
@@ -58,7 +62,7 @@ class Attempt:
     All of them hear of it by one callback, since gRPC's cost as much as a pick.
     """
 
-    __slots__ = ("_on_done", "_subchannel", "_then", "call")
+    __slots__ = ("_on_done", "_running", "_subchannel", "_then", "call")
 
     def __init__(
         self, call: Any, subchannel: AioSubchannel, on_done: CompletionHook | None
@@ -78,16 +82,23 @@ class Attempt:
         To be called once, by whoever started it: a call may have ended already.
         """
         call, self._then = self.call, then
-        self._subchannel.started()
+        subchannel = self._subchannel
+        subchannel.started()
+        metrics, self._running = subchannel.metrics, None
+        if metrics is not NO_METRICS:
+            metrics.attempt_started()
+            self._running = Running(metrics.attempt_ended)
         call.add_done_callback(self._ended)
         return call
 
     def _ended(self, call: Any) -> None:
         self._subchannel.ended()
-        on_done, then = self._on_done, self._then
-        if on_done is None and then is None:
+        on_done, then, running = self._on_done, self._then, self._running
+        if on_done is None and then is None and running is None:
             return
         code = final_code(call)
+        if running is not None:
+            running.ended(code)
         if on_done is not None:
             on_done(code)
         if then is not None:
@@ -97,9 +108,10 @@ class Attempt:
 class Waiting:
     """The calls of a channel that wait for a connection, at most `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: ChannelMetrics = NO_METRICS) -> None:
         self.limit = limit
         self.closed = False
+        self._metrics = metrics
         self._calls: dict[grpc.aio.Call, asyncio.Task[None]] = {}
 
     def is_full(self) -> bool:
@@ -109,7 +121,15 @@ class Waiting:
     def add(self, call: grpc.aio.Call, task: asyncio.Task[None]) -> None:
         """Holds `call` until `task`, which places it, is done."""
         self._calls[call] = task
-        task.add_done_callback(lambda _: self._calls.pop(call, None))
+        self._metrics.wait_began()
+        task.add_done_callback(lambda _: self._no_longer(call))
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def _no_longer(self, call: grpc.aio.Call) -> None:
+        del self._calls[call]
+        self._metrics.wait_ended()
 
     async def close(self, grace_s: float) -> None:
         """Refuses new calls, lets these find a connection for `grace_s`, cancels the rest."""
@@ -132,13 +152,14 @@ class Dispatcher:
         pool: Pool,
         waiting: Waiting,
         config: ChannelConfig,
-        retries: Retries,
+        shared: Shared,
     ) -> None:
         self.waiting = waiting
-        self.retries = retries
+        self.shared = shared
         self._method = method
         self._pool = pool
         self._config = config
+        self._is_stream = method.kind != "unary_unary"
         self._request_is_unary = method.kind.startswith("unary")
         self.method_config = config.methods.of(method.path)
         self._leaves_it_to_callers = (
@@ -153,6 +174,13 @@ class Dispatcher:
         """Raises grpc.aio.UsageError once the channel is closed, as gRPC's does."""
         if self.waiting.closed:
             raise grpc.aio.UsageError(_CLOSED)
+
+    def count(self, call: Any) -> None:
+        """Has `call`, which was just made, counted as one of the channel's."""
+        metrics = self.shared.metrics
+        metrics.call_started()
+        running = Running(metrics.call_ended)
+        call.add_done_callback(lambda ended: running.ended(final_code(ended)))
 
     def forget(self, subchannel: Subchannel) -> None:
         """Lets go of a subchannel that is closed."""
@@ -197,6 +225,7 @@ class Dispatcher:
         self, request: Any, options: CallOptions, time_remaining: Callable[[], float | None]
     ) -> Attempt | Status:
         """As `start`, waiting for a connection, and followed; a Status if it is refused."""
+        self._pool.wake()
         while True:
             attempt = self.start(request, options._replace(timeout=time_remaining()))
             if attempt is not None:
@@ -239,6 +268,8 @@ class Dispatcher:
                     wait_for_ready=False,
                     compression=options.compression,
                 )
+                if self._is_stream:
+                    self.shared.pins.pin(call, subchannel)
                 return Attempt(call, subchannel, on_done)
             return None
         finally:

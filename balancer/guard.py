@@ -29,6 +29,7 @@ PICKS_PER_CALL_MAX: Final = 4
 # Looked up by calls; a member of an enum is found in Python.
 _OK: Final = grpc.StatusCode.OK
 _CLOSED: Final = BreakerState.CLOSED
+_OPEN: Final = BreakerState.OPEN
 _READY: Final = grpc.ChannelConnectivity.READY
 _CLEAR: Final = Facts(_READY)
 
@@ -58,7 +59,7 @@ class Guard:
     """Breakers and outlier detection of one channel.
 
     `refresh` is called from within a call, in its thread, when who may be picked has
-    changed.
+    changed; `on_ejected` likewise, with the address of who was taken out.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Guard:
         rng: random.Random,
         clock: Callable[[], float],
         refresh: Callable[[], None],
+        on_ejected: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = breaker
+        self._on_ejected = on_ejected
         is_on = outlier is not None and outlier.is_on
         self._detector = OutlierDetector(outlier, rng) if outlier and is_on else None
         self._watches = breaker is not None or self._detector is not None
@@ -113,9 +116,16 @@ class Guard:
         sweep = self._detector.sweep(addresses, self._clock())
         for address, reason in sweep.newly_ejected.items():
             _log.warning("%s is ejected for a while: %s", address, reason)
+            self._on_ejected(address)
         changed = sweep.ejected != self._ejected
         self._ejected = sweep.ejected
         return changed
+
+    def ejected_for_s(self, address: str) -> float | None:
+        """Seconds until an outlier may be let in again; None if it is not out."""
+        if self._detector is None or address not in self._ejected:
+            return None
+        return self._detector.ejected_for_s(address, self._clock())
 
     def keep_only(self, addresses: Iterable[str]) -> None:
         """Forgets the breakers of endpoints that left."""
@@ -140,6 +150,7 @@ class Guard:
             limit=config.max_in_flight if config else sys.maxsize,
             clock=self._clock,
             refresh=self._refresh,
+            on_ejected=self._on_ejected,
         )
 
 
@@ -152,6 +163,7 @@ class _Gate:
         "_clock",
         "_detector",
         "_limit",
+        "_on_ejected",
         "_refresh",
         "_result",
         "_subchannel",
@@ -167,7 +179,9 @@ class _Gate:
         limit: int,
         clock: Callable[[], float],
         refresh: Callable[[], None],
+        on_ejected: Callable[[str], None],
     ) -> None:
+        self._on_ejected = on_ejected
         self._subchannel = subchannel
         self._address = subchannel.endpoint.address
         self._breaker = breaker
@@ -212,7 +226,10 @@ class _Gate:
         changed = self._subchannel.in_flight == self._limit - 1
         # One good call after another is no news to a breaker.
         if breaker is not None and ticket is not None and (breaker.failures or code is not _OK):
-            changed |= breaker.finish(ticket, code, self._clock())
+            turned = breaker.finish(ticket, code, self._clock())
+            if turned and breaker.state is _OPEN:
+                self._on_ejected(self._address)
+            changed |= turned
         if changed:
             self._refresh()
 

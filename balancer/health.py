@@ -110,6 +110,13 @@ class HealthWatch:
         self._warned = False
         self._task: asyncio.Task[None] | None = None
 
+    def follow(self, state: grpc.ChannelConnectivity) -> None:
+        """Starts or stops as the connection's `state`, which has just changed, demands."""
+        if state is grpc.ChannelConnectivity.READY:
+            self.start()
+        else:
+            self.stop()
+
     def start(self) -> None:
         """Asks on a connection that has just come up. Does nothing if started already."""
         if self._task is None:

@@ -35,7 +35,7 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
         policy: HedgingPolicy,
     ) -> None:
         super().__init__(dispatcher, request, options)
-        throttle = dispatcher.retries.throttle
+        throttle = dispatcher.shared.throttle
         self._hedges = HedgeState(policy, throttle, deadline_s=self._deadline)
         self._attempts: dict[int, Any] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -92,6 +92,8 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
                 return
 
     def _send(self, step: Send) -> None:
+        if step.number:
+            self._dispatcher.shared.metrics.hedged()
         metadata = (*(self._options.metadata or ()), *step.metadata())
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         attempt = self._dispatcher.start(self._request, options, step.tried)

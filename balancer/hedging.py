@@ -117,8 +117,11 @@ class HedgeState:
             return Finish(self._final, self._running - {self._final})
         if not self.attempts:
             return Send(0, self._tried)
-        self._stop_if_pointless(now_s)
-        if self._no_more:
+        # One that is refused now is not tried later: hedges do not queue.
+        if now_s >= self._due_s and not self._throttle.allows():
+            self._no_more = True
+        # What would come too late is not waited for; a failure may still bring it forward.
+        if self._no_more or max(now_s, self._due_s) >= self._deadline_s:
             return Wait(None) if self._running else Finish(self._last_failed, frozenset())
         if now_s >= self._due_s:
             return Send(self.attempts, self._tried)
@@ -163,9 +166,3 @@ class HedgeState:
             # Another attempt's failure does not outrun what a server asked for.
             self._not_before_s = max(self._not_before_s, now_s + (asked or 0.0))
             self._due_s = self._not_before_s
-
-    def _stop_if_pointless(self, now_s: float) -> None:
-        """Gives up on hedges that would come too late or are refused: they do not queue."""
-        late = max(now_s, self._due_s) >= self._deadline_s
-        refused = now_s >= self._due_s and not self._throttle.allows()
-        self._no_more = self._no_more or late or refused

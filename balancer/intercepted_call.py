@@ -40,6 +40,10 @@ class InterceptedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.
         self._chain = chain
         chain.add_done_callback(self._attach)
 
+    def beneath(self) -> Any:
+        """The call that the chain ended with; None while it runs and if it failed."""
+        return self._outcome()
+
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
         if not self._chain.done():

@@ -37,6 +37,10 @@ class ManagedCall(Generic[Req, Res], grpc.aio.Call):  # noqa: PYI059 - grpc.aio 
         timeout = options.timeout
         self._deadline = None if timeout is None else loop.time() + timeout
 
+    def beneath(self) -> Any:
+        """The attempt that counts now."""
+        return self._call
+
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
         return self._final and bool(self._call.cancelled())

@@ -6,6 +6,7 @@ the most specific entry that names a method applies, alone and whole; entries ar
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class MethodConfig:
     `idempotent` declares that running it twice does what running it once does; it lets
     `retry` repeat attempts that a server may have begun, and is required for `hedging`,
     which takes the place of `retry`.
-    `max_request_bytes` and `max_response_bytes` bound one serialized message.
+    `max_request_bytes` and `max_response_bytes` bound one serialized message; the next
+    larger one ends its call with RESOURCE_EXHAUSTED.
 
     Raises InvalidConfigError.
     """
@@ -88,6 +90,17 @@ class MethodConfigs:
             _check_name(name)
         object.__setattr__(self, "by_name", MappingProxyType(dict(self.by_name)))
 
+    def sizes_json(self) -> str | None:
+        """The limits of messages as a service config for gRPC, which keeps them; None without.
+
+        It has every name, since an entry without limits hides one that is less specific.
+        """
+        sizes = {name: _sizes(each) for name, each in self.by_name.items()}
+        if not any(sizes.values()):
+            return None
+        entries = [{"name": [_grpc_name(name)], **size} for name, size in sizes.items()]
+        return json.dumps({"methodConfig": entries})
+
     def of(self, path: str) -> MethodConfig:
         """What holds for the method of that full path, "/pkg.Service/Method"."""
         service = path[1:].rpartition("/")[0]
@@ -96,6 +109,21 @@ class MethodConfigs:
             if config is not None:
                 return config
         return DEFAULT_METHOD
+
+
+def _sizes(config: MethodConfig) -> dict[str, int]:
+    sizes = {
+        "maxRequestMessageBytes": config.max_request_bytes,
+        "maxResponseMessageBytes": config.max_response_bytes,
+    }
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _grpc_name(name: str) -> dict[str, str]:
+    if not name.startswith("/"):
+        return {"service": name} if name else {}
+    service, _, method = name[1:].rpartition("/")
+    return {"service": service, "method": method}
 
 
 def _check_name(name: str) -> None:

@@ -13,6 +13,8 @@ Implementations must not raise or block, and be safe to call from several thread
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import grpc
@@ -123,3 +125,19 @@ class NoMetrics:
 
 
 NO_METRICS: Final = NoMetrics()
+
+
+class Running:
+    """A call or an attempt under way. `report` hears once how it ended, and after how long."""
+
+    __slots__ = ("_began_s", "_report")
+
+    def __init__(self, report: Callable[[grpc.StatusCode, float], None]) -> None:
+        self._report: Callable[[grpc.StatusCode, float], None] | None = report
+        self._began_s = time.monotonic()
+
+    def ended(self, code: grpc.StatusCode) -> None:
+        """Says that it is over. May be repeated."""
+        report, self._report = self._report, None
+        if report is not None:
+            report(code, time.monotonic() - self._began_s)

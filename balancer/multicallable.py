@@ -18,6 +18,7 @@ from balancer.call import (
 )
 from balancer.dispatch import CallOptions, Dispatcher
 from balancer.hedged import HedgedUnaryUnaryCall
+from balancer.metrics import NO_METRICS
 from balancer.policy import MetadataType
 from balancer.retrying import RetryingUnaryStreamCall, RetryingUnaryUnaryCall
 
@@ -34,11 +35,15 @@ class _MultiCallable:
     def __init__(self, dispatcher: Dispatcher, begin: Begin) -> None:
         self._dispatcher = dispatcher
         self._begin = begin
+        self._is_counted = dispatcher.shared.metrics is not NO_METRICS
 
     def _start(self, request: Any, options: CallOptions) -> Any:
         dispatcher = self._dispatcher
         dispatcher.check_open()
-        return self._begin(dispatcher, request, dispatcher.with_deadline(options))
+        call = self._begin(dispatcher, request, dispatcher.with_deadline(options))
+        if self._is_counted:
+            dispatcher.count(call)
+        return call
 
 
 def _begin_once(

@@ -196,6 +196,14 @@ class OutlierDetector:
         returned = self._return_and_forgive(now_s)
         return Sweep(frozenset(self._ejected_at_s), returned, newly_ejected)
 
+    def ejected_for_s(self, address: str, now_s: float) -> float | None:
+        """Seconds until a sweep may let `address` in again; None if it is not ejected."""
+        ejected_at_s = self._ejected_at_s.get(address)
+        if ejected_at_s is None:
+            return None
+        until_s = ejected_at_s + self._duration_s(self._multipliers.get(address, 0))
+        return max(0.0, until_s - now_s)
+
     def _outliers(
         self, tallies: list[_Tally], hosts: int
     ) -> Iterator[tuple[dict[_Tally, str], int]]:

@@ -20,6 +20,8 @@ from grpc import ChannelConnectivity
 from balancer.config import ChannelConfig
 from balancer.eligibility import Mode, Reason, decide, explain
 from balancer.guard import Guard
+from balancer.health import HealthWatch
+from balancer.metrics import EndpointMetrics
 from balancer.policy import Picker, Policy
 from balancer.subsetting import subset
 from balancer.zones import split, zone_picker
@@ -33,6 +35,8 @@ class Connection(Protocol):
     endpoint: Endpoint
     state: ChannelConnectivity
     last_error: str
+    metrics: EndpointMetrics
+    calls: int
 
     @property
     def in_flight(self) -> int:
@@ -42,6 +46,10 @@ class Connection(Protocol):
     def serving(self) -> bool:
         """Whether its server says that it serves, or is not asked."""
 
+    @property
+    def health(self) -> HealthWatch | None:
+        """What its server says of itself; None if it is not asked."""
+
     async def drain(self, timeout_s: float) -> None:
         """Waits until no call is in flight, but not longer than `timeout_s`."""
 
@@ -49,7 +57,8 @@ class Connection(Protocol):
         """Cancels what is in flight and closes the connection. May be repeated."""
 
 
-Connector = Callable[[Endpoint, Callable[[], None]], Connection]
+Connector = Callable[[Endpoint, Callable[[], None], asyncio.Event], Connection]
+"""Opens a connection, given who hears of changes, and the event before which it is not made."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +67,8 @@ class Pool:
     """The subchannels of one target and the picker over those that are READY.
 
     `picker` is None while none is. `failure` then says why a call that will not wait
-    fails now, or is None while there is hope.
+    fails now, or is None while there is hope. `on_refresh` is called on the loop after each
+    change.
     """
 
     def __init__(
@@ -68,14 +78,19 @@ class Pool:
         config: ChannelConfig,
         connect: Connector,
         rng: random.Random,
+        on_refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self.picker: Picker | None = None
         self.state = ChannelConnectivity.CONNECTING
         self.failure: str | None = None
-        self._target = target
+        self.target = target
         self._policy = policy
         self._config = config
         self._connect = connect
+        self._on_refresh = on_refresh
+        self._may_connect = asyncio.Event()
+        if not config.lazy:
+            self._may_connect.set()
         self._resolution = ResolverState()
         self._subchannels: dict[str, Connection] = {}
         self._wanted: tuple[Endpoint, ...] = ()
@@ -85,6 +100,7 @@ class Pool:
         self._retiring: dict[Connection, asyncio.Task[None]] = {}
         self._built_from: tuple[object, ...] = ()
         self._reasons: dict[str, Reason | None] = {}
+        self._picked: frozenset[str] = frozenset()
         self._rng = rng
         self._changed = asyncio.Event()
         self._stale = False
@@ -96,6 +112,7 @@ class Pool:
             rng=rng,
             clock=self._loop.time,
             refresh=self._refresh_from_anywhere,
+            on_ejected=self._ejected,
         )
         if config.outlier is not None and config.outlier.is_on:
             self._sweep_later(config.outlier.interval_s)
@@ -141,7 +158,9 @@ class Pool:
         facts = [self._guard.facts(each) for each in subchannels]
         decision = decide(facts, self._config.eligibility)
         self._note(decision.reasons)
-        self._build([subchannels[index] for index in decision.chosen], decision.mode)
+        chosen = [subchannels[index] for index in decision.chosen]
+        self._picked = frozenset([each.endpoint.address for each in chosen])
+        self._build(chosen, decision.mode)
         self.state = self._state(decision.state)
         self.failure = self._explain(decision.reasons) if self.state is _FAILED else None
         self._refresh_when_a_breaker_admits()
@@ -150,6 +169,40 @@ class Pool:
     def reasons(self) -> Mapping[str, Reason | None]:
         """Why each endpoint is not picked, by address; None for one that is."""
         return self._reasons
+
+    def wake(self) -> None:
+        """Connects, if it is lazy and nobody has asked before. From any thread."""
+        if not self._may_connect.is_set():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._may_connect.set)
+
+    def is_leaving(self, connection: Connection) -> bool:
+        """Whether calls on it should end: its endpoint drains or has left."""
+        return connection.endpoint.draining or connection in self._retiring
+
+    def connections(self) -> tuple[Connection, ...]:
+        """Those to the endpoints in use, by address."""
+        return tuple(self._subchannels.values())
+
+    @property
+    def resolver_error(self) -> str:
+        """What the resolver complains of; "" if nothing."""
+        return self._resolution.error or ""
+
+    def why_not_picked(self, connection: Connection) -> str:
+        """Why no call goes there, for people; "" if calls do."""
+        address = connection.endpoint.address
+        if address in self._picked:
+            return ""
+        reason = self._reasons.get(address)
+        health = connection.health
+        if reason is Reason.NOT_SERVING and health is not None:
+            return health.reason
+        return reason.value if reason else "not judged yet"
+
+    def ejected_for_s(self, address: str) -> float | None:
+        """Seconds until an outlier may be let in again; None if it is not out."""
+        return self._guard.ejected_for_s(address)
 
     async def changed(self) -> None:
         """Returns when anything above may have changed."""
@@ -188,6 +241,7 @@ class Pool:
         if self._lingering.get(subchannel.endpoint.address) is subchannel:
             del self._lingering[subchannel.endpoint.address]
             self._retire(subchannel, self._config.drain_grace_s)
+            self._notify()
 
     def _drop_withdrawn(self) -> None:
         """Lets go of endpoints that the registry no longer has once their connection is lost."""
@@ -201,7 +255,7 @@ class Pool:
     def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         limit = self._config.max_subchannels
         if len(endpoints) > limit and not self._is_over_limit:
-            _log.warning("%s: using %d of %d endpoints", self._target, limit, len(endpoints))
+            _log.warning("%s: using %d of %d endpoints", self.target, limit, len(endpoints))
         self._is_over_limit = len(endpoints) > limit
         return self._first(endpoints, limit) if self._is_over_limit else endpoints
 
@@ -218,10 +272,15 @@ class Pool:
 
     def _keep_or_connect(self, subchannel: Connection | None, endpoint: Endpoint) -> Connection:
         if subchannel is None:
-            return self._connect(endpoint, self._refresh_soon)
+            return self._connect(endpoint, self._refresh_soon, self._may_connect)
         self._lingering.pop(endpoint.address, None)
         subchannel.endpoint = endpoint
         return subchannel
+
+    def _ejected(self, address: str) -> None:
+        connection = self._subchannels.get(address)
+        if connection is not None:
+            connection.metrics.ejected()
 
     def _refresh_soon(self) -> None:
         # Many subchannels may change in one turn of the loop; one rebuild is enough,
@@ -262,7 +321,7 @@ class Pool:
         for address, reason in self._reasons.items():
             if reason is not before.get(address):
                 said = "may be picked" if reason is None else f"is not picked: {reason.value}"
-                _log.debug("%s: %s %s", self._target, address, said)
+                _log.debug("%s: %s %s", self.target, address, said)
 
     def _build(self, ready: list[Connection], mode: Mode) -> None:
         # A picker in use is kept as long as it is right: a new one starts its turns anew.
@@ -289,15 +348,15 @@ class Pool:
         error = self._resolution.error
         resolver = f" (resolver: {error})" if error else ""
         if not self._resolution.resolved:
-            return f"{self._target}: not resolved{resolver}"
+            return f"{self.target}: not resolved{resolver}"
         if not self._subchannels:
-            return f"{self._target}: no endpoints{resolver}"
+            return f"{self.target}: no endpoints{resolver}"
         reasons = list(reasons)
         if any(reason is not Reason.NOT_READY for reason in reasons):
-            return f"{self._target}: {explain(reasons)}{resolver}"
+            return f"{self.target}: {explain(reasons)}{resolver}"
         last = next(reversed(self._subchannels.values()))
         return (
-            f"{self._target}: none of {len(self._subchannels)} endpoints can be reached, "
+            f"{self.target}: none of {len(self._subchannels)} endpoints can be reached, "
             f"{last.endpoint.address}: {last.last_error}{resolver}"
         )
 
@@ -308,6 +367,7 @@ class Pool:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self._on_refresh()
 
     def _retire(self, subchannel: Connection, grace_s: float) -> None:
         task = self._loop.create_task(_drain_and_close(subchannel, grace_s))

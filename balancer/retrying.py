@@ -81,7 +81,7 @@ class RetryingCall(ManagedCall[Req, Res]):
 
     def _attempt_ended(self, attempt: Attempt, code: grpc.StatusCode) -> None:
         if code is _OK:
-            self._dispatcher.retries.throttle.succeeded()
+            self._dispatcher.shared.throttle.succeeded()
             self._finish()
         else:
             self._failed(attempt.call, code, attempt.endpoint)
@@ -89,7 +89,7 @@ class RetryingCall(ManagedCall[Req, Res]):
     def _deferred_ended(self, call: DeferredCall[Any, Any]) -> None:
         code = final_code(call)
         if code is _OK:
-            self._dispatcher.retries.throttle.succeeded()
+            self._dispatcher.shared.throttle.succeeded()
             self._finish()
         else:
             # None: nobody could be had for it, and it has waited for that as it wanted to.
@@ -107,11 +107,11 @@ class RetryingCall(ManagedCall[Req, Res]):
         if self._committed:
             return None
         if self._state is None:
-            method, retries = self._dispatcher.method_config, self._dispatcher.retries
+            method, shared = self._dispatcher.method_config, self._dispatcher.shared
             self._state = RetryState(
                 method.retry,
-                retries.throttle,
-                retries.rng,
+                shared.throttle,
+                shared.rng,
                 idempotent=method.idempotent,
                 deadline_s=self._deadline,
             )
@@ -123,6 +123,7 @@ class RetryingCall(ManagedCall[Req, Res]):
         if decision.delay_s:
             await asyncio.sleep(decision.delay_s)
         self._next = None
+        self._dispatcher.shared.metrics.retried()
         metadata = (*(self._options.metadata or ()), *decision.metadata())
         options = self._options._replace(timeout=self.time_remaining(), metadata=metadata)
         self._try(options, decision.tried)

@@ -14,7 +14,7 @@ import ipaddress
 import random
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 import grpc
@@ -22,7 +22,8 @@ import grpc.aio
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
-from balancer.health import Health, HealthWatch
+from balancer.health import Health, HealthWatch, StreamOpener
+from balancer.metrics import NO_METRICS, EndpointMetrics
 from discovery.endpoint import Endpoint
 
 PROBE_TIMEOUT_S: Final = 1.0
@@ -43,6 +44,14 @@ class Method:
     response_deserializer: Callable[[bytes], Any] | None = None
     registered: bool = False
 
+    def at(self, path: str) -> Method:
+        """The method itself; of another path, when an interceptor names one, never registered.
+
+        gRPC keeps registered methods for ever, and nothing bounds the names that interceptors
+        may come up with.
+        """
+        return self if path == self.path else replace(self, path=path, registered=False)
+
 
 class Binder(Protocol):
     """Who keeps a multicallable of a subchannel."""
@@ -54,7 +63,8 @@ class Binder(Protocol):
 class AioSubchannel:
     """A connection to `endpoint` that is kept up until `close`.
 
-    `on_change` is called on the event loop whenever `state` differs from before.
+    `on_change` is called on the event loop whenever `state` differs from before. It does not
+    connect before `may_connect` is set.
     """
 
     def __init__(
@@ -63,17 +73,23 @@ class AioSubchannel:
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
+        metrics: EndpointMetrics = NO_METRICS,
+        may_connect: asyncio.Event | None = None,
     ) -> None:
+        self._may_connect = may_connect
         self.endpoint = endpoint
+        self.metrics = metrics
         self.state = ChannelConnectivity.IDLE
         self.last_error = ""
         self._on_change = on_change
         self._channel = _open(endpoint.address, config, credentials)
-        self._health = _health_watch(self._channel, endpoint, config, on_change)
+        self._health = health_watch(self._channel, endpoint, config, on_change)
         self._pace_s = config.initial_backoff_s
         self._next_attempt = 0.0
         self.in_flight = 0
         """Calls that have started here and not ended."""
+        self.calls = 0
+        """Calls that have ever started here."""
         self._idle = asyncio.Event()
         # Weak: a stub may come and go.
         self._binders: weakref.WeakSet[Binder] = weakref.WeakSet()
@@ -88,9 +104,9 @@ class AioSubchannel:
         return self._health is None or self._health.health is Health.SERVING
 
     @property
-    def health_reason(self) -> str:
-        """Why it is not serving."""
-        return "" if self._health is None else self._health.reason
+    def health(self) -> HealthWatch | None:
+        """What its server says of itself; None if it is not asked."""
+        return self._health
 
     def is_ready(self) -> bool:
         """Whether it is READY at this moment; notices a loss before it is reported."""
@@ -113,6 +129,7 @@ class AioSubchannel:
     def started(self) -> None:
         """Counts a call as in flight until `ended`."""
         self.in_flight += 1
+        self.calls += 1
 
     def ended(self) -> None:
         """Says that a call is no longer in flight."""
@@ -133,7 +150,9 @@ class AioSubchannel:
         self._watching.cancel()
         if self._health is not None:
             self._health.stop()
-        self.state = ChannelConnectivity.SHUTDOWN
+        if self.state is not ChannelConnectivity.SHUTDOWN:
+            self.state = ChannelConnectivity.SHUTDOWN
+            self.metrics.left()
         for binder in self._binders:
             binder.forget(self)
         await self._channel.close()
@@ -144,6 +163,8 @@ class AioSubchannel:
             state = self._channel.get_state()
             if state is ChannelConnectivity.IDLE:
                 self._report(state)
+                if self._may_connect is not None:
+                    await self._may_connect.wait()
                 state = await self._reconnect()
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 self._leave_ready()
@@ -172,10 +193,8 @@ class AioSubchannel:
             return
         self.state = state
         if self._health is not None:
-            if state is ChannelConnectivity.READY:
-                self._health.start()
-            else:
-                self._health.stop()
+            self._health.follow(state)
+        self.metrics.state_changed(state)
         self._on_change()
 
     async def _why_it_failed(self) -> str:
@@ -185,12 +204,13 @@ class AioSubchannel:
         return await probe(b"", timeout=PROBE_TIMEOUT_S).details()
 
 
-def _health_watch(
-    channel: grpc.aio.Channel,
+def health_watch(
+    channel: StreamOpener,
     endpoint: Endpoint,
     config: ChannelConfig,
     on_change: Callable[[], None],
 ) -> HealthWatch | None:
+    """Who asks `endpoint` over `channel` whether it serves; None if nobody is to."""
     if config.health is None or not config.health.enabled:
         return None
     rng = random.Random()  # noqa: S311 - jitter, not secrets

@@ -90,6 +90,10 @@ class IteratedCall(grpc.aio.StreamStreamCall[Any, Any], grpc.aio.UnaryStreamCall
         self._responses = responses
         self._iterator: AsyncIterator[Any] | None = None
 
+    def beneath(self) -> Any:
+        """The call whose responses were replaced."""
+        return self._call
+
     def cancelled(self) -> bool:
         """Whether the call was cancelled here."""
         return bool(self._call.cancelled())

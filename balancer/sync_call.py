@@ -186,6 +186,10 @@ class DeferredCall(grpc.Call, _Future):
         """Whether it has neither started nor ended."""
         return self._real is None
 
+    def beneath(self) -> Any:
+        """The real call; None while there is none."""
+        return self._real
+
     def cancel(self) -> bool:
         """Ends it; False if it has ended already."""
         if not self._settle(NeverSent(CANCELLED)):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import grpc
 
 from balancer.config import ChannelConfig
+from balancer.metrics import NO_METRICS, ChannelMetrics
 from balancer.policy import Policy
 from balancer.pool import Pool
 from balancer.sync_link import post
@@ -41,6 +42,7 @@ class ControlPlane:
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
         rng: random.Random,
+        metrics: ChannelMetrics = NO_METRICS,
     ) -> None:
         self._thread = LoopThread("tallystick balancer")
         self._following: asyncio.Task[None] | None = None
@@ -52,7 +54,14 @@ class ControlPlane:
                 str(target),
                 policy,
                 config,
-                lambda endpoint, changed: SyncSubchannel(endpoint, config, credentials, changed),
+                lambda endpoint, changed, may_connect: SyncSubchannel(
+                    endpoint,
+                    config,
+                    credentials,
+                    changed,
+                    metrics.endpoint(endpoint.address),
+                    may_connect,
+                ),
                 rng,
             )
             loop = asyncio.get_running_loop()

@@ -17,23 +17,22 @@ from typing import Any, Final, Literal, NamedTuple
 import grpc
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import PICKS_TO_AVOID, Retries, Status
+from balancer.dispatch import PICKS_TO_AVOID, Shared, Status
 from balancer.guard import NobodyAdmitted
 from balancer.method_config import MethodConfig
+from balancer.metrics import NO_METRICS, Running
 from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
 from balancer.pool import Pool
 from balancer.retry import Retry
 from balancer.subchannel import Method
 from balancer.sync_call import CHANNEL_CLOSED, DEADLINE_EXCEEDED, DeferredCall, NeverSent
-from balancer.sync_repeats import Repeats
+from balancer.sync_repeats import Repeats, Whereabouts
 from balancer.sync_subchannel import SyncSubchannel
-from balancer.sync_waiting import Waiting
+from balancer.sync_waiting import Placeable, Waiting
 
 # A picker may name subchannels that are lost already, and chance or a hash may name one more
 # than once. Where some are excluded, PICKS_TO_AVOID takes its place.
 PICKS_PER_ATTEMPT_MAX: Final = 5
-
-_CLOSED: Final = "Cannot invoke RPC on closed channel!"
 
 Style = Literal["__call__", "with_call", "future"]
 
@@ -50,17 +49,27 @@ class Rpc(NamedTuple):
     compression: grpc.Compression | None
 
 
-class Attempt(NamedTuple):
+class Attempt:
     """One try of a call: where it goes, and who wants to know how it ended."""
 
-    subchannel: SyncSubchannel
-    on_done: CompletionHook | None
+    __slots__ = ("_on_done", "_running", "subchannel")
+
+    def __init__(self, subchannel: SyncSubchannel, on_done: CompletionHook | None) -> None:
+        self.subchannel = subchannel
+        self._on_done = on_done
+        metrics, self._running = subchannel.metrics, None
+        if metrics is not NO_METRICS:
+            metrics.attempt_started()
+            self._running = Running(metrics.attempt_ended)
 
     def end(self, code: grpc.StatusCode | None) -> None:
         """Says that it is over, with `code`, or None if it was never started."""
         self.subchannel.release()
-        if self.on_done is not None:
-            self.on_done(code)
+        if self._on_done is not None:
+            self._on_done(code)
+        if self._running is not None:
+            # One that gRPC refused to start has no code of its own.
+            self._running.ended(code or grpc.StatusCode.CANCELLED)
 
 
 class SyncDispatcher:
@@ -72,13 +81,14 @@ class SyncDispatcher:
         pool: Pool,
         waiting: Waiting,
         config: ChannelConfig,
-        retries: Retries,
+        shared: Shared,
     ) -> None:
-        self.retries = retries
+        self.shared = shared
         self._method = method
         self._pool = pool
         self._waiting = waiting
         self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
+        self._is_stream = method.kind != "unary_unary"
         self._request_is_unary = method.kind.startswith("unary")
         self._method_config = config.methods.of(method.path)
         self._leaves_it_to_callers = (
@@ -86,6 +96,7 @@ class SyncDispatcher:
         )
         # What is streamed in cannot be streamed in twice.
         self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
+        self.hedging = self._method_config.hedging if method.kind == "unary_unary" else None
         # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
         self._bound: weakref.WeakKeyDictionary[SyncSubchannel, Any] = weakref.WeakKeyDictionary()
 
@@ -119,26 +130,44 @@ class SyncDispatcher:
                 if retry is None:
                     raise
                 self._pause(retry.delay_s)
+                self.shared.metrics.retried()
                 rpc = next_rpc(first, retry, repeats)
             else:
                 if self._is_repeatable:
-                    self.retries.throttle.succeeded()
+                    self.shared.throttle.succeeded()
                 return response
 
-    def start(self, rpc: Rpc, repeats: Repeats | None = None) -> Any:
+    def running(self) -> Running | None:
+        """Counts a call as begun; None if nobody counts."""
+        metrics = self.shared.metrics
+        if metrics is NO_METRICS:
+            return None
+        metrics.call_started()
+        return Running(metrics.call_ended)
+
+    def start(self, rpc: Rpc, where: Whereabouts | None = None) -> Any:
         """A call object, without blocking; gRPC's own if it can start at once.
 
-        `rpc` has the deadline of `with_deadline`. Raises ValueError once the channel is closed.
+        `rpc` has the deadline of `with_deadline`, and `where` learns where it goes. Raises
+        ValueError once the channel is closed.
         """
-        call = self._try(rpc, repeats)
+        call = self._try(rpc, where)
         if call is not None:
             return call
         refusal = self._enter(rpc)
-        return self._defer(rpc, repeats) if refusal is None else NeverSent(refusal)
+        return self._defer(rpc, where) if refusal is None else NeverSent(refusal)
 
     def start_later(self, rpc: Rpc, repeats: Repeats, delay_s: float) -> DeferredCall | None:
         """As `start`, in so many seconds; None if too many calls wait already."""
         return self._defer(rpc, repeats, delay_s) if self._waiting.enter() else None
+
+    def place(self, call: Placeable) -> None:
+        """Has `call` advanced when it is due."""
+        self._waiting.add(call)
+
+    def wake(self) -> None:
+        """Says that a call is due at another time than before."""
+        self._waiting.changes.publish()
 
     def with_deadline(self, rpc: Rpc) -> Rpc:
         """`rpc` as its method is configured, bounded if it is a unary call that says nothing."""
@@ -199,6 +228,8 @@ class SyncDispatcher:
         except BaseException:
             attempt.end(None)
             raise
+        if self._is_stream:
+            self.shared.pins.pin(call, attempt.subchannel)
         # Weak, so that a call which nobody holds is cancelled, as gRPC's are.
         ended = partial(_end, attempt, weakref.ref(call))
         if not call.add_callback(ended):
@@ -214,17 +245,17 @@ class SyncDispatcher:
             rpc.request, rpc.timeout, rpc.metadata, rpc.credentials, False, rpc.compression
         )
 
-    def _pick(self, rpc: Rpc, repeats: Repeats | None) -> Attempt | None:
+    def _pick(self, rpc: Rpc, where: Whereabouts | None) -> Attempt | None:
         """As `pick`, where the call has not been if that can be."""
-        if repeats is not None and repeats.tried:
-            attempt = self.pick(rpc, repeats.tried)
+        if where is not None and where.tried:
+            attempt = self.pick(rpc, where.tried)
             if attempt is not None:
                 return attempt
         return self.pick(rpc)
 
     def _repeats(self, rpc: Rpc, started: float) -> Repeats:
         deadline = None if rpc.timeout is None else started + rpc.timeout
-        return Repeats(self._method_config, self.retries, deadline)
+        return Repeats(self._method_config, self.shared, deadline)
 
     def _pause(self, delay_s: float) -> None:
         """Returns after `delay_s`. Raises NeverSent if the channel is closed meanwhile."""
@@ -237,17 +268,17 @@ class SyncDispatcher:
                 return
             changes.wait(seen, left)
 
-    def _try(self, rpc: Rpc, repeats: Repeats | None) -> Any:
-        while (attempt := self._pick(rpc, repeats)) is not None:
-            if repeats is not None:
-                repeats.subchannel = attempt.subchannel
+    def _try(self, rpc: Rpc, where: Whereabouts | None) -> Any:
+        while (attempt := self._pick(rpc, where)) is not None:
+            if where is not None:
+                where.subchannel = attempt.subchannel
             try:
                 return self.begin(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
-                if repeats is not None:
-                    repeats.subchannel = None
+                if where is not None:
+                    where.subchannel = None
         return None
 
     def _was_closed_under(self, attempt: Attempt) -> bool:
@@ -276,12 +307,12 @@ class SyncDispatcher:
             self._waiting.leave()
         raise NeverSent(refusal)
 
-    def _defer(self, rpc: Rpc, repeats: Repeats | None, delay_s: float = 0.0) -> DeferredCall:
+    def _defer(self, rpc: Rpc, where: Whereabouts | None, delay_s: float = 0.0) -> DeferredCall:
         """A call object that waits in the place just entered."""
 
         def begin(timeout: float | None) -> Any:
             now = rpc._replace(timeout=timeout)
-            return self._try(now, repeats) or self._refusal(now)
+            return self._try(now, where) or self._refusal(now)
 
         call = DeferredCall(rpc.timeout, begin, self._waiting, delay_s)
         self._waiting.add(call)
@@ -289,8 +320,8 @@ class SyncDispatcher:
 
     def _enter(self, rpc: Rpc) -> Status | None:
         """Takes a place among those that wait, or says why not. Raises ValueError if closed."""
-        if self._waiting.closed:
-            raise ValueError(_CLOSED)
+        self._waiting.check_open()
+        self._pool.wake()
         refusal = self._refusal(rpc)
         if refusal is not None:
             return refusal

@@ -9,7 +9,7 @@ import grpc
 
 from balancer.policy import MetadataType
 from balancer.sync_dispatch import Rpc, SyncDispatcher
-from balancer.sync_retrying import start
+from balancer.sync_start import caller, start
 
 if TYPE_CHECKING:
     _UnaryUnary: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
@@ -29,6 +29,7 @@ class SyncUnaryUnary(_UnaryUnary):
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:
         self._dispatcher = dispatcher
+        self._call = caller(dispatcher)
 
     def __call__(
         self,
@@ -40,8 +41,8 @@ class SyncUnaryUnary(_UnaryUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. `timeout` in seconds. Raises RpcError; ValueError once closed."""
-        return self._dispatcher.call(
-            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._call(
+            Rpc("__call__", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
     def with_call(
@@ -54,8 +55,8 @@ class SyncUnaryUnary(_UnaryUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response and the call that gave it. Raises as `__call__` does."""
-        return self._dispatcher.call(
-            Rpc("with_call", request, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._call(
+            Rpc("with_call", request, timeout, metadata, credentials, wait_for_ready, compression),
         )
 
     def future(
@@ -101,6 +102,7 @@ class SyncStreamUnary(_StreamUnary):
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:
         self._dispatcher = dispatcher
+        self._call = caller(dispatcher)
 
     def __call__(
         self,
@@ -112,7 +114,7 @@ class SyncStreamUnary(_StreamUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response. `timeout` in seconds. Raises RpcError; ValueError once closed."""
-        return self._dispatcher.call(
+        return self._call(
             Rpc(
                 "__call__",
                 request_iterator,
@@ -121,7 +123,7 @@ class SyncStreamUnary(_StreamUnary):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )
 
     def with_call(
@@ -134,7 +136,7 @@ class SyncStreamUnary(_StreamUnary):
         compression: grpc.Compression | None = None,
     ) -> Any:
         """The response and the call that gave it. Raises as `__call__` does."""
-        return self._dispatcher.call(
+        return self._call(
             Rpc(
                 "with_call",
                 request_iterator,
@@ -143,7 +145,7 @@ class SyncStreamUnary(_StreamUnary):
                 credentials,
                 wait_for_ready,
                 compression,
-            )
+            ),
         )
 
     def future(

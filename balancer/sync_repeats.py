@@ -9,32 +9,41 @@ import time
 from typing import Any
 
 from balancer.attempt import AttemptOutcome
-from balancer.dispatch import Retries
+from balancer.dispatch import Shared
 from balancer.method_config import MethodConfig
 from balancer.retry import GiveUp, Retry, RetryState
 from balancer.sync_subchannel import SyncSubchannel
 
 
-class Repeats:
-    """The attempts of one call. `deadline_s` is on the monotonic clock, None without one.
+class Whereabouts:
+    """Where an attempt goes, and where it is not to go if there are others.
 
-    `subchannel` has the attempt under way, None while nobody is picked; `tried` are those on
-    which it failed.
+    `subchannel` has the attempt under way, None while nobody is picked; `tried` are those to
+    avoid.
     """
 
-    __slots__ = ("_deadline_s", "_method", "_retries", "_state", "subchannel", "tried")
+    __slots__ = ("subchannel", "tried")
 
-    def __init__(self, method: MethodConfig, retries: Retries, deadline_s: float | None) -> None:
+    def __init__(self, tried: tuple[SyncSubchannel, ...] = ()) -> None:
         self.subchannel: SyncSubchannel | None = None
-        self.tried: tuple[SyncSubchannel, ...] = ()
+        self.tried = tried
+
+
+class Repeats(Whereabouts):
+    """The attempts of one call. `deadline_s` is on the monotonic clock, None without one."""
+
+    __slots__ = ("_deadline_s", "_method", "_shared", "_state")
+
+    def __init__(self, method: MethodConfig, shared: Shared, deadline_s: float | None) -> None:
+        super().__init__()
         self._method = method
-        self._retries = retries
+        self._shared = shared
         self._deadline_s = deadline_s
         self._state: RetryState | None = None
 
     def succeeded(self) -> None:
         """The attempt under way ended well."""
-        self._retries.throttle.succeeded()
+        self._shared.throttle.succeeded()
 
     def after(self, ended: Any) -> Retry | None:
         """How the call goes on after an attempt that failed; None if it has failed with it.
@@ -66,8 +75,8 @@ class Repeats:
     def _start(self) -> RetryState:
         return RetryState(
             self._method.retry,
-            self._retries.throttle,
-            self._retries.rng,
+            self._shared.throttle,
+            self._shared.rng,
             idempotent=self._method.idempotent,
             deadline_s=self._deadline_s,
         )

@@ -9,57 +9,26 @@ own. As soon as something of a response was handed out, the attempt it came from
 
 from __future__ import annotations
 
-import contextvars
-import threading
-import time
 import weakref
-from collections.abc import Callable
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any
 
 import grpc
 
 from balancer.method_config import MethodConfig
-from balancer.sync_call import run_callback
 from balancer.sync_dispatch import Rpc, SyncDispatcher, next_rpc
+from balancer.sync_managed import ManagedCall
 from balancer.sync_repeats import Repeats
 
-if TYPE_CHECKING:
-    _Future: TypeAlias = grpc.Future[Any]
-else:
-    # Generic in the stubs only.
-    _Future = grpc.Future
 
-# Calls that somebody waits for by a callback live until it was called; any other that nobody
-# holds is cancelled, as gRPC's are. Never more than there are calls in flight.
-_awaited: Final[set[RetryingCall]] = set()
-
-
-def start(dispatcher: SyncDispatcher, rpc: Rpc) -> Any:
-    """A call object, without blocking. Raises ValueError once the channel is closed."""
-    rpc = dispatcher.with_deadline(rpc)
-    method = dispatcher.again()
-    if method is None:
-        return dispatcher.start(rpc)
-    return RetryingCall(dispatcher, method, rpc)
-
-
-class RetryingCall(grpc.Call, _Future):
+class RetryingCall(ManagedCall):
     """One attempt after the other: a future, or a stream until its first response."""
 
     def __init__(self, dispatcher: SyncDispatcher, method: MethodConfig, rpc: Rpc) -> None:
-        deadline = None if rpc.timeout is None else time.monotonic() + rpc.timeout
-        self._dispatcher = dispatcher
-        self._rpc = rpc
-        self._repeats = Repeats(method, dispatcher.retries, deadline)
-        # Every attempt belongs to the caller's context, whichever thread starts it.
-        self._context = contextvars.copy_context()
-        self._news = threading.Condition()
+        super().__init__(dispatcher, rpc)
+        self._repeats = Repeats(method, dispatcher.shared, self._deadline)
         self._committed = False
-        self._final = False
-        self._callbacks: list[Callable[[], None]] = []
-        self._call: Any = dispatcher.start(rpc, self._repeats)
+        self._call = dispatcher.start(rpc, self._repeats)
         self._hear_of(self._call)
 
     def cancel(self) -> bool:
@@ -74,66 +43,9 @@ class RetryingCall(grpc.Call, _Future):
         """Whether it was cancelled here."""
         return bool(self._call.cancelled())
 
-    def running(self) -> bool:
-        """Whether it has no status yet."""
-        return not self.done()
-
-    def is_active(self) -> bool:
-        """Whether it has no status yet."""
-        return not self.done()
-
     def done(self) -> bool:
         """Whether it has a status."""
         return self._final or (self._committed and bool(self._call.done()))
-
-    def time_remaining(self) -> float | None:  # type: ignore[override]  # as gRPC's own
-        """Seconds until the deadline, at least 0; None without one."""
-        return self._repeats.time_remaining()
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Calls `callback` when it ends; False if it has."""
-        with self._news:
-            if self._final:
-                return False
-            self._callbacks.append(callback)
-            _awaited.add(self)
-            return True
-
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Calls `fn(self)` when it ends, at once if it has."""
-        if not self.add_callback(partial(fn, self)):
-            fn(self)
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As grpc.Future; `timeout` in seconds."""
-        return self._ended(timeout).result()
-
-    def exception(self, timeout: float | None = None) -> Exception | None:
-        """As grpc.Future; `timeout` in seconds."""
-        error: Exception | None = self._ended(timeout).exception()
-        return error
-
-    def traceback(self, timeout: float | None = None) -> TracebackType | None:
-        """As grpc.Future; `timeout` in seconds."""
-        traceback: TracebackType | None = self._ended(timeout).traceback()
-        return traceback
-
-    def code(self) -> grpc.StatusCode:
-        """As grpc.Call."""
-        code: grpc.StatusCode = self._ended().code()
-        return code
-
-    def details(self) -> str:
-        """As grpc.Call."""
-        return str(self._ended().details())
-
-    def trailing_metadata(self) -> Any:
-        """As grpc.Call; empty if no server was reached."""
-        return self._ended().trailing_metadata()
-
-    def debug_error_string(self) -> str:
-        """As gRPC's call objects have it."""
-        return str(self._ended().debug_error_string())
 
     def initial_metadata(self) -> Any:
         """As grpc.Call; empty if no server was reached."""
@@ -141,7 +53,7 @@ class RetryingCall(grpc.Call, _Future):
         metadata = call.initial_metadata()
         if not call.done() and self._commit(call):
             return metadata
-        return self._ended().initial_metadata()
+        return super().initial_metadata()
 
     def __iter__(self) -> RetryingCall:
         return self
@@ -172,13 +84,6 @@ class RetryingCall(grpc.Call, _Future):
             self._news.wait_for(lambda: self._committed or self._final or call is not self._call)
             return call is not self._call
 
-    def _ended(self, timeout: float | None = None) -> Any:
-        """The attempt that is the call, when it has ended. Raises grpc.FutureTimeoutError."""
-        with self._news:
-            if not self._news.wait_for(lambda: self._final, timeout):
-                raise grpc.FutureTimeoutError
-        return self._call
-
     def _hear_of(self, call: Any) -> None:
         heard = partial(_go_on, weakref.ref(self))
         if not call.add_callback(heard):
@@ -205,17 +110,9 @@ class RetryingCall(grpc.Call, _Future):
         retry = self._repeats.after(call)
         if retry is None:
             return None
+        self._dispatcher.shared.metrics.retried()
         rpc = next_rpc(self._rpc, retry, self._repeats)
         return self._dispatcher.start_later(rpc, self._repeats, retry.delay_s)
-
-    def _finish(self) -> None:
-        with self._news:
-            self._final = True
-            callbacks, self._callbacks = self._callbacks, []
-            _awaited.discard(self)
-            self._news.notify_all()
-        for callback in callbacks:
-            run_callback(callback)
 
 
 def _go_on(reference: weakref.ref[RetryingCall]) -> None:

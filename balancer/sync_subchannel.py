@@ -19,8 +19,17 @@ import grpc
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
-from balancer.subchannel import PROBE_METHOD, PROBE_TIMEOUT_S, Method, grpc_target
+from balancer.health import Health, HealthWatch
+from balancer.metrics import NO_METRICS, EndpointMetrics
+from balancer.subchannel import (
+    PROBE_METHOD,
+    PROBE_TIMEOUT_S,
+    Method,
+    grpc_target,
+    health_watch,
+)
 from balancer.sync_link import Link, in_a_thread, post
+from balancer.sync_stream import SyncStreamOpener
 from discovery.endpoint import Endpoint
 
 # The state is looked at, since gRPC tells no thread of it: often while an attempt to connect
@@ -33,7 +42,8 @@ LOOK_READY_S: Final = 0.25
 class SyncSubchannel:
     """A connection to `endpoint` that is kept up until `close`. Made on an event loop.
 
-    `on_change` is called on that loop whenever `state` differs from before.
+    `on_change` is called on that loop whenever `state` differs from before. It does not connect
+    before `may_connect` is set.
     """
 
     def __init__(
@@ -42,8 +52,14 @@ class SyncSubchannel:
         config: ChannelConfig,
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], None],
+        metrics: EndpointMetrics = NO_METRICS,
+        may_connect: asyncio.Event | None = None,
     ) -> None:
+        self._may_connect = may_connect
         self.endpoint = endpoint
+        self.metrics = metrics
+        self.calls = 0
+        """Calls that have ever started here."""
         self.state = ChannelConnectivity.IDLE
         self.last_error = ""
         self._on_change = on_change
@@ -56,6 +72,7 @@ class SyncSubchannel:
         self._next_attempt = 0.0
         self._channel = _open(endpoint.address, config, credentials)
         self._link = Link(self._channel)
+        self._health = health_watch(SyncStreamOpener(self._channel), endpoint, config, on_change)
         self._look = asyncio.Event()
         self._rest_s = LOOK_MIN_S
         self._watching = self._loop.create_task(self._watch())
@@ -65,8 +82,13 @@ class SyncSubchannel:
 
     @property
     def serving(self) -> bool:
-        """True: threads do not ask for health yet."""
-        return True
+        """Whether its server says that it serves, or is not asked."""
+        return self._health is None or self._health.health is Health.SERVING
+
+    @property
+    def health(self) -> HealthWatch | None:
+        """What its server says of itself; None if it is not asked."""
+        return self._health
 
     @property
     def in_flight(self) -> int:
@@ -88,8 +110,11 @@ class SyncSubchannel:
             if self._retired:
                 return False
             self._in_flight += 1
+            self.calls += 1
         if self._link.state() is ChannelConnectivity.READY:
             return True
+        with self._lock:
+            self.calls -= 1
         self.release()
         post(self._loop, self._notice_loss)
         return False
@@ -124,7 +149,11 @@ class SyncSubchannel:
         """Cancels what is in flight and closes the connection. May be repeated."""
         self._retire()
         self._watching.cancel()
-        self.state = ChannelConnectivity.SHUTDOWN
+        if self._health is not None:
+            self._health.stop()
+        if not self.closed:
+            self.state = ChannelConnectivity.SHUTDOWN
+            self.metrics.left()
         await in_a_thread(self._channel.close)
         await asyncio.gather(self._watching, return_exceptions=True)
 
@@ -140,6 +169,8 @@ class SyncSubchannel:
             state = self._link.state()
             if state is ChannelConnectivity.IDLE:
                 self._report(state)
+                if self._may_connect is not None:
+                    await self._may_connect.wait()
                 state = await self._reconnect()
             if state is ChannelConnectivity.TRANSIENT_FAILURE:
                 self._leave_ready()
@@ -176,9 +207,13 @@ class SyncSubchannel:
             self._report(ChannelConnectivity.CONNECTING)
 
     def _report(self, state: ChannelConnectivity) -> None:
-        if state is not self.state and not self.closed:
-            self.state = state
-            self._on_change()
+        if state is self.state or self.closed:
+            return
+        self.state = state
+        if self._health is not None:
+            self._health.follow(state)
+        self.metrics.state_changed(state)
+        self._on_change()
 
     async def _why_it_failed(self) -> str:
         """Asks by a call, the only one whom gRPC tells; it fails without being sent."""

@@ -8,7 +8,11 @@ calls of a channel in the same way. Nothing of a user's runs on the event loop.
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Final, Protocol
+
+from balancer.metrics import NO_METRICS, ChannelMetrics
+
+_CLOSED: Final = "Cannot invoke RPC on closed channel!"
 
 
 class Changes:
@@ -49,8 +53,9 @@ class Placeable(Protocol):
 class Waiting:
     """The calls of a channel that wait for a connection, at most `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: ChannelMetrics = NO_METRICS) -> None:
         self.limit = limit
+        self._metrics = metrics
         self.changes = Changes()
         self.closed = False
         self._lock = threading.Lock()
@@ -58,18 +63,28 @@ class Waiting:
         self._calls: list[Placeable] = []
         self._is_placing = False
 
+    def check_open(self) -> None:
+        """Raises ValueError once closed, as gRPC's channel does."""
+        if self.closed:
+            raise ValueError(_CLOSED)
+
     def enter(self) -> bool:
         """Counts one more; False if that would be too many."""
         with self._lock:
             if self._count >= self.limit:
                 return False
             self._count += 1
-            return True
+        self._metrics.wait_began()
+        return True
 
     def leave(self) -> None:
         """Counts one less."""
         with self._lock:
             self._count -= 1
+        self._metrics.wait_ended()
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, call: Placeable) -> None:
         """Has `call`, which has entered, advanced at every change and when it is due."""

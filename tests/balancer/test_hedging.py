@@ -200,7 +200,26 @@ def test_nothing_is_added_after_the_deadline() -> None:
     run = Run(deadline_s=1.0)
     run.at(0.0)
     assert Wait(None) == run.step()
+    run.now_s = 1.0
     run.after(0, BUSY)
+    assert Finish(0, frozenset()) == run.step()
+
+
+def test_a_failure_brings_forward_what_would_have_come_too_late() -> None:
+    """A delay that is longer than the time left keeps no attempt from following a failure."""
+    run = Run(deadline_s=1.0)
+    run.at(0.0)
+    assert Wait(None) == run.step()
+    run.now_s = 0.5
+    run.after(0, BUSY)
+    assert [1] == run.at(0.5)
+
+
+def test_a_pause_that_lasts_beyond_the_deadline_ends_the_call() -> None:
+    """What a server asked for is not cut short by the deadline."""
+    run = Run(deadline_s=1.0)
+    run.at(0.0)
+    run.after(0, pushed("1500"))
     assert Finish(0, frozenset()) == run.step()
 
 

@@ -1,7 +1,8 @@
 """What a caller sees of a call, the same on three channels.
 
 `plain` is gRPC's own channel and the reference. `balanced` has a connection, so that the
-call is gRPC's own; `deferred` has none when the call is made, so that the call is ours.
+call is gRPC's own; `deferred` has none when the call is made, so that the call is ours;
+`intercepted` has an interceptor that passes everything on.
 """
 
 from __future__ import annotations
@@ -29,15 +30,33 @@ from tests.support.waiting import eventually
 Call = Any
 
 
-@pytest.fixture(params=["plain", "balanced", "deferred"])
+class Passing(
+    grpc.aio.UnaryUnaryClientInterceptor,
+    grpc.aio.UnaryStreamClientInterceptor,
+    grpc.aio.StreamUnaryClientInterceptor,
+    grpc.aio.StreamStreamClientInterceptor,
+):
+    """Passes the calls of all kinds on."""
+
+    async def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+    intercept_unary_unary: Any = _intercept
+    intercept_unary_stream: Any = _intercept
+    intercept_stream_unary: Any = _intercept
+    intercept_stream_stream: Any = _intercept
+
+
+@pytest.fixture(params=["plain", "balanced", "deferred", "intercepted"])
 async def channel(
     request: pytest.FixtureRequest, server: EchoServer
 ) -> AsyncIterator[grpc.aio.Channel]:
     """The channel under test."""
     if request.param == "plain":
         made = grpc.aio.insecure_channel(server.address)
-    elif request.param == "balanced":
-        made = balancer.channel(f"static:///{server.address}")
+    elif request.param in ("balanced", "intercepted"):
+        interceptors = [Passing()] if request.param == "intercepted" else []
+        made = balancer.channel(f"static:///{server.address}", interceptors=interceptors)
         await made.channel_ready()
     else:
         made = balancer.channel(f"static:///{server.address}")

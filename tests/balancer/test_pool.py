@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -289,3 +290,32 @@ async def test_a_changing_list_loses_no_call(
         await asyncio.gather(*(call(channel) for _ in range(20)))
     finished = True
     await turning
+
+
+async def test_a_rolling_restart_costs_no_call(
+    channel: BalancedChannel, resolver: FakeResolver, servers: list[EchoServer]
+) -> None:
+    """Three servers deregister, finish and return one by one under load: no call fails."""
+    endpoints = [Endpoint(server.address) for server in servers]
+    resolver.set(SERVICE, endpoints)
+    await only(channel, "a", "b", "c")
+    codes: Counter[StatusCode] = Counter()
+    over = asyncio.Event()
+
+    async def load() -> None:
+        while not over.is_set():
+            codes[await call(channel).code()] += 1
+
+    loads = [asyncio.ensure_future(load()) for _ in range(4)]
+    for leaving, server in zip(endpoints, servers, strict=True):
+        others = [each for each in endpoints if each is not leaving]
+        resolver.set(SERVICE, [replace(leaving, draining=True), *others])
+        await only(channel, *({"a", "b", "c"} - {server.name.decode()}))
+        await server.stop(10.0)
+        await server.start()
+        resolver.set(SERVICE, endpoints)
+        await only(channel, "a", "b", "c")
+    over.set()
+    await asyncio.gather(*loads)
+    assert {StatusCode.OK} == set(codes)
+    assert codes[StatusCode.OK] > len(servers)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health, health_pb2_grpc
 
 from tests.balancer.echo import DEFAULT_STREAM_LENGTH, FAIL, HANG, SERVICE
 
@@ -23,6 +24,11 @@ class EchoServer:
         self.calls = 0
         self.hanging = 0
         self.metadata: list[tuple[str, Any]] = []
+        # Set before `start` to have the health service as well.
+        self.health: health.HealthServicer | None = None
+        # Set to turn calls away at once: the status, and the trailers with it.
+        self.refusal: grpc.StatusCode | None = None
+        self.refusal_trailers: tuple[tuple[str, str], ...] = ()
         self._released = threading.Event()
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
@@ -36,6 +42,8 @@ class EchoServer:
         """Listens: on a new port the first time, on the same one after."""
         server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((self._handler(),))
+        if self.health is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if credentials is None:
             self.port = server.add_insecure_port(self.address)
         else:
@@ -69,6 +77,9 @@ class EchoServer:
         with self._lock:
             self.calls += 1
         self.metadata = list(context.invocation_metadata())
+        if self.refusal is not None:
+            context.set_trailing_metadata(self.refusal_trailers)
+            context.abort(self.refusal, "turned away")
         context.send_initial_metadata((("server", self.name.decode()),))
         context.set_trailing_metadata((("trailer", "end"),))
 

@@ -1,7 +1,8 @@
 """What a thread sees of a call, the same on three channels.
 
 `plain` is gRPC's own channel and the reference. `balanced` has a connection, so that the
-call is gRPC's own; `deferred` has none when the call is made, so that it has to wait.
+call is gRPC's own; `deferred` has none when the call is made, so that it has to wait; `intercepted`
+has an interceptor that passes everything on.
 """
 
 from __future__ import annotations
@@ -31,14 +32,36 @@ from tests.balancer.sync.waiting import TIMEOUT_S, eventually, in_thread, reache
 Call = Any
 
 
-@pytest.fixture(params=["plain", "balanced", "deferred"])
+class Passing(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Passes the calls of all kinds on, and counts them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+        self.calls += 1
+        return continuation(details, request)
+
+    intercept_unary_unary: Any = _intercept
+    intercept_unary_stream: Any = _intercept
+    intercept_stream_unary: Any = _intercept
+    intercept_stream_stream: Any = _intercept
+
+
+@pytest.fixture(params=["plain", "balanced", "deferred", "intercepted"])
 def channel(request: pytest.FixtureRequest, server: EchoServer) -> Iterator[grpc.Channel]:
     """The channel under test."""
     if request.param == "plain":
         made = grpc.insecure_channel(server.address)
     else:
-        balanced = made = sync_channel(f"static:///{server.address}")
-        if request.param == "balanced":
+        interceptors = [Passing()] if request.param == "intercepted" else []
+        balanced = made = sync_channel(f"static:///{server.address}", interceptors=interceptors)
+        if request.param != "deferred":
             reaches(balanced, ChannelConnectivity.READY)
     with made:
         yield made
@@ -370,31 +393,10 @@ def test_many_threads(channel: grpc.Channel) -> None:
     assert [b"server:" + request for request in requests] == responses
 
 
-class _Interceptor(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-):
-    """Counts the calls of all kinds."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
-        self.calls += 1
-        return continuation(details, request)
-
-    intercept_unary_unary: Any = _intercept
-    intercept_unary_stream: Any = _intercept
-    intercept_stream_unary: Any = _intercept
-    intercept_stream_stream: Any = _intercept
-
-
 @ALL_STYLES
 def test_interceptors(channel: grpc.Channel, style: str) -> None:
     """grpc.intercept_channel takes the channel as it is; failures pass through too."""
-    interceptor = _Interceptor()
+    interceptor = Passing()
     intercepted = grpc.intercept_channel(channel, interceptor)
     assert b"server:x" == finish(style, start(intercepted, style, b"x"))[0]
     assert StatusCode.FAILED_PRECONDITION is error_of(intercepted, style, FAIL).code()

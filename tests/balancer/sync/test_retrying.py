@@ -27,28 +27,15 @@ SLOW = RetryPolicy(initial_backoff_s=60.0, max_backoff_s=60.0)
 STYLES = ("__call__", "with_call", "future")
 
 
-class RefusingServer(EchoServer):
-    """An echo server that turns calls away when told to."""
-
-    refusal: StatusCode | None = None
-    trailers: tuple[tuple[str, str], ...] = ()
-
-    def _begin(self, context: grpc.ServicerContext) -> None:
-        super()._begin(context)
-        if self.refusal is not None:
-            context.set_trailing_metadata(self.trailers)
-            context.abort(self.refusal, "turned away")
-
-
 def config_of(method: MethodConfig) -> ChannelConfig:
     """One method configuration for every method."""
     return ChannelConfig(methods=MethodConfigs({"": method}))
 
 
 @pytest.fixture
-def servers() -> Iterator[list[RefusingServer]]:
+def servers() -> Iterator[list[EchoServer]]:
     """Three servers, a, b and c."""
-    started = [RefusingServer(name) for name in (b"a", b"b", b"c")]
+    started = [EchoServer(name) for name in (b"a", b"b", b"c")]
     for server in started:
         server.start()
     yield started
@@ -57,7 +44,7 @@ def servers() -> Iterator[list[RefusingServer]]:
         server.stop()
 
 
-def _connected(servers: list[RefusingServer], config: ChannelConfig) -> BalancedSyncChannel:
+def _connected(servers: list[EchoServer], config: ChannelConfig) -> BalancedSyncChannel:
     target = "static:///" + ",".join(server.address for server in servers)
     channel = sync_channel(target, config=config)
     only(channel, "a", "b", "c")
@@ -67,14 +54,14 @@ def _connected(servers: list[RefusingServer], config: ChannelConfig) -> Balanced
 
 
 @pytest.fixture
-def channel(servers: list[RefusingServer]) -> Iterator[BalancedSyncChannel]:
+def channel(servers: list[EchoServer]) -> Iterator[BalancedSyncChannel]:
     """A channel to all three, with what is the default."""
     with _connected(servers, ChannelConfig()) as made:
         yield made
 
 
 @pytest.fixture
-def idempotent(servers: list[RefusingServer]) -> Iterator[BalancedSyncChannel]:
+def idempotent(servers: list[EchoServer]) -> Iterator[BalancedSyncChannel]:
     """A channel to all three whose methods are declared idempotent."""
     with _connected(servers, config_of(MethodConfig(idempotent=True, retry=FAST))) as made:
         yield made
@@ -110,18 +97,18 @@ def _stream(channel: grpc.Channel, request: bytes = b"x") -> Any:
     return call(request, timeout=TIMEOUT_S)
 
 
-def _refuse(servers: list[RefusingServer], trailers: tuple[tuple[str, str], ...] = ()) -> None:
+def _refuse(servers: list[EchoServer], trailers: tuple[tuple[str, str], ...] = ()) -> None:
     for server in servers:
-        server.refusal, server.trailers = StatusCode.UNAVAILABLE, trailers
+        server.refusal, server.refusal_trailers = StatusCode.UNAVAILABLE, trailers
 
 
-def _seen(servers: list[RefusingServer]) -> int:
+def _seen(servers: list[EchoServer]) -> int:
     return sum(server.calls for server in servers)
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_what_a_server_did_not_begin_is_done_by_another(
-    channel: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    channel: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """The caller notices nothing."""
     _refuse(servers[:1], UNPROCESSED)
@@ -134,7 +121,7 @@ def test_what_a_server_did_not_begin_is_done_by_another(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_what_a_server_may_have_begun_is_not_done_twice(
-    channel: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    channel: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """Without a word that it is idempotent a call that fails has failed."""
     _refuse(servers)
@@ -145,7 +132,7 @@ def test_what_a_server_may_have_begun_is_not_done_twice(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_an_idempotent_method_is_tried_elsewhere(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    idempotent: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """Each attempt goes to an endpoint that has not failed yet."""
     _refuse(servers[:2])
@@ -155,7 +142,7 @@ def test_an_idempotent_method_is_tried_elsewhere(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_other_codes_are_answers(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    idempotent: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """Only what is declared retryable is tried again."""
     for server in servers:
@@ -166,7 +153,7 @@ def test_other_codes_are_answers(
 
 
 def test_when_all_fail_little_is_added(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer]
+    idempotent: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """The throttle is the channel's: however calls are made, attempts are at most 1.2 times."""
     _refuse(servers)
@@ -181,7 +168,7 @@ def test_when_all_fail_little_is_added(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_server_that_asks_not_to_be_retried_is_obeyed(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    idempotent: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """A pushback below zero ends it."""
     _refuse(servers, (("grpc-retry-pushback-ms", "-1"),))
@@ -191,7 +178,7 @@ def test_a_server_that_asks_not_to_be_retried_is_obeyed(
 
 
 def test_a_future_that_nobody_holds_is_tried_again_for_its_callbacks(
-    channel: BalancedSyncChannel, servers: list[RefusingServer]
+    channel: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """Attempts follow each other by themselves; callbacks hear of the last."""
     _refuse(servers[:2], UNPROCESSED)
@@ -207,7 +194,7 @@ def test_a_future_that_nobody_holds_is_tried_again_for_its_callbacks(
 
 
 def test_a_stream_that_nobody_holds_is_cancelled(
-    channel: BalancedSyncChannel, servers: list[RefusingServer]
+    channel: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """As gRPC's are: who lets go of it does not want it."""
     stream = _stream(channel, HANG)
@@ -218,7 +205,7 @@ def test_a_stream_that_nobody_holds_is_cancelled(
     eventually(lambda: sum(server.hanging for server in servers) == 0)
 
 
-def test_cancelling_between_attempts_ends_it(servers: list[RefusingServer]) -> None:
+def test_cancelling_between_attempts_ends_it(servers: list[EchoServer]) -> None:
     """A call that waits for its next attempt is cancelled at once and for good."""
     config = config_of(MethodConfig(idempotent=True, retry=SLOW, timeout_s=600.0))
     with _connected(servers, config) as channel:
@@ -239,7 +226,7 @@ def test_cancelling_between_attempts_ends_it(servers: list[RefusingServer]) -> N
 
 
 def test_closing_the_channel_ends_what_waits_for_its_next_attempt(
-    servers: list[RefusingServer],
+    servers: list[EchoServer],
 ) -> None:
     """Blocking calls and futures are CANCELLED, as any other call of a closed channel."""
     config = config_of(MethodConfig(idempotent=True, retry=SLOW))
@@ -255,7 +242,7 @@ def test_closing_the_channel_ends_what_waits_for_its_next_attempt(
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_retries_stay_within_the_deadline(servers: list[RefusingServer], style: str) -> None:
+def test_retries_stay_within_the_deadline(servers: list[EchoServer], style: str) -> None:
     """A retry that would come too late is not waited for."""
     config = config_of(MethodConfig(idempotent=True, retry=SLOW))
     with _connected(servers, config) as channel:
@@ -266,7 +253,7 @@ def test_retries_stay_within_the_deadline(servers: list[RefusingServer], style: 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_deadline_is_the_calls_and_not_the_attempts(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer], style: str
+    idempotent: BalancedSyncChannel, servers: list[EchoServer], style: str
 ) -> None:
     """An attempt that hangs after another has failed has only what is left."""
     _refuse(servers[:1])
@@ -278,7 +265,7 @@ def test_a_deadline_is_the_calls_and_not_the_attempts(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_timeout_of_a_method_bounds_what_is_asked(
-    servers: list[RefusingServer], style: str
+    servers: list[EchoServer], style: str
 ) -> None:
     """The shorter one counts."""
     with _connected(servers, config_of(MethodConfig(timeout_s=0.2))) as channel:
@@ -307,7 +294,7 @@ def test_a_method_may_wait_for_a_connection_by_configuration(
 
 
 def test_threads_retry_at_the_same_time(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer]
+    idempotent: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """Calls of several threads do not disturb each other's attempts."""
     _refuse(servers[:1])
@@ -326,7 +313,7 @@ def test_threads_retry_at_the_same_time(
 
 
 def test_a_stream_is_tried_again_before_its_first_response(
-    channel: BalancedSyncChannel, servers: list[RefusingServer]
+    channel: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """Who iterates gets what the third server sends, and its metadata."""
     _refuse(servers[:2], UNPROCESSED)
@@ -340,7 +327,7 @@ def test_a_stream_is_tried_again_before_its_first_response(
 
 
 def test_a_stream_that_has_begun_is_not_tried_again(
-    idempotent: BalancedSyncChannel, servers: list[RefusingServer]
+    idempotent: BalancedSyncChannel, servers: list[EchoServer]
 ) -> None:
     """What was handed out cannot be taken back."""
     stream = _stream(idempotent, HANG)
