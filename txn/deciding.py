@@ -67,7 +67,7 @@ class Decider:
             ended=outcome is Outcome.ABORTED,
         )
         if not self._deciding:
-            asyncio.get_running_loop().call_soon(self._force_all)
+            self._spawn(self._force_gathered())
         self._deciding.append((transaction, decision))
 
     def end(self, transaction: Transaction) -> None:
@@ -76,11 +76,9 @@ class Decider:
             asyncio.get_running_loop().call_soon(self._end_all)
         self._ending.append(transaction)
 
-    def _force_all(self) -> None:
+    async def _force_gathered(self) -> None:
+        """What was decided until this task began, in one turn of the loop, is forced together."""
         those, self._deciding = self._deciding, []
-        self._spawn(self._force(those))
-
-    async def _force(self, those: list[tuple[Transaction, Decision]]) -> None:
         attempt = 0
         while those:
             if attempt:

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import StoreClosed, StoreError
 from txn.store.group_commit import (
     Backend,
+    Group,
     GroupCommit,
     Report,
     Settlement,
@@ -65,8 +68,9 @@ class LoopStore(Generic[Tx]):
         self._snapshots, self._points = reader(), reader()
         self._writes = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-writer")
         self._reads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-reader")
-        self._draining: asyncio.Task[None] | None = None
-        self._woken = False
+        # Done while there is nothing to write.
+        self._quiet: asyncio.Future[None] = self._loop.create_future()
+        self._quiet.set_result(None)
         self._closing = False
 
     async def write(self, work: Callable[[Tx], T], *, essential: bool = False) -> T:
@@ -106,9 +110,7 @@ class LoopStore(Generic[Tx]):
         if self._closing:
             return
         self._closing = True
-        if self._draining is not None:
-            # What ends it is said where it ends; here there is still something to close.
-            await asyncio.wait({self._draining})
+        await self._quiet
         settled: list[Settlement] = []
         await self._loop.run_in_executor(self._writes, self._group.close, settled.extend)
         # Here: who is told touches futures of the loop.
@@ -123,36 +125,66 @@ class LoopStore(Generic[Tx]):
             raise StoreClosed("the store is closed")
 
     def _wake(self) -> None:
-        self._woken = True
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
-            self._draining.add_done_callback(self._drained)
+        if self._quiet.done():
+            self._quiet = self._loop.create_future()
+            # Not at once: what else is handed over in this turn of the loop goes along.
+            self._loop.call_soon(self._next_group)
 
-    def _drained(self, task: asyncio.Task[None]) -> None:
-        self._draining = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A store that nobody drains must not live on.
-            self._on_commit_failure(error)
-        if self._woken and not self._closing:
-            self._wake()
-
-    async def _drain(self) -> None:
-        while self._woken:
-            self._woken = False
+    def _next_group(self) -> None:
+        """Runs groups until one has to wait for its turn or its force, or none is left."""
+        with self._or_fail():
             while True:
                 group, shed = self._group.take()
                 _tell(shed)
                 if not group:
-                    break
+                    if shed:
+                        continue
+                    self._quiet.set_result(None)
+                    return
                 try:
                     tx = self._backend.begin_now()
-                    if tx is None:
-                        tx = await self._loop.run_in_executor(self._writes, self._group.begin)
                 except StoreError as error:
                     _tell(refused(group, error))
                     continue
-                ran = self._group.run(tx, group)
-                _tell(await self._loop.run_in_executor(self._writes, self._group.commit, tx, ran))
+                if tx is None:
+                    self._on_thread(self._group.begin, partial(self._begun, group))
+                else:
+                    self._run(tx, group)
+                return
+
+    def _begun(self, group: Group[Tx], begun: Future[Tx]) -> None:
+        with self._or_fail():
+            try:
+                tx = begun.result()
+            except StoreError as error:
+                _tell(refused(group, error))
+            else:
+                self._run(tx, group)
+                return
+        self._next_group()
+
+    def _run(self, tx: Tx, group: Group[Tx]) -> None:
+        ran = self._group.run(tx, group)
+        self._on_thread(partial(self._group.commit, tx, ran), self._committed)
+
+    def _committed(self, committed: Future[list[Settlement]]) -> None:
+        with self._or_fail():
+            _tell(committed.result())
+        self._next_group()
+
+    def _on_thread(self, work: Callable[[], T], then: Callable[[Future[T]], None]) -> None:
+        done = self._writes.submit(work)
+        done.add_done_callback(lambda done: self._loop.call_soon_threadsafe(then, done))
+
+    @contextmanager
+    def _or_fail(self) -> Iterator[None]:
+        """A store that nobody drains must not live on."""
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            if not self._quiet.done():
+                self._quiet.set_result(None)
+            self._on_commit_failure(error)
 
 
 def _read(snapshots: Snapshots[Tx], work: Callable[[Tx], T]) -> T:
