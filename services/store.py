@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
+import os
 import sqlite3
 from collections.abc import Mapping
 from typing import TypeVar
@@ -12,8 +13,10 @@ from google.protobuf.message import Message
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from services.failpoints import crash_point
+from services.housekeeping import forgetter_config
 from services.runtime import CannotStart, Runtime
 from txn.errors import StoreError
+from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
@@ -67,12 +70,16 @@ def open_participant(
     servicer = ParticipantServicer(participant)
     runtime.on_drain(servicer.drain)
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
-    inquirer = Inquirer(
+    transport = GrpcCoordinatorTransport(runtime.channel)
+    inquirer = Inquirer(participant, transport, clock=runtime.clock, rng=runtime.rng)
+    runtime.spawn(inquirer.run())
+    forgetter = Forgetter(
         participant,
-        GrpcCoordinatorTransport(runtime.channel),
+        transport,
         clock=runtime.clock,
         rng=runtime.rng,
+        config=forgetter_config(os.environ),
     )
-    runtime.spawn(inquirer.run())
+    runtime.spawn(forgetter.run())
     service = participant_service_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
     return store, service.full_name

@@ -31,6 +31,7 @@ from txn.errors import (
     OtherLog,
     Overloaded,
     ShuttingDown,
+    TooOld,
     TxnError,
     UnknownParticipant,
 )
@@ -41,6 +42,7 @@ from txn.model import (
     BranchKey,
     Commit,
     Decision,
+    Ended,
     Message,
     Prepare,
     RequestKey,
@@ -189,7 +191,8 @@ class Coordinator:
 
         Where the log says nothing the abort is written first, so that the answer is never
         taken from mere absence. OtherLog stands in the place of a transaction that another
-        log decides. Raises ShuttingDown before recovery is through.
+        log decides, TooOld in that of one that the log may have forgotten. Raises ShuttingDown
+        before recovery is through.
         """
         self._refuse_unless_serving()
         answers: dict[TxnId, Outcome | TxnError] = {}
@@ -204,6 +207,18 @@ class Coordinator:
         answers.update(await self._presume_aborted(unknown))
         return [answers[txn_id] for txn_id in txn_ids]
 
+    async def ended(self, txn_ids: Sequence[TxnId]) -> Ended:
+        """Tells a participant which of its committed transactions nobody will ask about again.
+
+        Raises ShuttingDown before recovery is through.
+        """
+        self._refuse_unless_serving()
+        horizon = self._prepare_horizon()
+        if horizon is None:
+            return Ended(frozenset(), None)
+        own = [each for each in txn_ids if each.endswith(self._log_id) and each < horizon]
+        return Ended(await self._decisions.ended(own) if own else frozenset(), horizon)
+
     async def _presume_aborted(
         self, txn_ids: Sequence[TxnId]
     ) -> Iterable[tuple[TxnId, Outcome | TxnError]]:
@@ -216,6 +231,11 @@ class Coordinator:
                 for txn_id in txn_ids
             ]
         )
+        if old := [
+            txn_id for txn_id, row in zip(txn_ids, stand, strict=True) if isinstance(row, TooOld)
+        ]:
+            # Who still asks was away for longer than the log remembers, or is an old backup.
+            _log.critical("ALARM %d in doubt are older than the log: %s...", len(old), old[0])
         return [
             (txn_id, row.outcome if isinstance(row, Decision) else row)
             for txn_id, row in zip(txn_ids, stand, strict=True)

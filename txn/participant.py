@@ -43,12 +43,13 @@ from txn.model import (
     Operation,
     Prepare,
     Reply,
+    TxnId,
     VoteReply,
     log_id_of,
 )
 from txn.resource import REFUSED, BatchResource, Codec, Item, OneAtATime, Resource
 from txn.state import BRANCH_MOVES, BranchState, Vote, move
-from txn.store.group_commit import Store
+from txn.store.group_commit import Store, write_unhurried
 
 LATE_PREPARE = "LATE_PREPARE"
 
@@ -104,7 +105,7 @@ class Participant(Generic[Tx, Op]):
             OneAtATime(resource) if self._alone else resource  # type: ignore[arg-type, assignment]
         )
         self._codec = codec
-        self._coordinators = coordinators
+        self.coordinators = coordinators
         self._clock = clock
         self._crash_point = crash_point
         # One object for ever: what shares it is run together.
@@ -143,6 +144,19 @@ class Participant(Generic[Tx, Op]):
             else result
             for result in await self._results(batch.messages)
         ]
+
+    async def forget(self, keys: Sequence[BranchKey], horizon: TxnId) -> int:
+        """Forgets commits of which nobody will ask again, see `Batch`, and some aborts.
+
+        Returns how many rows went. In no hurry: it goes with the next force that there is.
+        Raises StoreError or Overloaded.
+        """
+        log_id = log_id_of(horizon)
+        return await write_unhurried(
+            self._store,
+            lambda tx: self._branches.forget(tx, keys, log_id, horizon),
+            self._clock,
+        )
 
     async def get(self, key: BranchKey) -> BranchRow:
         """What is remembered of a branch. Raises NotFound."""
@@ -210,7 +224,7 @@ class Participant(Generic[Tx, Op]):
         )
 
     def _decoded(self, message: Prepare) -> Op:
-        if message.coordinator not in self._coordinators:
+        if message.coordinator not in self.coordinators:
             raise InvalidOperation([_UNKNOWN_COORDINATOR])
         return self._codec.decode(message.operation)
 

@@ -1,0 +1,87 @@
+"""Truncates the decision log: what is over goes, once its idempotency key need not be known.
+
+In small steps with pauses between them, each riding with a force that goes anyway, so that
+nobody who pays notices. A step is one local transaction: a crash in it leaves the rows, or
+takes them together with the note of what is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+
+from txn.clock import Clock
+from txn.decision_log import DecisionLog
+
+_US_PER_S = 1_000_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LogKeeperConfig:
+    """How long outcomes and their keys are known at least, and how the rest is done."""
+
+    # Of an outcome, by UTC: it has to hold across restarts.
+    idempotency_retention_s: float = 7 * 24 * 3_600.0
+    # From one pass over what is old to the next.
+    interval_s: float = 60.0
+    rows_per_step: int = 128
+    pause_s: float = 0.02
+
+    def __post_init__(self) -> None:
+        if min(self.idempotency_retention_s, self.interval_s, self.pause_s) <= 0:
+            raise ValueError("the retention, the interval and the pause must be positive")
+        if self.rows_per_step < 1:
+            raise ValueError("rows_per_step must be at least 1")
+
+
+class LogKeeper:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        log: DecisionLog,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        config: LogKeeperConfig | None = None,
+    ) -> None:
+        self._decisions = log
+        self._clock = clock
+        self._rng = rng
+        self._config = config or LogKeeperConfig()
+        self._started_utc_us = clock.utc_us()
+        self._started_s = clock.monotonic()
+
+    async def run(self) -> None:
+        """A pass every interval, until cancelled."""
+        while True:
+            await self._clock.sleep(self._config.interval_s * self._rng.uniform(0.5, 1.5))
+            try:
+                await self.sweep()
+            except Exception as error:  # noqa: BLE001 - what is old is old in the next pass too
+                _log.warning("truncation put off: %r", error)
+
+    async def sweep(self) -> int:
+        """One pass: deletes everything that is over and old; returns how many rows that were."""
+        before_us = self._utc_us() - int(self._config.idempotency_retention_s * _US_PER_S)
+        deleted = 0
+        after: str | None = ""
+        while after is not None:
+            step = await self._decisions.truncate(
+                after=after, limit=self._config.rows_per_step, before_us=before_us
+            )
+            deleted += step.deleted
+            after = step.next_after
+            if after is not None:
+                await self._clock.sleep(self._config.pause_s)
+        if deleted:
+            _log.info("%d outcomes were forgotten", deleted)
+        return deleted
+
+    def _utc_us(self) -> int:
+        """UTC, but no more of it than has passed: a clock set forward makes nothing old."""
+        passed_us = int((self._clock.monotonic() - self._started_s) * _US_PER_S)
+        return min(self._clock.utc_us(), self._started_utc_us + passed_us)
