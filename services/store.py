@@ -18,6 +18,7 @@ from services.runtime import CannotStart, Runtime
 from txn.errors import StoreError
 from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
+from txn.metrics_prometheus import PrometheusParticipantMetrics, PrometheusStoreMetrics
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
@@ -41,7 +42,7 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
     service = runtime.config.service
     path = runtime.config.data / f"{service}.db"
     try:
-        store = opening.open_store(path, schema)
+        store = opening.open_store(path, schema, metrics=PrometheusStoreMetrics(runtime.registry))
     except (OSError, sqlite3.Error, StoreError) as error:
         raise CannotStart(f"the store {path} cannot be opened: {error}") from error
     runtime.on_stop(store.close)
@@ -58,6 +59,7 @@ def open_participant(
     Returns the store and the full name of the participant service.
     """
     store = open_store(runtime, {**own_schema(runtime.config.service), **sqlite_branches.schema()})
+    metrics = PrometheusParticipantMetrics(runtime.registry)
     participant = Participant(
         store=store,
         branches=sqlite_branches.SqliteBranchTable(),
@@ -66,12 +68,15 @@ def open_participant(
         coordinators=COORDINATORS,
         clock=runtime.clock,
         crash_point=crash_point(),
+        metrics=metrics,
     )
     servicer = ParticipantServicer(participant)
     runtime.on_drain(servicer.drain)
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
     transport = GrpcCoordinatorTransport(runtime.channel)
-    inquirer = Inquirer(participant, transport, clock=runtime.clock, rng=runtime.rng)
+    inquirer = Inquirer(
+        participant, transport, clock=runtime.clock, rng=runtime.rng, metrics=metrics
+    )
     runtime.spawn(inquirer.run())
     forgetter = Forgetter(
         participant,
@@ -79,6 +84,7 @@ def open_participant(
         clock=runtime.clock,
         rng=runtime.rng,
         config=forgetter_config(os.environ),
+        metrics=metrics,
     )
     runtime.spawn(forgetter.run())
     service = participant_service_pb2.DESCRIPTOR.services_by_name["ParticipantService"]

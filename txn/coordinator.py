@@ -36,6 +36,7 @@ from txn.errors import (
     UnknownParticipant,
 )
 from txn.lane import Ask, Happened, Lane, Pace
+from txn.metrics import NO_METRICS, Activity, CoordinatorMetrics
 from txn.model import (
     Abort,
     Branch,
@@ -84,6 +85,7 @@ class Coordinator:
         rng: random.Random,
         new_txn_id: Callable[[str], str],
         crash_point: CrashPoint = no_crash,
+        metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         """`new_txn_id(after)` returns a unique id that sorts above `after`, of up to 47 characters.
 
@@ -108,7 +110,9 @@ class Coordinator:
             spawn=self._spawn,
             deliver=self._feed,
             ended=self._forget,
+            metrics=metrics,
         )
+        self._metrics = metrics
         self._active: dict[TxnId, Transaction] = {}
         self._pace = Pace(config, clock, self._spawn, self._active.__len__)
         self._lanes: dict[str, Lane] = {}
@@ -119,6 +123,7 @@ class Coordinator:
         self._serving = False
         self._idle = asyncio.Event()
         self._idle.set()
+        metrics.watch(self._activity)
 
     async def start(self) -> int:
         """Recovers, then serves. Returns how many commits were taken up again."""
@@ -353,6 +358,7 @@ class Coordinator:
         self._activate(transaction, actions)
 
     def _activate(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
+        transaction.began_s = transaction.decided_s = self._clock.monotonic()
         self._active[transaction.txn_id] = transaction
         self._idle.clear()
         if (request := transaction.request) is not None:
@@ -412,8 +418,14 @@ class Coordinator:
                 deliver=self._feed,
                 pace=self._pace,
                 prepare_horizon=self._prepare_horizon,
+                metrics=self._metrics,
             )
         return lane
+
+    def _activity(self) -> Activity:
+        active = tuple(self._active.values())
+        age_s = self._clock.monotonic() - active[0].began_s if active else 0.0
+        return Activity(len(active), age_s)
 
     def _prepare_horizon(self) -> TxnId | None:
         """Below it no transaction of this log prepares, or ever will: later ids are above.

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from txn.clock import Clock
+from txn.clock import US_PER_S, Clock
 from txn.errors import Unreachable
+from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import BranchKey, BranchRow, Ended
 from txn.participant import Participant
 from txn.state import BranchState
 from txn.transport import EndedTransport
-
-_US_PER_S = 1_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +58,14 @@ class Forgetter(Generic[Tx, Op]):
         clock: Clock,
         rng: random.Random,
         config: ForgetterConfig | None = None,
+        metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         self._participant = participant
         self._transport = transport
         self._clock = clock
         self._rng = rng
         self._config = config or ForgetterConfig()
+        self._metrics = metrics
 
     async def run(self) -> None:
         """A pass every interval, until cancelled."""
@@ -78,7 +79,7 @@ class Forgetter(Generic[Tx, Op]):
 
     async def sweep(self) -> int:
         """One pass over all that is over and not forgotten; returns how many rows went."""
-        old_us = self._clock.utc_us() - int(self._config.age_min_s * _US_PER_S)
+        old_us = self._clock.utc_us() - int(self._config.age_min_s * US_PER_S)
         deleted = 0
         after: BranchKey | None = None
         while rows := await self._page(after, BranchState.COMMITTED):
@@ -87,6 +88,7 @@ class Forgetter(Generic[Tx, Op]):
             await self._clock.sleep(self._config.pause_s)
         deleted += await self._forget_aborted()
         if deleted:
+            self._metrics.forgotten(deleted)
             _log.info("%d branches were forgotten", deleted)
         return deleted
 

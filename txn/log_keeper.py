@@ -11,10 +11,9 @@ import logging
 import random
 from dataclasses import dataclass
 
-from txn.clock import Clock
+from txn.clock import US_PER_S, Clock
 from txn.decision_log import DecisionLog
-
-_US_PER_S = 1_000_000
+from txn.metrics import NO_METRICS, CoordinatorMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +46,13 @@ class LogKeeper:
         clock: Clock,
         rng: random.Random,
         config: LogKeeperConfig | None = None,
+        metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         self._decisions = log
         self._clock = clock
         self._rng = rng
         self._config = config or LogKeeperConfig()
+        self._metrics = metrics
         self._started_utc_us = clock.utc_us()
         self._started_s = clock.monotonic()
 
@@ -66,7 +67,7 @@ class LogKeeper:
 
     async def sweep(self) -> int:
         """One pass: deletes everything that is over and old; returns how many rows that were."""
-        before_us = self._utc_us() - int(self._config.idempotency_retention_s * _US_PER_S)
+        before_us = self._utc_us() - int(self._config.idempotency_retention_s * US_PER_S)
         deleted = 0
         after: str | None = ""
         while after is not None:
@@ -78,10 +79,11 @@ class LogKeeper:
             if after is not None:
                 await self._clock.sleep(self._config.pause_s)
         if deleted:
+            self._metrics.truncated(deleted)
             _log.info("%d outcomes were forgotten", deleted)
         return deleted
 
     def _utc_us(self) -> int:
         """UTC, but no more of it than has passed: a clock set forward makes nothing old."""
-        passed_us = int((self._clock.monotonic() - self._started_s) * _US_PER_S)
+        passed_us = int((self._clock.monotonic() - self._started_s) * US_PER_S)
         return min(self._clock.utc_us(), self._started_utc_us + passed_us)

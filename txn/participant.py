@@ -33,6 +33,7 @@ from txn.errors import (
     UnknownBranch,
     Unreachable,
 )
+from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import (
     Abort,
     Batch,
@@ -93,6 +94,7 @@ class Participant(Generic[Tx, Op]):
         coordinators: frozenset[str],
         clock: Clock,
         crash_point: CrashPoint = no_crash,
+        metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         """`coordinators` are the service names that a prepare may name to be asked back.
 
@@ -108,6 +110,7 @@ class Participant(Generic[Tx, Op]):
         self.coordinators = coordinators
         self._clock = clock
         self._crash_point = crash_point
+        self._metrics = metrics
         # One object for ever: what shares it is run together.
         self._apply_all = self._apply
 
@@ -180,6 +183,14 @@ class Participant(Generic[Tx, Op]):
         return result
 
     async def _results(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
+        began_s = self._clock.monotonic()
+        results = await self._answers(messages)
+        self._metrics.answered(len(messages), self._clock.monotonic() - began_s)
+        if alarms := [each for each in results if isinstance(each, Alarm)]:
+            self._metrics.alarmed(len(alarms))
+        return results
+
+    async def _answers(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
         results: list[VoteReply | Exception | None] = [None] * len(messages)
         works: dict[int, _Work] = {}
         for at, message in enumerate(messages):

@@ -19,6 +19,7 @@ from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.ids import new_id_after
 from txn.log_keeper import LogKeeper
+from txn.metrics_prometheus import PrometheusCoordinatorMetrics
 from txn.resource import Codec
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
@@ -48,6 +49,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
     log = sqlite_log.SqliteDecisionLog(store, runtime.clock)
+    metrics = PrometheusCoordinatorMetrics(runtime.registry)
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
         log=log,
@@ -56,13 +58,18 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         rng=runtime.rng,
         new_txn_id=new_id_after,
         crash_point=crash_point(),
+        metrics=metrics,
     )
     servicer = CoordinatorServicer(coordinator, OPERATIONS)
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, runtime.server)
 
     await coordinator.start()
     keeper = LogKeeper(
-        log, clock=runtime.clock, rng=runtime.rng, config=log_keeper_config(os.environ)
+        log,
+        clock=runtime.clock,
+        rng=runtime.rng,
+        config=log_keeper_config(os.environ),
+        metrics=metrics,
     )
     runtime.spawn(keeper.run())
     runtime.on_drain(servicer.drain)

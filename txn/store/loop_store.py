@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import StoreClosed, StoreError
+from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.group_commit import (
     Backend,
     GroupCommit,
@@ -54,10 +55,12 @@ class LoopStore(Generic[Tx]):
         writer: Callable[[], LoopBackend[Tx]],
         reader: Callable[[], Snapshots[Tx]],
         on_commit_failure: Callable[[BaseException], NoReturn],
+        metrics: StoreMetrics = NO_METRICS,
     ) -> None:
         """Opens all of them. Must be called on the loop that uses the store."""
         self._loop = asyncio.get_running_loop()
         self._on_commit_failure = on_commit_failure
+        self._metrics = metrics
         self._backend = writer()
         self._group = GroupCommit(
             self._backend, on_commit_failure=on_commit_failure, wake=self._wake
@@ -152,7 +155,14 @@ class LoopStore(Generic[Tx]):
                     _tell(refused(group, error))
                     continue
                 ran = self._group.run(tx, group)
-                _tell(await self._loop.run_in_executor(self._writes, self._group.commit, tx, ran))
+                began_s = self._loop.time()
+                settled = await self._loop.run_in_executor(
+                    self._writes, self._group.commit, tx, ran
+                )
+                if not ran.lost:
+                    size = sum(len(item.inputs) for item in group)
+                    self._metrics.forced(size, self._loop.time() - began_s)
+                _tell(settled)
 
 
 def _read(snapshots: Snapshots[Tx], work: Callable[[Tx], T]) -> T:
