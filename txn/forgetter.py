@@ -20,6 +20,7 @@ from txn.errors import Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import BranchKey, BranchRow, Ended
 from txn.participant import Participant
+from txn.restraint import Restraint
 from txn.state import BranchState
 from txn.transport import EndedTransport
 
@@ -36,8 +37,10 @@ class ForgetterConfig:
     interval_s: float = 60.0
     # Younger branches are not asked about: word of them is probably on its way.
     age_min_s: float = 60.0
-    rows_per_step: int = 128
+    rows_per_step: int = 64
+    # Between two steps: at least this, and so long that they take no more of the time.
     pause_s: float = 0.02
+    busy_share_max: float = 0.2
     timeout_s: float = 2.0
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class ForgetterConfig:
             raise ValueError("interval, pause and timeout must be positive, the age not negative")
         if self.rows_per_step < 1:
             raise ValueError("rows_per_step must be at least 1")
+        if not 0 < self.busy_share_max <= 1:
+            raise ValueError("busy_share_max must be above 0 and at most 1")
 
 
 class Forgetter(Generic[Tx, Op]):
@@ -80,13 +85,18 @@ class Forgetter(Generic[Tx, Op]):
     async def sweep(self) -> int:
         """One pass over all that is over and not forgotten; returns how many rows went."""
         old_us = self._clock.utc_us() - int(self._config.age_min_s * US_PER_S)
+        restraint = Restraint(
+            self._clock,
+            pause_s=self._config.pause_s,
+            busy_share_max=self._config.busy_share_max,
+        )
         deleted = 0
         after: BranchKey | None = None
         while rows := await self._page(after, BranchState.COMMITTED):
             deleted += await self._forget([row for row in rows if row.prepared_at_us < old_us])
             after = rows[-1].key
-            await self._clock.sleep(self._config.pause_s)
-        deleted += await self._forget_aborted()
+            await restraint.rest()
+        deleted += await self._forget_aborted(restraint)
         if deleted:
             self._metrics.forgotten(deleted)
             _log.info("%d branches were forgotten", deleted)
@@ -109,7 +119,7 @@ class Forgetter(Generic[Tx, Op]):
                 deleted += await self._participant.forget(going, ended.prepare_horizon)
         return deleted
 
-    async def _forget_aborted(self) -> int:
+    async def _forget_aborted(self, restraint: Restraint) -> int:
         """Those below the horizons; nobody has to be asked about each."""
         deleted = 0
         if not await self._page(None, BranchState.ABORTED):
@@ -118,7 +128,7 @@ class Forgetter(Generic[Tx, Op]):
             horizon = (await self._ask(coordinator, [])).prepare_horizon
             while horizon is not None and (gone := await self._participant.forget([], horizon)):
                 deleted += gone
-                await self._clock.sleep(self._config.pause_s)
+                await restraint.rest()
         return deleted
 
     async def _ask(self, coordinator: str, keys: Sequence[BranchKey]) -> Ended:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from txn.clock import US_PER_S, Clock
 from txn.decision_log import DecisionLog
 from txn.metrics import NO_METRICS, CoordinatorMetrics
+from txn.restraint import Restraint
 
 _log = logging.getLogger(__name__)
 
@@ -26,14 +27,18 @@ class LogKeeperConfig:
     idempotency_retention_s: float = 7 * 24 * 3_600.0
     # From one pass over what is old to the next.
     interval_s: float = 60.0
-    rows_per_step: int = 128
+    rows_per_step: int = 64
+    # Between two steps: at least this, and so long that they take no more of the time.
     pause_s: float = 0.02
+    busy_share_max: float = 0.2
 
     def __post_init__(self) -> None:
         if min(self.idempotency_retention_s, self.interval_s, self.pause_s) <= 0:
             raise ValueError("the retention, the interval and the pause must be positive")
         if self.rows_per_step < 1:
             raise ValueError("rows_per_step must be at least 1")
+        if not 0 < self.busy_share_max <= 1:
+            raise ValueError("busy_share_max must be above 0 and at most 1")
 
 
 class LogKeeper:
@@ -68,6 +73,11 @@ class LogKeeper:
     async def sweep(self) -> int:
         """One pass: deletes everything that is over and old; returns how many rows that were."""
         before_us = self._utc_us() - int(self._config.idempotency_retention_s * US_PER_S)
+        restraint = Restraint(
+            self._clock,
+            pause_s=self._config.pause_s,
+            busy_share_max=self._config.busy_share_max,
+        )
         deleted = 0
         after: str | None = ""
         while after is not None:
@@ -77,7 +87,7 @@ class LogKeeper:
             deleted += step.deleted
             after = step.next_after
             if after is not None:
-                await self._clock.sleep(self._config.pause_s)
+                await restraint.rest()
         if deleted:
             self._metrics.truncated(deleted)
             _log.info("%d outcomes were forgotten", deleted)

@@ -32,7 +32,7 @@ from txn.value import value
 GROUP_SIZE_MAX = 512
 QUEUE_SIZE_MAX = 20_000
 # How long housekeeping waits for a force that goes anyway, before it pays for one.
-PATIENCE_S = 1.0
+PATIENCE_S = 0.02
 
 _log = logging.getLogger(__name__)
 

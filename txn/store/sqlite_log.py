@@ -191,28 +191,25 @@ def _newest_txn_id(tx: sqlite3.Connection) -> str:
 def _insert_and_read_back(
     tx: sqlite3.Connection, decisions: Sequence[Decision]
 ) -> Sequence[Decision | TooOld]:
-    if any(decision.request is None for decision in decisions):
-        return _answer_inquiries(tx, decisions)
+    inquiries = [decision.txn_id for decision in decisions if decision.request is None]
+    if inquiries and min(inquiries) <= (gone := sqlite_truncation.horizon(tx)):
+        return _answer_old_inquiries(tx, decisions, gone)
     return _insert_all(tx, decisions)
 
 
-def _answer_inquiries(
-    tx: sqlite3.Connection, decisions: Sequence[Decision]
+def _answer_old_inquiries(
+    tx: sqlite3.Connection, decisions: Sequence[Decision], gone: str
 ) -> Sequence[Decision | TooOld]:
-    """One by one, since what was truncated must not be answered from absence."""
-    gone = sqlite_truncation.horizon(tx)
+    """One by one, since what may have been truncated must not be answered from absence."""
     stand: list[Decision | TooOld] = []
     for decision in decisions:
-        if decision.request is None and decision.txn_id <= gone:
-            row = _by_txn_id(tx, decision.txn_id)
-            stand.append(_too_old(decision) if row is None else _decoded(row, frozenset()))
-        else:
+        if decision.request is not None or decision.txn_id > gone:
             stand.extend(_insert_all(tx, [decision]))
+        elif (row := _by_txn_id(tx, decision.txn_id)) is not None:
+            stand.append(_decoded(row, frozenset()))
+        else:
+            stand.append(TooOld(f"the log has been truncated beyond {decision.txn_id}"))
     return stand
-
-
-def _too_old(decision: Decision) -> TooOld:
-    return TooOld(f"the log has been truncated beyond {decision.txn_id}")
 
 
 def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequence[Decision]:
