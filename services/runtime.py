@@ -18,7 +18,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 import balancer
 from discovery import (
@@ -42,6 +43,7 @@ from discovery import (
 )
 from discovery.etcd_config import config_from
 from services.edge import Edge
+from services.metrics_page import MetricsPage
 from txn.clock import SystemClock
 from txn.errors import AlreadyOwned
 from txn.store.migrate import MigrationError
@@ -57,6 +59,7 @@ CONCURRENT_RPCS_MAX = 2_000
 GC_THRESHOLD = 20_000
 # How long the thread that forces waits for a busy event loop to let it run.
 SWITCH_INTERVAL_S = 0.0005
+METRICS_PORT_OFFSET = "TALLYSTICK_METRICS_PORT_OFFSET"
 EXIT_CANNOT_START = 3
 EXIT_TASK_FAILED = 5
 
@@ -89,20 +92,13 @@ class RuntimeConfig:
     etcd: tuple[str, ...]
     home: Path
     version: str = "0.1.0"
+    metrics: str = ""
+    """Where the metrics are served over HTTP; empty for nowhere."""
 
     def __post_init__(self) -> None:
-        host, _, port = self.address.rpartition(":")
-        try:
-            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            loopback = host == "localhost"
-        if not loopback:
-            raise CannotStart(
-                f"{self.address} is not a loopback address: callers are not authenticated yet, "
-                "so this service listens on 127.0.0.1 only"
-            )
-        if not port.isdigit() or not 0 < int(port) < 65_536:
-            raise CannotStart(f"{self.address} has no port from 1 to 65535")
+        host_and_port(self.address)
+        if self.metrics:
+            host_and_port(self.metrics)
         if not self.etcd:
             raise CannotStart("no etcd endpoint is given: use --etcd or TALLYSTICK_ETCD")
 
@@ -117,6 +113,24 @@ class RuntimeConfig:
         return self.home / "data"
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Where to listen. Raises CannotStart unless that is on loopback."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        raise CannotStart(
+            f"{address} is not a loopback address: callers are not authenticated yet, "
+            "so this service listens on 127.0.0.1 only"
+        )
+    if not port.isdigit() or not 0 < int(port) < 65_536:
+        raise CannotStart(f"{address} has no port from 1 to 65535")
+    return host, int(port)
+
+
 class Runtime:
     """What a service may use while it sets itself up."""
 
@@ -128,6 +142,7 @@ class Runtime:
         self.clock = SystemClock()
         self.rng = random.Random()  # noqa: S311 - jitter, not secrets
         self.resolver = resolver
+        self.registry = CollectorRegistry()
         self._channels: dict[str, balancer.BalancedChannel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_drain: list[Callable[[float], Awaitable[None]]] = []
@@ -220,6 +235,12 @@ def _parse(service: str) -> RuntimeConfig:
         default=Path(os.environ.get("TALLYSTICK_HOME", ".tallystick")),
         help="where the books are kept",
     )
+    parser.add_argument(
+        "--metrics",
+        default="",
+        help="127.0.0.1:PORT to serve metrics on; by default as far above the port of --address "
+        f"as {METRICS_PORT_OFFSET} says, and nowhere without that",
+    )
     arguments = parser.parse_args()
     return RuntimeConfig(
         service=service,
@@ -227,7 +248,19 @@ def _parse(service: str) -> RuntimeConfig:
         address=arguments.address,
         etcd=tuple(part for part in arguments.etcd.split(",") if part),
         home=arguments.home,
+        metrics=arguments.metrics or metrics_address(arguments.address, os.environ),
     )
+
+
+def metrics_address(address: str, variables: Mapping[str, str]) -> str:
+    """As many ports above `address` as the environment says: one rule for a whole mesh."""
+    offset = variables.get(METRICS_PORT_OFFSET, "")
+    if not offset:
+        return ""
+    if not offset.isdigit():
+        raise CannotStart(f"{METRICS_PORT_OFFSET} is not a number: {offset!r}")
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + int(offset)}" if port.isdigit() else address
 
 
 def _configure_logs() -> None:
@@ -280,6 +313,7 @@ async def _serve(config: RuntimeConfig, setup: Setup) -> None:
         )
         runtime = Runtime(config, server, resolver)
         stack.push_async_callback(runtime.stop)
+        await _serve_metrics(runtime, stack)
         names = await setup(runtime)
         health = await _start_server(runtime, names)
         _spare_the_collector()
@@ -289,6 +323,18 @@ async def _serve(config: RuntimeConfig, setup: Setup) -> None:
         _log.info("draining")
         await _drain(runtime, registrar, health)
     _log.info("stopped")
+
+
+async def _serve_metrics(runtime: Runtime, stack: contextlib.AsyncExitStack) -> None:
+    ProcessCollector(registry=runtime.registry)
+    if not (address := runtime.config.metrics):
+        return
+    page = MetricsPage(runtime.registry)
+    try:
+        await page.start(*host_and_port(address))
+    except OSError:
+        raise CannotStart(f"{address} is taken by another process") from None
+    stack.push_async_callback(page.close)
 
 
 async def _start_server(runtime: Runtime, names: tuple[str, ...]) -> health_aio.HealthServicer:

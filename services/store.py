@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
+import os
 import sqlite3
 from collections.abc import Mapping
 from typing import TypeVar
@@ -12,9 +13,12 @@ from google.protobuf.message import Message
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from services.failpoints import crash_point
+from services.housekeeping import forgetter_config
 from services.runtime import CannotStart, Runtime
 from txn.errors import StoreError
+from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
+from txn.metrics_prometheus import PrometheusParticipantMetrics, PrometheusStoreMetrics
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
@@ -38,7 +42,7 @@ def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) ->
     service = runtime.config.service
     path = runtime.config.data / f"{service}.db"
     try:
-        store = opening.open_store(path, schema)
+        store = opening.open_store(path, schema, metrics=PrometheusStoreMetrics(runtime.registry))
     except (OSError, sqlite3.Error, StoreError) as error:
         raise CannotStart(f"the store {path} cannot be opened: {error}") from error
     runtime.on_stop(store.close)
@@ -55,6 +59,7 @@ def open_participant(
     Returns the store and the full name of the participant service.
     """
     store = open_store(runtime, {**own_schema(runtime.config.service), **sqlite_branches.schema()})
+    metrics = PrometheusParticipantMetrics(runtime.registry)
     participant = Participant(
         store=store,
         branches=sqlite_branches.SqliteBranchTable(),
@@ -63,16 +68,24 @@ def open_participant(
         coordinators=COORDINATORS,
         clock=runtime.clock,
         crash_point=crash_point(),
+        metrics=metrics,
     )
     servicer = ParticipantServicer(participant)
     runtime.on_drain(servicer.drain)
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
+    transport = GrpcCoordinatorTransport(runtime.channel)
     inquirer = Inquirer(
-        participant,
-        GrpcCoordinatorTransport(runtime.channel),
-        clock=runtime.clock,
-        rng=runtime.rng,
+        participant, transport, clock=runtime.clock, rng=runtime.rng, metrics=metrics
     )
     runtime.spawn(inquirer.run())
+    forgetter = Forgetter(
+        participant,
+        transport,
+        clock=runtime.clock,
+        rng=runtime.rng,
+        config=forgetter_config(os.environ),
+        metrics=metrics,
+    )
+    runtime.spawn(forgetter.run())
     service = participant_service_pb2.DESCRIPTOR.services_by_name["ParticipantService"]
     return store, service.full_name

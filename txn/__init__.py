@@ -8,7 +8,9 @@ from txn.clock import Backoff, Clock, SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import Busy, OutcomeUnknown, Refused, TransactionAborted, TxnError
+from txn.forgetter import Forgetter, ForgetterConfig
 from txn.inquirer import Inquirer, InquiryConfig
+from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.model import Branch, BranchId, BranchKey, Operation, TxnId
 from txn.participant import Participant
 from txn.resource import BatchResource, Item, Resource
@@ -26,9 +28,13 @@ __all__ = [
     "Clock",
     "Coordinator",
     "CoordinatorConfig",
+    "Forgetter",
+    "ForgetterConfig",
     "Inquirer",
     "InquiryConfig",
     "Item",
+    "LogKeeper",
+    "LogKeeperConfig",
     "Operation",
     "Outcome",
     "OutcomeUnknown",

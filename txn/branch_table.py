@@ -31,8 +31,9 @@ class BranchTable(Protocol[Tx_contra]):
     def prepare_horizon(self, tx: Tx_contra, log_id: str) -> str:
         """What was last given to `forget` for a log; empty when nothing was."""
 
-    def forget(self, tx: Tx_contra, keys: Sequence[BranchKey], log_id: str, horizon: str) -> None:
+    def forget(self, tx: Tx_contra, keys: Sequence[BranchKey], log_id: str, horizon: str) -> int:
         """Deletes rows that are COMMITTED, below `horizon`, which it remembers with them.
 
         A few aborted rows of that log below it go too: no prepare can find them missing.
+        Returns how many rows went.
         """

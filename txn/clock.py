@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+US_PER_S = 1_000_000
+
 
 class Clock(Protocol):
     """Intervals are monotonic; UTC is only written down for people."""

@@ -31,16 +31,19 @@ from txn.errors import (
     OtherLog,
     Overloaded,
     ShuttingDown,
+    TooOld,
     TxnError,
     UnknownParticipant,
 )
 from txn.lane import Ask, Happened, Lane, Pace
+from txn.metrics import NO_METRICS, Activity, CoordinatorMetrics
 from txn.model import (
     Abort,
     Branch,
     BranchKey,
     Commit,
     Decision,
+    Ended,
     Message,
     Prepare,
     RequestKey,
@@ -82,6 +85,7 @@ class Coordinator:
         rng: random.Random,
         new_txn_id: Callable[[str], str],
         crash_point: CrashPoint = no_crash,
+        metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         """`new_txn_id(after)` returns a unique id that sorts above `after`, of up to 47 characters.
 
@@ -106,7 +110,9 @@ class Coordinator:
             spawn=self._spawn,
             deliver=self._feed,
             ended=self._forget,
+            metrics=metrics,
         )
+        self._metrics = metrics
         self._active: dict[TxnId, Transaction] = {}
         self._pace = Pace(config, clock, self._spawn, self._active.__len__)
         self._lanes: dict[str, Lane] = {}
@@ -117,6 +123,7 @@ class Coordinator:
         self._serving = False
         self._idle = asyncio.Event()
         self._idle.set()
+        metrics.watch(self._activity)
 
     async def start(self) -> int:
         """Recovers, then serves. Returns how many commits were taken up again."""
@@ -189,7 +196,8 @@ class Coordinator:
 
         Where the log says nothing the abort is written first, so that the answer is never
         taken from mere absence. OtherLog stands in the place of a transaction that another
-        log decides. Raises ShuttingDown before recovery is through.
+        log decides, TooOld in that of one that the log may have forgotten. Raises ShuttingDown
+        before recovery is through.
         """
         self._refuse_unless_serving()
         answers: dict[TxnId, Outcome | TxnError] = {}
@@ -204,6 +212,18 @@ class Coordinator:
         answers.update(await self._presume_aborted(unknown))
         return [answers[txn_id] for txn_id in txn_ids]
 
+    async def ended(self, txn_ids: Sequence[TxnId]) -> Ended:
+        """Tells a participant which of its committed transactions nobody will ask about again.
+
+        Raises ShuttingDown before recovery is through.
+        """
+        self._refuse_unless_serving()
+        horizon = self._prepare_horizon()
+        if horizon is None:
+            return Ended(frozenset(), None)
+        own = [each for each in txn_ids if each.endswith(self._log_id) and each < horizon]
+        return Ended(await self._decisions.ended(own) if own else frozenset(), horizon)
+
     async def _presume_aborted(
         self, txn_ids: Sequence[TxnId]
     ) -> Iterable[tuple[TxnId, Outcome | TxnError]]:
@@ -216,6 +236,11 @@ class Coordinator:
                 for txn_id in txn_ids
             ]
         )
+        if old := [
+            txn_id for txn_id, row in zip(txn_ids, stand, strict=True) if isinstance(row, TooOld)
+        ]:
+            # Who still asks was away for longer than the log remembers, or is an old backup.
+            _log.critical("ALARM %d in doubt are older than the log: %s...", len(old), old[0])
         return [
             (txn_id, row.outcome if isinstance(row, Decision) else row)
             for txn_id, row in zip(txn_ids, stand, strict=True)
@@ -333,6 +358,7 @@ class Coordinator:
         self._activate(transaction, actions)
 
     def _activate(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
+        transaction.began_s = transaction.decided_s = self._clock.monotonic()
         self._active[transaction.txn_id] = transaction
         self._idle.clear()
         if (request := transaction.request) is not None:
@@ -392,8 +418,14 @@ class Coordinator:
                 deliver=self._feed,
                 pace=self._pace,
                 prepare_horizon=self._prepare_horizon,
+                metrics=self._metrics,
             )
         return lane
+
+    def _activity(self) -> Activity:
+        active = tuple(self._active.values())
+        age_s = self._clock.monotonic() - active[0].began_s if active else 0.0
+        return Activity(len(active), age_s)
 
     def _prepare_horizon(self) -> TxnId | None:
         """Below it no transaction of this log prepares, or ever will: later ids are above.

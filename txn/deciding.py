@@ -17,6 +17,7 @@ from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, CrashPoint
 from txn.decision_log import DecisionLog
 from txn.errors import TxnError
 from txn.lane import Happened, Spawn
+from txn.metrics import NO_METRICS, CoordinatorMetrics, Phase
 from txn.model import Decision, TxnId
 from txn.state import Outcome
 from txn.transaction import Transaction
@@ -38,6 +39,7 @@ class Decider:
         spawn: Spawn,
         deliver: Callable[[Sequence[Happened]], None],
         ended: Callable[[Sequence[Transaction]], None],
+        metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         """`deliver` is told which outcomes stand, `ended` which ends are durable."""
         self._decisions = log
@@ -48,6 +50,7 @@ class Decider:
         self._spawn = spawn
         self._deliver = deliver
         self._ended = ended
+        self._metrics = metrics
         self._deciding: list[tuple[Transaction, Decision]] = []
         self._ending: list[Transaction] = []
         # No transaction that is not decided yet will be below it, see `Coordinator`.
@@ -79,6 +82,8 @@ class Decider:
     async def _force_gathered(self) -> None:
         """What was decided until this task began, in one turn of the loop, is forced together."""
         those, self._deciding = self._deciding, []
+        began_s = self._clock.monotonic()
+        self._metrics.took(Phase.PREPARE, began_s - those[0][0].began_s)
         attempt = 0
         while those:
             if attempt:
@@ -89,7 +94,7 @@ class Decider:
             self._crash_point(BEFORE_DECISION)
             stand = await self._attempt([decision for _, decision in those])
             self._crash_point(AFTER_DECISION)
-            self._announce(those, stand)
+            self._announce(those, stand, began_s)
             those = [
                 each
                 for each, row in zip(those, stand, strict=True)
@@ -107,12 +112,16 @@ class Decider:
         self,
         those: list[tuple[Transaction, Decision]],
         stand: Sequence[Decision | TxnError],
+        began_s: float,
     ) -> None:
+        now_s = self._clock.monotonic()
+        committed = 0
         happened: list[Happened] = []
         for (transaction, _), row in zip(those, stand, strict=True):
             if not isinstance(row, Decision):
                 _log.warning("decision of %s: %r", transaction.txn_id, row)
                 continue
+            transaction.decided_s = now_s
             transaction.decide(row)
             if row.txn_id == transaction.txn_id:
                 outcome = row.outcome
@@ -120,12 +129,16 @@ class Decider:
                     self.newest_decided = row.txn_id
             else:
                 outcome = Outcome.ABORTED
+            committed += outcome is Outcome.COMMITTED
             happened.append((transaction, protocol.OutcomeStands(outcome)))
         if happened:
+            self._metrics.took(Phase.DECIDE, now_s - began_s)
+            self._metrics.decided(committed, len(happened) - committed)
             self._deliver(happened)
 
     def _end_all(self) -> None:
         those, self._ending = self._ending, []
+        self._metrics.took(Phase.APPLY, self._clock.monotonic() - those[0].decided_s)
         try:
             self._decisions.end_all(
                 [transaction.txn_id for transaction in those], lambda: self._ended(those)

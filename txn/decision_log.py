@@ -9,10 +9,20 @@ without any lock between them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from txn.errors import TxnError
 from txn.model import Decision, TxnId
+
+
+class Truncated(NamedTuple):
+    """One step of a truncation: how many rows went, and where the next step begins.
+
+    `next_after` is None when nothing is old from there on.
+    """
+
+    deleted: int
+    next_after: str | None
 
 
 class DecisionLog(Protocol):
@@ -22,7 +32,7 @@ class DecisionLog(Protocol):
         """The log's own name, the same for ever: the first that was proposed, durable."""
 
     async def newest_txn_id(self) -> TxnId | None:
-        """The greatest txn_id that has a row under a caller's key.
+        """The greatest txn_id that has, or had, a row under a caller's key.
 
         Other rows are no measure: an inquiry may name what nobody was given.
         """
@@ -31,8 +41,10 @@ class DecisionLog(Protocol):
         """Inserts each row unless one stands under its txn_id or key; what stands, durable.
 
         A row of the same txn_id is returned before a row of the same key. Instead of a row
-        that was not begun its error is returned, such as StoreFull. Raises when nothing is
-        known of any of them.
+        that was not begun its error is returned, such as StoreFull. Of an abort
+        without a key that is TooOld, unless a row stands, at and below the newest row with a
+        key that was truncated: there may have been a commit. Raises when nothing is known of
+        any of them.
         """
 
     def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
@@ -40,6 +52,18 @@ class DecisionLog(Protocol):
 
         `durable` is called after that force, and never when it fails. Raises Overloaded or
         StoreClosed when the marks are not even queued.
+        """
+
+    async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
+        """Those that are committed and whose end is durable, whether their row is still there.
+
+        Of an id that this log never had a row for the answer is worth nothing.
+        """
+
+    async def truncate(self, *, after: str, limit: int, before_us: int) -> Truncated:
+        """Looks at `limit` rows above `after`; deletes what has ended and is from before then.
+
+        Durable on return. Lazy: rides with a force that goes anyway, if one does soon.
         """
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:

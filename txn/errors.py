@@ -8,6 +8,7 @@ TxnError
 |-- UnknownParticipant    not on the coordinator's list
 |-- NotFound              no such transaction or branch
 |-- Overloaded            a named limit is reached; nothing was done, try later
+|-- TooOld                below what the log still knows: nothing can be said of it any more
 |-- OtherLog              decided, or to be decided, in another coordinator's log
 |-- ShuttingDown          starting or draining; nothing was done, try elsewhere
 |-- Alarm                 a promise was broken somewhere; people must look
@@ -95,6 +96,10 @@ class NotFound(TxnError):
 
 class Overloaded(TxnError):
     """A named limit is reached; nothing was done."""
+
+
+class TooOld(TxnError):
+    """The log has been truncated up to here: that there is no row says nothing."""
 
 
 class OtherLog(TxnError):

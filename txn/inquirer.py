@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from txn.clock import Clock
+from txn.clock import US_PER_S, Clock
 from txn.errors import Alarm, TxnError, Unreachable
+from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
 from txn.participant import Participant
 from txn.state import BranchState, Outcome
@@ -43,12 +44,14 @@ class Inquirer(Generic[Tx, Op]):
         clock: Clock,
         rng: random.Random,
         config: InquiryConfig | None = None,
+        metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         self._participant = participant
         self._transport = transport
         self._clock = clock
         self._rng = rng
         self._config = config or InquiryConfig()
+        self._metrics = metrics
         self._seen: frozenset[BranchKey] = frozenset()
 
     async def run(self) -> None:
@@ -67,6 +70,7 @@ class Inquirer(Generic[Tx, Op]):
         Being seen twice is the measure of age, so that no wall clock decides anything.
         """
         seen: set[BranchKey] = set()
+        now_us = oldest_us = self._clock.utc_us()
         after: BranchKey | None = None
         limit = self._config.batch_size_max
         while True:
@@ -74,11 +78,13 @@ class Inquirer(Generic[Tx, Op]):
                 after=after, limit=limit, state=BranchState.PREPARED
             )
             seen.update(row.key for row in rows)
+            oldest_us = min([oldest_us, *(row.prepared_at_us for row in rows)])
             await self._resolve([row for row in rows if row.key in self._seen])
             if len(rows) < limit:
                 break
             after = rows[-1].key
         self._seen = frozenset(seen)
+        self._metrics.in_doubt(len(seen), (now_us - oldest_us) / US_PER_S)
 
     async def _resolve(self, rows: Sequence[BranchRow]) -> None:
         by_coordinator: dict[str, list[BranchKey]] = {}

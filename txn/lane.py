@@ -18,6 +18,7 @@ from txn import protocol
 from txn.clock import Clock
 from txn.config import CoordinatorConfig
 from txn.errors import Alarm, Busy, Refused, TxnError, Unreachable
+from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.model import Abort, Batch, BranchId, BranchKey, Message, Prepare, Reply, TxnId
 from txn.state import TransactionState, Vote
 from txn.transaction import Transaction
@@ -111,6 +112,7 @@ class Lane:
         deliver: Callable[[Sequence[Happened]], None],
         pace: Pace,
         prepare_horizon: Callable[[], TxnId | None],
+        metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         """`deliver` is told what came of the asks, many at a time."""
         self._pace = pace
@@ -122,6 +124,7 @@ class Lane:
         self._spawn = spawn
         self._deliver = deliver
         self._prepare_horizon = prepare_horizon
+        self._metrics = metrics
         self._queue: deque[Ask] = deque()
         self._forgettable: deque[BranchKey] = deque()
         self._woken = False
@@ -155,6 +158,7 @@ class Lane:
         asks = self._take_asks()
         horizon = self._prepare_horizon()
         batch = Batch([ask.message for ask in asks], self._take_forgettable(horizon), horizon)
+        self._metrics.sent(self._participant, len(asks))
         self._spawn(self._exchange(asks, batch))
 
     def _take_asks(self) -> list[Ask]:
@@ -207,6 +211,7 @@ class Lane:
             else:
                 again.setdefault(wait_s, []).append(ask)
         for wait_s, those in again.items():
+            self._metrics.retried(self._participant, len(those))
             self._spawn(self._ask_again(those, wait_s))
         if happened:
             self._deliver(happened)
@@ -217,6 +222,7 @@ class Lane:
             # Never success: the branch stays unsettled, and is shown as such, until
             # somebody has looked.
             _log.critical("ALARM %s at %s: %s", ask.message.key, self._participant, reply)
+            self._metrics.alarmed(self._participant, 1)
             return self._config.alarm_retry_s
         _log.info("%s at %s: %s", ask.message.key, self._participant, reply)
         attempt = ask.attempts

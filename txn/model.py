@@ -138,6 +138,17 @@ class Batch:
     prepare_horizon: TxnId | None = None
 
 
+class Ended(NamedTuple):
+    """What a coordinator answers a participant that asks what it may forget.
+
+    `txn_ids` are commits of which nobody will ask again; `prepare_horizon` as that of Batch,
+    None when there is none yet, and then nothing may be forgotten.
+    """
+
+    txn_ids: frozenset[TxnId]
+    prepare_horizon: TxnId | None
+
+
 def log_id_of(txn_id: str) -> str:
     """The name of the log that decides a transaction: what its id ends with."""
     _, dash, name = txn_id.rpartition("-")

@@ -33,6 +33,7 @@ from txn.errors import (
     UnknownBranch,
     Unreachable,
 )
+from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import (
     Abort,
     Batch,
@@ -43,12 +44,13 @@ from txn.model import (
     Operation,
     Prepare,
     Reply,
+    TxnId,
     VoteReply,
     log_id_of,
 )
 from txn.resource import REFUSED, BatchResource, Codec, Item, OneAtATime, Resource
 from txn.state import BRANCH_MOVES, BranchState, Vote, move
-from txn.store.group_commit import Store
+from txn.store.group_commit import Store, write_unhurried
 
 LATE_PREPARE = "LATE_PREPARE"
 
@@ -92,6 +94,7 @@ class Participant(Generic[Tx, Op]):
         coordinators: frozenset[str],
         clock: Clock,
         crash_point: CrashPoint = no_crash,
+        metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         """`coordinators` are the service names that a prepare may name to be asked back.
 
@@ -104,9 +107,10 @@ class Participant(Generic[Tx, Op]):
             OneAtATime(resource) if self._alone else resource  # type: ignore[arg-type, assignment]
         )
         self._codec = codec
-        self._coordinators = coordinators
+        self.coordinators = coordinators
         self._clock = clock
         self._crash_point = crash_point
+        self._metrics = metrics
         # One object for ever: what shares it is run together.
         self._apply_all = self._apply
 
@@ -144,6 +148,19 @@ class Participant(Generic[Tx, Op]):
             for result in await self._results(batch.messages)
         ]
 
+    async def forget(self, keys: Sequence[BranchKey], horizon: TxnId) -> int:
+        """Forgets commits of which nobody will ask again, see `Batch`, and some aborts.
+
+        Returns how many rows went. In no hurry: it goes with the next force that there is.
+        Raises StoreError or Overloaded.
+        """
+        log_id = log_id_of(horizon)
+        return await write_unhurried(
+            self._store,
+            lambda tx: self._branches.forget(tx, keys, log_id, horizon),
+            self._clock,
+        )
+
     async def get(self, key: BranchKey) -> BranchRow:
         """What is remembered of a branch. Raises NotFound."""
         rows = await self._store.look_up(lambda tx: self._branches.get_all(tx, [key]))
@@ -166,6 +183,14 @@ class Participant(Generic[Tx, Op]):
         return result
 
     async def _results(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
+        began_s = self._clock.monotonic()
+        results = await self._answers(messages)
+        self._metrics.answered(len(messages), self._clock.monotonic() - began_s)
+        if alarms := [each for each in results if isinstance(each, Alarm)]:
+            self._metrics.alarmed(len(alarms))
+        return results
+
+    async def _answers(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
         results: list[VoteReply | Exception | None] = [None] * len(messages)
         works: dict[int, _Work] = {}
         for at, message in enumerate(messages):
@@ -210,7 +235,7 @@ class Participant(Generic[Tx, Op]):
         )
 
     def _decoded(self, message: Prepare) -> Op:
-        if message.coordinator not in self._coordinators:
+        if message.coordinator not in self.coordinators:
             raise InvalidOperation([_UNKNOWN_COORDINATOR])
         return self._codec.decode(message.operation)
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
-from txn.decision_log import DecisionLog
-from txn.errors import TxnError
+from txn.decision_log import DecisionLog, Truncated
+from txn.errors import TooOld, TxnError
 from txn.model import (
     BranchId,
     BranchKey,
@@ -155,8 +155,7 @@ class MemoryDecisionLog:
 
     async def newest_txn_id(self) -> TxnId | None:
         """See DecisionLog.newest_txn_id."""
-        rows = await self._store.read(lambda tx: tx.get("decision", {}).values())
-        return max((row.txn_id for row in rows if row.request is not None), default=None)
+        return await self._store.read(_newest_txn_id)
 
     async def decide_all(self, decisions: Sequence[Decision]) -> Sequence[Decision | TxnError]:
         """See DecisionLog.decide_all."""
@@ -178,6 +177,37 @@ class MemoryDecisionLog:
                 durable()
 
         self._store.write_lazily(mark, report)
+
+    async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
+        """See DecisionLog.ended."""
+
+        def among(tx: Tables) -> frozenset[TxnId]:
+            rows, gone = tx.get("decision", {}), _truncated(tx)
+            return frozenset(
+                txn_id
+                for txn_id in txn_ids
+                if (_has_ended(rows[txn_id]) if txn_id in rows else txn_id <= gone)
+            )
+
+        return await self._store.read(among)
+
+    async def truncate(self, *, after: str, limit: int, before_us: int) -> Truncated:
+        """See DecisionLog.truncate."""
+
+        def delete(tx: Tables) -> Truncated:
+            rows = tx.get("decision", {})
+            page = [rows[txn_id] for txn_id in sorted(rows) if txn_id > after][:limit]
+            old = [row for row in page if row.decided_at_us < before_us]
+            going = [row for row in old if row.ended]
+            for row in going:
+                del rows[row.txn_id]
+            keyed = [row.txn_id for row in going if row.request is not None]
+            if keyed:
+                tx.setdefault("truncation", {})[1] = max(_truncated(tx), *keyed)
+            goes_on = old and len(page) == limit
+            return Truncated(len(going), page[-1].txn_id if goes_on else None)
+
+        return await self._store.write(delete)
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """See DecisionLog.by_txn_id."""
@@ -201,11 +231,29 @@ class MemoryDecisionLog:
         ][:limit]
 
 
-def _insert_decisions(tx: Tables, decisions: Sequence[Decision]) -> list[Decision]:
+def _truncated(tx: Tables) -> str:
+    """The greatest txn_id of a row with a key that was truncated."""
+    return str(tx.get("truncation", {}).get(1, ""))
+
+
+def _newest_txn_id(tx: Tables) -> TxnId | None:
+    keyed = [row.txn_id for row in tx.get("decision", {}).values() if row.request is not None]
+    newest = max([_truncated(tx), *keyed])
+    return TxnId(newest) if newest else None
+
+
+def _has_ended(row: Decision) -> bool:
+    return row.ended and row.outcome is Outcome.COMMITTED
+
+
+def _insert_decisions(tx: Tables, decisions: Sequence[Decision]) -> list[Decision | TooOld]:
     rows = tx.setdefault("decision", {})
-    stand = []
+    stand: list[Decision | TooOld] = []
     for decision in decisions:
         row = rows.get(decision.txn_id) or _with_key(rows, decision.request)
+        if row is None and decision.request is None and decision.txn_id <= _truncated(tx):
+            stand.append(TooOld("the log has been truncated beyond it"))
+            continue
         if row is None:
             row = rows[decision.txn_id] = decision
         stand.append(row)
@@ -248,7 +296,7 @@ class MemoryBranchTable:
         """See BranchTable.prepare_horizon."""
         return str(tx.get("prepare_horizon", {}).get(log_id, ""))
 
-    def forget(self, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str) -> None:
+    def forget(self, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str) -> int:
         """See BranchTable.forget."""
         horizons = tx.setdefault("prepare_horizon", {})
         horizons[log_id] = max(horizons.get(log_id, ""), horizon)
@@ -256,9 +304,10 @@ class MemoryBranchTable:
         told = {key for key in keys if key in rows and rows[key].state is BranchState.COMMITTED}
         aborted = {key for key, row in rows.items() if row.state is BranchState.ABORTED}
         mine = {key for key in aborted if log_id_of(key.txn_id) == log_id}
-        for key in told | mine:
-            if key.txn_id < horizon:
-                del rows[key]
+        going = [key for key in told | mine if key.txn_id < horizon]
+        for key in going:
+            del rows[key]
+        return len(going)
 
     def list_rows(
         self, tx: Tables, *, after: BranchKey | None, limit: int, state: BranchState | None
@@ -313,6 +362,58 @@ async def check_decision_log(log: DecisionLog) -> None:
         await durable.wait()
     assert await log.by_txn_id(TxnId("t1")) == replace(commit, ended=True), "an end is kept"
     assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == []
+
+
+async def check_truncation(log: DecisionLog) -> None:
+    """Checks what an empty `log` deletes, and what it still says of that; AssertionError."""
+    keyed = Decision(
+        TxnId("t1"), Outcome.COMMITTED, RequestKey("caller", "k1", b""), (), decided_at_us=1
+    )
+    refused = replace(
+        keyed,
+        txn_id=TxnId("t2"),
+        outcome=Outcome.ABORTED,
+        request=RequestKey("caller", "k2", b""),
+        ended=True,
+    )
+    unfinished = replace(keyed, txn_id=TxnId("t3"), request=RequestKey("caller", "k3", b""))
+    young = replace(
+        refused, txn_id=TxnId("t4"), request=RequestKey("caller", "k4", b""), decided_at_us=10
+    )
+    inquiry = Decision(TxnId("t5"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
+    await _decide(log, keyed, refused, unfinished, young, inquiry)
+    await _end(log, keyed)
+    assert await log.ended([TxnId("t1"), TxnId("t2"), TxnId("t3")]) == {"t1"}, (
+        "ended are commits whose end is durable"
+    )
+    first = await log.truncate(after="", limit=2, before_us=10)
+    assert first == (2, "t2"), "what has ended and is old goes, keyed or not"
+    rest = await log.truncate(after="t2", limit=9, before_us=10)
+    assert rest == (1, None), "an inquiry's abort that is old goes too"
+    assert list(await log.list_decisions(after="", limit=9)) == [unfinished, young], (
+        "what has no end, or is young, stays"
+    )
+    assert await log.newest_txn_id() == "t4", "the newest row with a key"
+    assert await log.by_keys([("caller", "k1"), ("caller", "k3")]) == {("caller", "k3"): unfinished}
+    gone, kept, above = await log.decide_all(
+        [replace(inquiry, txn_id=TxnId(each)) for each in ("t1", "t3", "t9")]
+    )
+    assert isinstance(gone, TooOld), "absence says nothing of what may have been truncated"
+    assert kept == unfinished, "a row that stands is the answer, however old"
+    assert above == replace(inquiry, txn_id=TxnId("t9")), "above, absence means that"
+    assert await log.by_txn_id(TxnId("t1")) is None
+    assert await log.ended([TxnId("t1"), TxnId("t3")]) == {"t1"}, "what is gone had ended"
+    assert await log.truncate(after="", limit=1, before_us=0) == (0, None), "nothing is old"
+    await log.truncate(after="", limit=9, before_us=11)
+    assert await log.newest_txn_id() == "t4", "no new id may be below one that was decided"
+
+
+async def _end(log: DecisionLog, commit: Decision) -> None:
+    durable = asyncio.Event()
+    log.end_all([commit.txn_id], durable.set)
+    await _decide(log, commit)
+    async with asyncio.timeout(DURABLE_TIMEOUT_S):
+        await durable.wait()
 
 
 async def _decide(log: DecisionLog, *decisions: Decision) -> list[Decision | TxnError]:
@@ -371,7 +472,7 @@ async def check_forgetting(store: Store[Tx], table: BranchTable[Tx]) -> None:
     )
     assert await store.look_up(lambda tx: table.prepare_horizon(tx, "-x")) == ""
     told = [key for key in keys if key.txn_id != "t4-x"]
-    await store.write(lambda tx: table.forget(tx, told, "-x", "t5-x"))
+    assert await store.write(lambda tx: table.forget(tx, told, "-x", "t5-x")) == 2
     left = await store.look_up(lambda tx: table.get_all(tx, keys))
     assert sorted(key.txn_id for key in left) == ["t2-y", "t3-x", "t4-x", "t5-x"], (
         "forgotten are commits that were told, and aborts of that log, below the horizon"

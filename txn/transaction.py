@@ -50,6 +50,8 @@ class Transaction:
     __slots__ = (
         "_watchers",
         "applied",
+        "began_s",
+        "decided_s",
         "operations",
         "participants",
         "progress",
@@ -74,6 +76,9 @@ class Transaction:
         # The outcome row, once it is durable; then, whether nobody has to hear of it any more.
         self.stands: Decision | None = None
         self.applied = False
+        # On the monotonic clock, for those who measure; of one taken up again, since then.
+        self.began_s = 0.0
+        self.decided_s = 0.0
         self._watchers: list[Callable[[], None]] = []
 
     def watch(self, watcher: Callable[[], None]) -> None:

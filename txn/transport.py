@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from txn.model import Batch, BranchKey, Reply
+from txn.model import Batch, BranchKey, Ended, Reply, TxnId
 from txn.state import Outcome
 
 
@@ -30,3 +30,10 @@ class CoordinatorTransport(Protocol):
         self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
     ) -> Sequence[Outcome]:
         """The outcome of each, PENDING while its transaction is active. Raises Unreachable."""
+
+
+class EndedTransport(Protocol):
+    """A participant's way to ask what it may forget."""
+
+    async def ended(self, coordinator: str, txn_ids: Sequence[TxnId], timeout_s: float) -> Ended:
+        """Which of these commits have ended, see `Coordinator.ended`. Raises Unreachable."""

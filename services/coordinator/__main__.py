@@ -11,12 +11,15 @@ from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_g
 from discovery import NAMESPACE
 from services.coordinator.alone import Alone
 from services.failpoints import crash_point
+from services.housekeeping import log_keeper_config
 from services.operations import PAY_TRADE, TRANSFER
 from services.runtime import Runtime, main
 from services.store import open_store
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.ids import new_id_after
+from txn.log_keeper import LogKeeper
+from txn.metrics_prometheus import PrometheusCoordinatorMetrics
 from txn.resource import Codec
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
@@ -45,19 +48,30 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     store = open_store(runtime, sqlite_log.schema())
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
+    log = sqlite_log.SqliteDecisionLog(store, runtime.clock)
+    metrics = PrometheusCoordinatorMetrics(runtime.registry)
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
-        log=sqlite_log.SqliteDecisionLog(store),
+        log=log,
         transport=transport,
         clock=runtime.clock,
         rng=runtime.rng,
         new_txn_id=new_id_after,
         crash_point=crash_point(),
+        metrics=metrics,
     )
     servicer = CoordinatorServicer(coordinator, OPERATIONS)
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, runtime.server)
 
     await coordinator.start()
+    keeper = LogKeeper(
+        log,
+        clock=runtime.clock,
+        rng=runtime.rng,
+        config=log_keeper_config(os.environ),
+        metrics=metrics,
+    )
+    runtime.spawn(keeper.run())
     runtime.on_drain(servicer.drain)
     runtime.on_drain(coordinator.close)
     return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)

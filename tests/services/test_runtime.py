@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime import CannotStart, RuntimeConfig
+from services.runtime import METRICS_PORT_OFFSET, CannotStart, RuntimeConfig, metrics_address
 
 GOOD = RuntimeConfig(
     service="ledger", replica=1, address="127.0.0.1:50061", etcd=("e:1",), home=Path("home")
@@ -43,6 +43,22 @@ def test_ports_are_checked(port: str) -> None:
     """From 1 to 65535."""
     with pytest.raises(CannotStart, match="port"):
         replace(GOOD, address=f"127.0.0.1:{port}")
+
+
+def test_metrics_are_served_on_loopback_only() -> None:
+    """They say how much is paid, and when."""
+    assert "127.0.0.1:9000" == replace(GOOD, metrics="127.0.0.1:9000").metrics
+    with pytest.raises(CannotStart, match="not a loopback address"):
+        replace(GOOD, metrics="0.0.0.0:9000")
+
+
+def test_one_rule_says_where_all_of_a_mesh_serve_metrics() -> None:
+    """Each as many ports above its own; nowhere if nothing is said."""
+    assert "" == metrics_address("127.0.0.1:50061", {})
+    variables = {METRICS_PORT_OFFSET: "1000"}
+    assert "127.0.0.1:51061" == metrics_address("127.0.0.1:50061", variables)
+    with pytest.raises(CannotStart, match=METRICS_PORT_OFFSET):
+        metrics_address("127.0.0.1:50061", {METRICS_PORT_OFFSET: "-1"})
 
 
 def test_a_registry_is_needed() -> None:

@@ -56,6 +56,8 @@ class ServiceProcess:
     def __init__(self, service: str, replica: int, etcd: str, home: Path) -> None:
         self.service = service
         self.address = f"127.0.0.1:{free_port()}"
+        # Beside those that every service takes.
+        self.arguments: tuple[str, ...] = ()
         self._replica = replica
         self._etcd = etcd
         self._home = home
@@ -80,7 +82,7 @@ class ServiceProcess:
                 [
                     sys.executable, "-m", f"services.{self.service}",
                     "--replica", str(self._replica), "--address", self.address,
-                    "--etcd", self._etcd, "--home", str(self._home),
+                    "--etcd", self._etcd, "--home", str(self._home), *self.arguments,
                 ],
                 cwd=ROOT,
                 env={**os.environ, VARIABLE: failpoint},

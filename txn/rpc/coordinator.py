@@ -10,7 +10,7 @@ from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_g
 
 from txn.coordinator import Coordinator
 from txn.errors import InvalidOperation, TxnError, Unreachable
-from txn.model import Branch, BranchId, BranchKey, TxnId
+from txn.model import Branch, BranchId, BranchKey, Ended, TxnId
 from txn.resource import Codec
 from txn.rpc.attempt import attempt
 from txn.rpc.execute_door import (
@@ -48,7 +48,7 @@ _STATES_OUT = {
 
 
 class GrpcCoordinatorTransport:
-    """CoordinatorTransport over channels by coordinator name."""
+    """CoordinatorTransport and EndedTransport over channels by coordinator name."""
 
     def __init__(self, channel_for: Callable[[str], grpc.aio.Channel]) -> None:
         self._channel_for = channel_for
@@ -70,6 +70,21 @@ class GrpcCoordinatorTransport:
         if len(reply.answers) != len(keys):
             raise Unreachable("ANSWERS_MISSING")
         return [_OUTCOMES_IN.get(each.outcome, Outcome.PENDING) for each in reply.answers]
+
+    async def ended(self, coordinator: str, txn_ids: Sequence[TxnId], timeout_s: float) -> Ended:
+        """See EndedTransport.ended."""
+        stub: coordinator_service_pb2_grpc.CoordinatorServiceAsyncStub = (
+            coordinator_service_pb2_grpc.CoordinatorServiceStub(self._channel_for(coordinator))
+        )
+        request = coordinator_service_pb2.FilterEndedRequest(txn_ids=txn_ids)
+        try:
+            reply = await attempt(lambda: stub.FilterEnded(request, timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            raise Unreachable(error.code().name) from error
+        return Ended(
+            frozenset(TxnId(each) for each in reply.ended_txn_ids),
+            TxnId(reply.prepare_horizon) if reply.prepare_horizon else None,
+        )
 
 
 class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
@@ -205,6 +220,16 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
             outcome = Outcome.PENDING if isinstance(answer, TxnError) else answer
             response.answers.add(txn_id=txn_id, outcome=_OUTCOMES_OUT[outcome])
         return response
+
+    async def FilterEnded(  # noqa: N802
+        self, request: coordinator_service_pb2.FilterEndedRequest, context: Context
+    ) -> coordinator_service_pb2.FilterEndedResponse:
+        """See the proto."""
+        txn_ids = [TxnId(each) for each in request.txn_ids]
+        ended = await or_abort(context, self._coordinator.ended(txn_ids))
+        return coordinator_service_pb2.FilterEndedResponse(
+            ended_txn_ids=sorted(ended.txn_ids), prepare_horizon=ended.prepare_horizon or ""
+        )
 
 
 def write_response(result: Result, out: coordinator_service_pb2.ExecuteResponse) -> None:

@@ -22,8 +22,10 @@ from tallystick.txn.v1 import coordinator_service_pb2_grpc, participant_service_
 from txn.clock import SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
+from txn.forgetter import Forgetter
 from txn.ids import new_id_after
 from txn.inquirer import Inquirer, InquiryConfig
+from txn.log_keeper import LogKeeper
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
@@ -92,8 +94,9 @@ async def serve_participant(
         )
         transport = GrpcCoordinatorTransport(coordinators.__getitem__)
         inquirer = Inquirer(participant, transport, clock=clock, rng=_rng(), config=inquiry)
-        asking = asyncio.ensure_future(inquirer.run())
-        stack.push_async_callback(_ended, asking)
+        forgetter = Forgetter(participant, transport, clock=clock, rng=_rng())
+        for work in (inquirer.run(), forgetter.run()):
+            stack.push_async_callback(_ended, asyncio.ensure_future(work))
         servicer = ParticipantServicer(participant)
         participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, server)
         await server.start()
@@ -125,11 +128,13 @@ async def serve_coordinator(
         stack.push_async_callback(log.close)
         transport = GrpcParticipantTransport(participants.__getitem__, name)
         stack.push_async_callback(transport.close)
+        clock = SystemClock()
+        decisions = sqlite_log.SqliteDecisionLog(log, clock)
         coordinator = Coordinator(
             config=config or CoordinatorConfig(name=name, participants=frozenset(participants)),
-            log=sqlite_log.SqliteDecisionLog(log),
+            log=decisions,
             transport=transport,
-            clock=SystemClock(),
+            clock=clock,
             rng=_rng(),
             new_txn_id=new_id_after,
         )
@@ -137,6 +142,8 @@ async def serve_coordinator(
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
         await coordinator.start()
         stack.push_async_callback(coordinator.close, STOP_GRACE_S)
+        keeper = LogKeeper(decisions, clock=clock, rng=_rng())
+        stack.push_async_callback(_ended, asyncio.ensure_future(keeper.run()))
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
         stack.push_async_callback(servicer.drain, STOP_GRACE_S)

@@ -24,12 +24,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+from txn.clock import Clock
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 from txn.value import value
 
 # Of each kind: what is waited for, and what rides along.
 GROUP_SIZE_MAX = 512
 QUEUE_SIZE_MAX = 20_000
+# How long housekeeping waits for a force that goes anyway, before it pays for one.
+PATIENCE_S = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -400,6 +403,34 @@ async def write_all_through(
     future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
     group.submit_all(apply, inputs, _into(future), essential=essential, alone=alone)
     return [each.error if isinstance(each, Raised) else each for each in await future]
+
+
+async def write_unhurried(
+    store: Store[Tx],
+    work: Callable[[Tx], T],
+    clock: Clock,
+    patience_s: float = PATIENCE_S,
+) -> T:
+    """Runs `work` with a force that goes anyway; makes one go when none does in `patience_s`.
+
+    Returns its result, once durable. Raises what it raises, StoreError or Overloaded.
+    """
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    store.write_lazily(work, _into(future))
+    while not future.done():
+        patience = asyncio.ensure_future(clock.sleep(patience_s))
+        either: set[asyncio.Future[Any]] = {future, patience}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            patience.cancel()
+        if not future.done():
+            await store.write(_nothing, essential=True)
+    return future.result()
+
+
+def _nothing(tx: object) -> None:
+    """Has what waits for a group go."""
 
 
 def _into(future: asyncio.Future[Any]) -> Report:

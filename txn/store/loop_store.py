@@ -20,6 +20,7 @@ from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import StoreClosed, StoreError
+from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.group_commit import (
     Backend,
     Group,
@@ -57,10 +58,12 @@ class LoopStore(Generic[Tx]):
         writer: Callable[[], LoopBackend[Tx]],
         reader: Callable[[], Snapshots[Tx]],
         on_commit_failure: Callable[[BaseException], NoReturn],
+        metrics: StoreMetrics = NO_METRICS,
     ) -> None:
         """Opens all of them. Must be called on the loop that uses the store."""
         self._loop = asyncio.get_running_loop()
         self._on_commit_failure = on_commit_failure
+        self._metrics = metrics
         self._backend = writer()
         self._group = GroupCommit(
             self._backend, on_commit_failure=on_commit_failure, wake=self._wake
@@ -165,11 +168,16 @@ class LoopStore(Generic[Tx]):
 
     def _run(self, tx: Tx, group: Group[Tx]) -> None:
         ran = self._group.run(tx, group)
-        self._on_thread(partial(self._group.commit, tx, ran), self._committed)
+        size = 0 if ran.lost else sum(len(item.inputs) for item in group)
+        then = partial(self._committed, size, self._loop.time())
+        self._on_thread(partial(self._group.commit, tx, ran), then)
 
-    def _committed(self, committed: Future[list[Settlement]]) -> None:
+    def _committed(self, size: int, began_s: float, committed: Future[list[Settlement]]) -> None:
         with self._or_fail():
-            _tell(committed.result())
+            settled = committed.result()
+            if size:
+                self._metrics.forced(size, self._loop.time() - began_s)
+            _tell(settled)
         self._next_group()
 
     def _on_thread(self, work: Callable[[], T], then: Callable[[Future[T]], None]) -> None:

@@ -58,7 +58,8 @@ def apply(
     at: int = 0 if row is None else row[0]
     if at > len(migrations):
         raise MigrationError(
-            f"the schema of {component} is version {at}; this program knows {len(migrations)}"
+            f"the schema of {component} is version {at}; this program knows {len(migrations)}: "
+            "a newer release has written the store, start that one"
         )
     for migration in migrations[at:]:
         for statement in _statements(migration.sql):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.loop_store import LoopStore
 from txn.store.migrate import Migration
 from txn.store.sqlite import SqliteReader, SqliteWriter
@@ -43,6 +44,7 @@ def open_store(
     schema: Schema,
     *,
     on_commit_failure: Callable[[BaseException], NoReturn] = die_in_doubt,
+    metrics: StoreMetrics = NO_METRICS,
 ) -> SqliteStore:
     """Opens or creates the store at `path` and brings each component of `schema` up to date.
 
@@ -54,4 +56,5 @@ def open_store(
         writer=lambda: SqliteWriter(path, schema),
         reader=lambda: SqliteReader(path),
         on_commit_failure=on_commit_failure,
+        metrics=metrics,
     )

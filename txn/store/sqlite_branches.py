@@ -79,13 +79,14 @@ class SqliteBranchTable:
 
     def forget(
         self, tx: sqlite3.Connection, keys: Sequence[BranchKey], log_id: str, horizon: str
-    ) -> None:
+    ) -> int:
         """See BranchTable.forget."""
         tx.execute(
             "INSERT INTO prepare_horizon VALUES (?, ?) ON CONFLICT (log_id) "
             "DO UPDATE SET txn_id = MAX(txn_id, excluded.txn_id)",
             (log_id, horizon),
         )
+        before = tx.total_changes
         tx.executemany(
             "DELETE FROM branch WHERE txn_id = ? AND branch_id = ? AND state = 'COMMITTED'",
             [key for key in keys if key.txn_id < horizon],
@@ -96,6 +97,7 @@ class SqliteBranchTable:
             "AND txn_id LIKE '%' || ?2 ORDER BY txn_id LIMIT ?3)",
             (horizon, log_id, ABORTED_FORGOTTEN_MAX),
         )
+        return tx.total_changes - before
 
     def list_rows(
         self,

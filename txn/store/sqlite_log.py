@@ -11,10 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from txn.errors import AlreadyOwned, TxnError
+from txn.clock import Clock, SystemClock
+from txn.decision_log import Truncated
+from txn.errors import AlreadyOwned, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
-from txn.store.group_commit import Done, Failed, Store
+from txn.store import sqlite_truncation
+from txn.store.group_commit import Done, Failed, Store, write_unhurried
 from txn.store.migrate import Migration, load
 from txn.store.sqlite_many import select_in
 
@@ -56,8 +59,9 @@ def take_ownership(path: Path) -> int:
 class SqliteDecisionLog:
     """DecisionLog over a store whose transactions are sqlite3 connections."""
 
-    def __init__(self, store: Store[sqlite3.Connection]) -> None:
+    def __init__(self, store: Store[sqlite3.Connection], clock: Clock | None = None) -> None:
         self._store = store
+        self._clock = clock or SystemClock()
         # Ends that wait for the next force: readers should see them already.
         self._ending: set[TxnId] = set()
 
@@ -67,9 +71,8 @@ class SqliteDecisionLog:
 
     async def newest_txn_id(self) -> TxnId | None:
         """See DecisionLog.newest_txn_id."""
-        query = "SELECT txn_id FROM decision WHERE caller IS NOT NULL ORDER BY txn_id DESC LIMIT 1"
-        row = await self._store.look_up(lambda tx: tx.execute(query).fetchone())
-        return None if row is None else TxnId(row[0])
+        newest = await self._store.look_up(_newest_txn_id)
+        return TxnId(newest) if newest else None
 
     async def decide_all(self, decisions: Sequence[Decision]) -> list[Decision | TxnError]:
         """See DecisionLog.decide_all."""
@@ -118,6 +121,22 @@ class SqliteDecisionLog:
             self._ending.difference_update(txn_ids)
             raise
 
+    async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
+        """See DecisionLog.ended."""
+        return await self._store.read(lambda tx: sqlite_truncation.ended(tx, txn_ids))
+
+    async def truncate(self, *, after: str, limit: int, before_us: int) -> Truncated:
+        """See DecisionLog.truncate."""
+        page = await self._store.read(
+            lambda tx: sqlite_truncation.look(tx, after, limit, before_us)
+        )
+        deleted = 0
+        if page.going:
+            deleted = await write_unhurried(
+                self._store, lambda tx: sqlite_truncation.delete(tx, page), self._clock
+            )
+        return Truncated(deleted, page.last if page.full and page.any_old else None)
+
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """See DecisionLog.by_txn_id."""
         # Taken before the snapshot: an end that is forced in between is in one of the two.
@@ -163,9 +182,37 @@ def _identity(tx: sqlite3.Connection, proposed: str) -> str:
     return str(log_id)
 
 
+def _newest_txn_id(tx: sqlite3.Connection) -> str:
+    query = "SELECT txn_id FROM decision WHERE caller IS NOT NULL ORDER BY txn_id DESC LIMIT 1"
+    row = tx.execute(query).fetchone()
+    return max(sqlite_truncation.horizon(tx), "" if row is None else row[0])
+
+
 def _insert_and_read_back(
     tx: sqlite3.Connection, decisions: Sequence[Decision]
-) -> Sequence[Decision]:
+) -> Sequence[Decision | TooOld]:
+    inquiries = [decision.txn_id for decision in decisions if decision.request is None]
+    if inquiries and min(inquiries) <= (gone := sqlite_truncation.horizon(tx)):
+        return _answer_old_inquiries(tx, decisions, gone)
+    return _insert_all(tx, decisions)
+
+
+def _answer_old_inquiries(
+    tx: sqlite3.Connection, decisions: Sequence[Decision], gone: str
+) -> Sequence[Decision | TooOld]:
+    """One by one, since what may have been truncated must not be answered from absence."""
+    stand: list[Decision | TooOld] = []
+    for decision in decisions:
+        if decision.request is not None or decision.txn_id > gone:
+            stand.extend(_insert_all(tx, [decision]))
+        elif (row := _by_txn_id(tx, decision.txn_id)) is not None:
+            stand.append(_decoded(row, frozenset()))
+        else:
+            stand.append(TooOld(f"the log has been truncated beyond {decision.txn_id}"))
+    return stand
+
+
+def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequence[Decision]:
     before = tx.total_changes
     tx.executemany(
         f"INSERT INTO decision ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,18 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from tests.support.waiting import eventually
-from txn import BranchKey, InquiryConfig, Refused, TransactionAborted, Vote
+from txn import (
+    BranchKey,
+    ForgetterConfig,
+    InquiryConfig,
+    LogKeeperConfig,
+    Refused,
+    TransactionAborted,
+    Vote,
+    forgetter,
+    lane,
+    log_keeper,
+)
 from txn.errors import AlreadyOwned
 from txn.model import Batch, BranchId, Prepare, TxnId, VoteReply
 from txn.rpc import TransactionClient, operation_of, serve_coordinator, serve_participant
@@ -142,6 +154,33 @@ async def test_a_branch_that_was_left_in_doubt_is_asked_about(tmp_path: Path) ->
             return [("1A", 1)] == await store.read(seats)
 
         await eventually(free)
+
+
+async def test_what_is_over_is_forgotten_on_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to see to it; here all is old at once, and no word of it rides with a batch."""
+    monkeypatch.setattr(lane, "FORGETTABLE_MAX", 0)
+    old = partial(LogKeeperConfig, idempotency_retention_s=1e-6, interval_s=0.02)
+    monkeypatch.setattr(log_keeper, "LogKeeperConfig", old)
+    often = partial(ForgetterConfig, age_min_s=0.0, interval_s=0.02)
+    monkeypatch.setattr(forgetter, "ForgetterConfig", often)
+    async with servers(tmp_path) as it, it.seats() as store, it.booking() as client:
+        for number in range(3):
+            seat = StringValue(value=f"{number}A")
+            await client.execute({"seats": seat}, idempotency_key=f"ann-{number}")
+
+        async def forgotten() -> bool:
+            (kept,) = await store.read(
+                lambda tx: tx.execute("SELECT COUNT(*) FROM branch").fetchone()
+            )
+            with closing(sqlite3.connect(tmp_path / "booking.db")) as log:
+                (rows,) = log.execute("SELECT COUNT(*) FROM decision").fetchone()
+            # The newest is the horizon itself: branches below it may be forgotten.
+            return bool(kept <= 1 and rows == 0)
+
+        await eventually(forgotten)
+        assert [("0A", 1), ("1A", 1), ("2A", 1)] == await store.read(seats)
 
 
 async def test_a_log_has_one_coordinator(tmp_path: Path) -> None:

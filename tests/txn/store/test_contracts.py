@@ -23,6 +23,7 @@ from txn.testing import (
     check_branch_table,
     check_decision_log,
     check_forgetting,
+    check_truncation,
 )
 
 
@@ -49,6 +50,17 @@ async def test_decision_log_on_sqlite(tmp_path: Path) -> None:
     """The log on SQLite keeps the promises of DecisionLog."""
     async with open_sqlite(tmp_path / "s.db") as store:
         await check_decision_log(SqliteDecisionLog(store))
+
+
+async def test_truncation_in_memory() -> None:
+    """The log in memory forgets what it may, and knows what it has forgotten."""
+    await check_truncation(MemoryDecisionLog(MemoryStore()))
+
+
+async def test_truncation_on_sqlite(tmp_path: Path) -> None:
+    """The log on SQLite forgets what it may, and knows what it has forgotten."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_truncation(SqliteDecisionLog(store))
 
 
 async def test_branch_table_in_memory() -> None:

@@ -460,6 +460,54 @@ class BatchInquireResponse(_message.Message):
 Global___BatchInquireResponse: _TypeAlias = BatchInquireResponse  # noqa: Y015
 
 @_typing.final
+class FilterEndedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def txn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        txn_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["txn_ids", b"txn_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterEndedRequest: _TypeAlias = FilterEndedRequest  # noqa: Y015
+
+@_typing.final
+class FilterEndedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_TXN_IDS_FIELD_NUMBER: _builtins.int
+    PREPARE_HORIZON_FIELD_NUMBER: _builtins.int
+    prepare_horizon: _builtins.str
+    """As ExchangeRequest.prepare_horizon; empty when there is none yet."""
+    @_builtins.property
+    def ended_txn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that are committed, and of which every participant has acknowledged that, as the
+        log says for good.
+        """
+
+    def __init__(
+        self,
+        *,
+        ended_txn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        prepare_horizon: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_txn_ids", b"ended_txn_ids", "prepare_horizon", b"prepare_horizon"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterEndedResponse: _TypeAlias = FilterEndedResponse  # noqa: Y015
+
+@_typing.final
 class Branch(_message.Message):
     """One operation at one participant."""
 

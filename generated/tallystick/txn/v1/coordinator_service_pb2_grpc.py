@@ -65,6 +65,11 @@ class CoordinatorServiceStub:
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
                 _registered_method=True)
+        self.FilterEnded = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/FilterEnded',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer:
@@ -105,7 +110,8 @@ class CoordinatorServiceServicer:
     def GetTransaction(self, request, context):
         """One transaction, by its id or by the idempotency key it was started with.
         NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
-        txn_id: it was aborted (presumed abort) or never existed.
+        txn_id: it was aborted (presumed abort), never existed, or is longer over than
+        outcomes are kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,15 +127,26 @@ class CoordinatorServiceServicer:
     def Inquire(self, request, context):
         """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
         transaction is active; otherwise the answer is final and durable before it
-        is sent. Never answers from the mere absence of a record.
+        is sent. Never answers from the mere absence of a record: of a transaction so
+        old that its record may have been deleted nothing is said.
+
+        Errors: FAILED_PRECONDITION with ErrorInfo.reason TOO_OLD in that case.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchInquire(self, request, context):
-        """The same for many. Of a transaction that belongs to another log, about which
-        nothing can be said here, the outcome is OUTCOME_PENDING.
+        """The same for many. Of a transaction that belongs to another log, or is too old,
+        about which nothing can be said here, the outcome is OUTCOME_PENDING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FilterEnded(self, request, context):
+        """Asked by a participant about what it has committed: which of these transactions have
+        ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +184,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.BatchInquire,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.SerializeToString,
+            ),
+            'FilterEnded': grpc.unary_unary_rpc_method_handler(
+                    servicer.FilterEnded,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -332,6 +354,33 @@ class CoordinatorService:
             '/tallystick.txn.v1.CoordinatorService/BatchInquire',
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FilterEnded(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/FilterEnded',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,18 +59,26 @@ class CoordinatorServiceStub:
     GetTransaction: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]
     """One transaction, by its id or by the idempotency key it was started with.
     NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
-    txn_id: it was aborted (presumed abort) or never existed.
+    txn_id: it was aborted (presumed abort), never existed, or is longer over than
+    outcomes are kept.
     """
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListTransactionsRequest, _coordinator_service_pb2.ListTransactionsResponse]
     """Logged transactions in the order of their ids, page by page."""
     Inquire: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.InquireRequest, _coordinator_service_pb2.InquireResponse]
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
-    is sent. Never answers from the mere absence of a record.
+    is sent. Never answers from the mere absence of a record: of a transaction so
+    old that its record may have been deleted nothing is said.
+
+    Errors: FAILED_PRECONDITION with ErrorInfo.reason TOO_OLD in that case.
     """
     BatchInquire: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.BatchInquireRequest, _coordinator_service_pb2.BatchInquireResponse]
-    """The same for many. Of a transaction that belongs to another log, about which
-    nothing can be said here, the outcome is OUTCOME_PENDING.
+    """The same for many. Of a transaction that belongs to another log, or is too old,
+    about which nothing can be said here, the outcome is OUTCOME_PENDING.
+    """
+    FilterEnded: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.FilterEndedRequest, _coordinator_service_pb2.FilterEndedResponse]
+    """Asked by a participant about what it has committed: which of these transactions have
+    ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
     """
 
 @_typing.type_check_only
@@ -104,18 +112,26 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     GetTransaction: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]  # type: ignore[assignment]
     """One transaction, by its id or by the idempotency key it was started with.
     NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
-    txn_id: it was aborted (presumed abort) or never existed.
+    txn_id: it was aborted (presumed abort), never existed, or is longer over than
+    outcomes are kept.
     """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListTransactionsRequest, _coordinator_service_pb2.ListTransactionsResponse]  # type: ignore[assignment]
     """Logged transactions in the order of their ids, page by page."""
     Inquire: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.InquireRequest, _coordinator_service_pb2.InquireResponse]  # type: ignore[assignment]
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
-    is sent. Never answers from the mere absence of a record.
+    is sent. Never answers from the mere absence of a record: of a transaction so
+    old that its record may have been deleted nothing is said.
+
+    Errors: FAILED_PRECONDITION with ErrorInfo.reason TOO_OLD in that case.
     """
     BatchInquire: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.BatchInquireRequest, _coordinator_service_pb2.BatchInquireResponse]  # type: ignore[assignment]
-    """The same for many. Of a transaction that belongs to another log, about which
-    nothing can be said here, the outcome is OUTCOME_PENDING.
+    """The same for many. Of a transaction that belongs to another log, or is too old,
+    about which nothing can be said here, the outcome is OUTCOME_PENDING.
+    """
+    FilterEnded: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.FilterEndedRequest, _coordinator_service_pb2.FilterEndedResponse]  # type: ignore[assignment]
+    """Asked by a participant about what it has committed: which of these transactions have
+    ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
     """
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -164,7 +180,8 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_service_pb2.GetTransactionResponse, _abc.Awaitable[_coordinator_service_pb2.GetTransactionResponse]]:
         """One transaction, by its id or by the idempotency key it was started with.
         NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
-        txn_id: it was aborted (presumed abort) or never existed.
+        txn_id: it was aborted (presumed abort), never existed, or is longer over than
+        outcomes are kept.
         """
 
     @_abc_1.abstractmethod
@@ -183,7 +200,10 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_service_pb2.InquireResponse, _abc.Awaitable[_coordinator_service_pb2.InquireResponse]]:
         """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
         transaction is active; otherwise the answer is final and durable before it
-        is sent. Never answers from the mere absence of a record.
+        is sent. Never answers from the mere absence of a record: of a transaction so
+        old that its record may have been deleted nothing is said.
+
+        Errors: FAILED_PRECONDITION with ErrorInfo.reason TOO_OLD in that case.
         """
 
     @_abc_1.abstractmethod
@@ -192,8 +212,18 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_service_pb2.BatchInquireRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.BatchInquireResponse, _abc.Awaitable[_coordinator_service_pb2.BatchInquireResponse]]:
-        """The same for many. Of a transaction that belongs to another log, about which
-        nothing can be said here, the outcome is OUTCOME_PENDING.
+        """The same for many. Of a transaction that belongs to another log, or is too old,
+        about which nothing can be said here, the outcome is OUTCOME_PENDING.
+        """
+
+    @_abc_1.abstractmethod
+    def FilterEnded(
+        self,
+        request: _coordinator_service_pb2.FilterEndedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.FilterEndedResponse, _abc.Awaitable[_coordinator_service_pb2.FilterEndedResponse]]:
+        """Asked by a participant about what it has committed: which of these transactions have
+        ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
         """
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,142 @@
+"""Forgets branches that are over, where the coordinator's word that they may be was lost.
+
+That word rides along with batches and is not answered (`Batch.forgettable`). What a
+coordinator had not said when it ended, what was in a batch that got lost, and whatever a
+participant without batches has committed, would be remembered for ever. So from time to
+time a participant asks about what it has remembered for a while. It forgets no branch
+that is in doubt, and nothing on its own: a coordinator says which commits have ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from txn.clock import US_PER_S, Clock
+from txn.errors import Unreachable
+from txn.metrics import NO_METRICS, ParticipantMetrics
+from txn.model import BranchKey, BranchRow, Ended
+from txn.participant import Participant
+from txn.restraint import Restraint
+from txn.state import BranchState
+from txn.transport import EndedTransport
+
+_log = logging.getLogger(__name__)
+
+Tx = TypeVar("Tx")
+Op = TypeVar("Op")
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetterConfig:
+    """How a participant looks for what it could have forgotten."""
+
+    interval_s: float = 60.0
+    # Younger branches are not asked about: word of them is probably on its way.
+    age_min_s: float = 60.0
+    rows_per_step: int = 64
+    # Between two steps: at least this, and so long that they take no more of the time.
+    pause_s: float = 0.02
+    busy_share_max: float = 0.2
+    timeout_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if min(self.interval_s, self.pause_s, self.timeout_s) <= 0 or self.age_min_s < 0:
+            raise ValueError("interval, pause and timeout must be positive, the age not negative")
+        if self.rows_per_step < 1:
+            raise ValueError("rows_per_step must be at least 1")
+        if not 0 < self.busy_share_max <= 1:
+            raise ValueError("busy_share_max must be above 0 and at most 1")
+
+
+class Forgetter(Generic[Tx, Op]):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        participant: Participant[Tx, Op],
+        transport: EndedTransport,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        config: ForgetterConfig | None = None,
+        metrics: ParticipantMetrics = NO_METRICS,
+    ) -> None:
+        self._participant = participant
+        self._transport = transport
+        self._clock = clock
+        self._rng = rng
+        self._config = config or ForgetterConfig()
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """A pass every interval, until cancelled."""
+        while True:
+            # Replicas that share a store should not all look at the same time.
+            await self._clock.sleep(self._config.interval_s * self._rng.uniform(0.5, 1.5))
+            try:
+                await self.sweep()
+            except Exception as error:  # noqa: BLE001 - it is there in the next pass too
+                _log.warning("forgetting put off: %r", error)
+
+    async def sweep(self) -> int:
+        """One pass over all that is over and not forgotten; returns how many rows went."""
+        old_us = self._clock.utc_us() - int(self._config.age_min_s * US_PER_S)
+        restraint = Restraint(
+            self._clock,
+            pause_s=self._config.pause_s,
+            busy_share_max=self._config.busy_share_max,
+        )
+        deleted = 0
+        after: BranchKey | None = None
+        while rows := await self._page(after, BranchState.COMMITTED):
+            deleted += await self._forget([row for row in rows if row.prepared_at_us < old_us])
+            after = rows[-1].key
+            await restraint.rest()
+        deleted += await self._forget_aborted(restraint)
+        if deleted:
+            self._metrics.forgotten(deleted)
+            _log.info("%d branches were forgotten", deleted)
+        return deleted
+
+    async def _page(self, after: BranchKey | None, state: BranchState) -> Sequence[BranchRow]:
+        return await self._participant.list_branches(
+            after=after, limit=self._config.rows_per_step, state=state
+        )
+
+    async def _forget(self, rows: Sequence[BranchRow]) -> int:
+        by_coordinator: dict[str, list[BranchKey]] = {}
+        for row in rows:
+            by_coordinator.setdefault(row.coordinator, []).append(row.key)
+        deleted = 0
+        for coordinator, keys in by_coordinator.items():
+            ended = await self._ask(coordinator, keys)
+            if ended.prepare_horizon is not None and ended.txn_ids:
+                going = [key for key in keys if key.txn_id in ended.txn_ids]
+                deleted += await self._participant.forget(going, ended.prepare_horizon)
+        return deleted
+
+    async def _forget_aborted(self, restraint: Restraint) -> int:
+        """Those below the horizons; nobody has to be asked about each."""
+        deleted = 0
+        if not await self._page(None, BranchState.ABORTED):
+            return deleted
+        for coordinator in sorted(self._participant.coordinators):
+            horizon = (await self._ask(coordinator, [])).prepare_horizon
+            while horizon is not None and (gone := await self._participant.forget([], horizon)):
+                deleted += gone
+                await restraint.rest()
+        return deleted
+
+    async def _ask(self, coordinator: str, keys: Sequence[BranchKey]) -> Ended:
+        txn_ids = list(dict.fromkeys(key.txn_id for key in keys))
+        try:
+            return await self._transport.ended(coordinator, txn_ids, self._config.timeout_s)
+        except Unreachable as error:
+            _log.info("%s does not say what may be forgotten: %s", coordinator, error)
+        except Exception:  # noqa: BLE001 - the other coordinators have to be asked all the same
+            _log.exception("what may be forgotten, at %s", coordinator)
+        return Ended(frozenset(), None)

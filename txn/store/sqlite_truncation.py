@@ -1,0 +1,69 @@
+"""How the decision log on SQLite is truncated, and what is known of the rows that are gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from txn.model import TxnId
+
+
+class Page(NamedTuple):
+    """Some rows in the order of their ids: the last one, whether any is old, what may go.
+
+    `newest_keyed` is the greatest id in `going` of a row with a key; empty if there is none.
+    """
+
+    last: str
+    full: bool
+    any_old: bool
+    going: Sequence[tuple[str]]
+    newest_keyed: str
+
+
+def look(tx: sqlite3.Connection, after: str, limit: int, before_us: int) -> Page:
+    """The next `limit` rows above `after`."""
+    rows = tx.execute(
+        "SELECT txn_id, decided_at_us < ?, ended, caller IS NOT NULL FROM decision "
+        "WHERE txn_id > ? ORDER BY txn_id LIMIT ?",
+        (before_us, after, limit),
+    ).fetchall()
+    going = [(txn_id, keyed) for txn_id, old, ended, keyed in rows if old and ended]
+    return Page(
+        last=rows[-1][0] if rows else after,
+        full=len(rows) == limit,
+        any_old=any(old for _, old, *_ in rows),
+        going=[(txn_id,) for txn_id, _ in going],
+        newest_keyed=max((txn_id for txn_id, keyed in going if keyed), default=""),
+    )
+
+
+def delete(tx: sqlite3.Connection, page: Page) -> int:
+    """Deletes rows, and remembers in the same transaction up to where. Only what has ended."""
+    before = tx.total_changes
+    tx.executemany("DELETE FROM decision WHERE txn_id = ? AND ended = 1", page.going)
+    deleted = tx.total_changes - before
+    if page.newest_keyed:
+        tx.execute(
+            "INSERT INTO truncation VALUES (1, ?) ON CONFLICT (one) "
+            "DO UPDATE SET txn_id = MAX(txn_id, excluded.txn_id)",
+            (page.newest_keyed,),
+        )
+    return deleted
+
+
+def horizon(tx: sqlite3.Connection) -> str:
+    """The greatest txn_id of a deleted row that had a key; empty when none was deleted."""
+    row = tx.execute("SELECT txn_id FROM truncation").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def ended(tx: sqlite3.Connection, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
+    """Those whose commit has ended; a row that is gone had."""
+    gone = horizon(tx)
+    query = "SELECT ended AND outcome = 'COMMITTED' FROM decision WHERE txn_id = ?"
+    rows = ((txn_id, tx.execute(query, (txn_id,)).fetchone()) for txn_id in txn_ids)
+    return frozenset(
+        txn_id for txn_id, row in rows if (txn_id <= gone if row is None else bool(row[0]))
+    )
