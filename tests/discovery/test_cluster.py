@@ -162,6 +162,7 @@ async def test_row_21_quorum_is_lost_and_returns(
     survivor, *victims = cluster.members
     one = party(_starting_at(survivor, cluster))
     addresses = await _in_service(one, servers)
+    before = len(one.heard.states)
     async with Traffic(SERVICE, one.resolver) as traffic:
         await eventually(lambda: len(traffic.answered) == len(servers))
         for victim in victims:
@@ -177,7 +178,8 @@ async def test_row_21_quorum_is_lost_and_returns(
         assert time.monotonic() - back_at < _BACK_S
         await _outlives_its_lease(one, addresses)
 
-    assert len(servers) == min(len(s.endpoints) for s in one.heard.states[-5:] if s.error)
+    lost = [state for state in one.heard.states[before:] if state.error]
+    assert len(servers) == min(len(state.endpoints) for state in lost)
     assert [] == traffic.failures
 
 
