@@ -29,6 +29,9 @@ FREE_SPACE_RESERVE_BYTES = 64 * 1024 * 1024
 # Checkpoints cost forces of their own, so they are kept rare: every 64 MiB of log.
 WAL_CHECKPOINT_PAGES = 16_384
 WAL_SIZE_LIMIT_BYTES = 128 * 1024 * 1024
+# Of pages, in memory, for the connection that writes: with SQLite's own 2 MiB most pages of
+# large tables are read again for every group.
+CACHE_SIZE_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -58,6 +61,8 @@ class SqliteWriter:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         self._connection.execute(f"PRAGMA journal_size_limit = {WAL_SIZE_LIMIT_BYTES}")
+        # Negative: in KiB, not in pages.
+        self._connection.execute(f"PRAGMA cache_size = {-(CACHE_SIZE_BYTES // 1024)}")
         try:
             self._bring_up_to_date(schema)
             # From here on waiting is this file's business.
