@@ -193,6 +193,17 @@ async def test_a_log_that_is_gone_is_not_a_new_one(tmp_path: Path) -> None:
     assert not whole.exists()
 
 
+async def test_what_was_truncated_is_not_missed(tmp_path: Path) -> None:
+    """A log in which nothing is left, since all of it was old, is no log that lost its end."""
+    path = tmp_path / "c.db"
+    async with opened(path) as log:
+        assert LOG_ID == await log.identity(LOG_ID)
+        await log.decide_all([decision(number) for number in (0, 5)])
+        assert 2 == (await log.truncate(after="", limit=9, before_us=2)).deleted
+    async with opened(path) as log:
+        assert [] == list(await log.list_decisions(after="", limit=9))
+
+
 async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None:
     """It is not forced, so a power cut may have left anything in it; the next force mends it."""
     whole = tmp_path / "whole" / "c.db"
