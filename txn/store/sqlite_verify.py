@@ -24,8 +24,8 @@ from txn.store.sqlite_log import COLUMNS, Row, check_row
 
 # Of a log whose structure is looked through: about 0.3 s.
 STRUCTURE_MAX_BYTES = 256 * 1024 * 1024
-# Of the newest rows whose contents and keys are looked at.
-NEWEST_ROWS_MAX = 10_000
+# Of the newest rows whose contents and keys are looked at: each key is a page somewhere else.
+NEWEST_ROWS_MAX = 2_000
 
 _UNFINISHED = "SELECT txn_id FROM decision INDEXED BY decision_unfinished WHERE ended = 0"
 _KEYS_THAT_LEAD_ASTRAY = """
