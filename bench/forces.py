@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.support.faults import traced
 from tests.support.mesh import SERVICES, Mesh, Shop
 
 WARM_UP_PAYMENTS = 5
@@ -53,8 +54,7 @@ class Strace:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        threads = "status" if threads_only else "task/*/status"
-        while not all(_traced(pid, threads) for pid in pids):
+        while not all(traced(pid, threads_only=threads_only) for pid in pids):
             if self._process.poll() is not None:
                 raise SystemExit("strace could not attach: is tracing allowed here?")
             time.sleep(0.05)
@@ -66,12 +66,6 @@ class Strace:
         forces = list(_SYNC.finditer(self._out.read_text()))
         self.threads = frozenset(int(match["thread"]) for match in forces if match["thread"])
         return Counter(Path(match["path"]).name for match in forces)
-
-
-def _traced(pid: int, threads: str) -> bool:
-    """Whether every one of a process's threads, as named below its own folder, has a tracer."""
-    statuses = Path(f"/proc/{pid}").glob(threads)
-    return all("TracerPid:\t0\n" not in status.read_text() for status in statuses)
 
 
 async def measure(payments: int) -> Counter[str]:

@@ -78,7 +78,8 @@ def _add_decisions(connection: sqlite3.Connection, series: Series, txn_ids: list
     branches = json.dumps([(f"{name}-0", name, "COMMIT") for name in PARTICIPANTS])
     now_us = time.time_ns() // 1_000
     connection.executemany(
-        f"INSERT INTO decision VALUES (?, 'COMMITTED', '{_CALLER}', ?, x'00', ?, '', '', ?, 0)",
+        f"INSERT INTO decision VALUES (?, 'COMMITTED', '{_CALLER}', ?, x'00', ?, "
+        "'', '', ?, 0, NULL)",
         (
             (txn_id, series.trade_no(number), branches, now_us)
             for number, txn_id in enumerate(txn_ids)
@@ -167,7 +168,7 @@ def add_finished(connection: sqlite3.Connection, count: int) -> None:
     connection.execute(
         f"{stocking.numbers(count)} "
         f"INSERT INTO decision SELECT printf('%032x', i) || '{LOG_ID}', 'COMMITTED', '{_CALLER}', "
-        "'past-' || printf('%012d', i), randomblob(32), ?, '', '', ?, 1 FROM n",
+        "'past-' || printf('%012d', i), randomblob(32), ?, '', '', ?, 1, NULL FROM n",
         (branches, time.time_ns() // 1_000),
     )
 

@@ -177,7 +177,7 @@ def _decide(
 ) -> None:
     branches = [(branch.branch_id, branch.participant, "COMMIT") for branch in request.branches]
     tx.execute(
-        "INSERT INTO decision VALUES (?, 'COMMITTED', 'anonymous', ?, ?, ?, '', '', ?, 0)",
+        "INSERT INTO decision VALUES (?, 'COMMITTED', 'anonymous', ?, ?, ?, '', '', ?, 0, NULL)",
         (
             txn_id,
             request.idempotency_key,

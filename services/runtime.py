@@ -45,7 +45,7 @@ from discovery.etcd_config import config_from
 from services.edge import Edge
 from services.metrics_page import MetricsPage
 from txn.clock import SystemClock
-from txn.errors import AlreadyOwned
+from txn.errors import AlreadyOwned, LogDamaged
 from txn.store.migrate import MigrationError
 
 LEASE_TTL_S = 5
@@ -206,7 +206,7 @@ def main(service: str, setup: Setup) -> NoReturn:
         config = _parse(service)
         structlog.contextvars.bind_contextvars(process=config.id)
         _run(_serve(config, setup))
-    except (CannotStart, AlreadyOwned, MigrationError) as error:
+    except (CannotStart, AlreadyOwned, LogDamaged, MigrationError) as error:
         sys.stderr.write(f"{service}: {error}\n")
         sys.exit(EXIT_CANNOT_START)
     sys.exit(0)

@@ -20,7 +20,14 @@ from typing import TypeAlias
 from txn import protocol
 from txn.clock import Clock
 from txn.config import CoordinatorConfig
-from txn.crash_point import CrashPoint, no_crash
+from txn.crash_point import (
+    AFTER_FIRST_ACKNOWLEDGEMENT,
+    AFTER_FIRST_VOTE,
+    BEFORE_PREPARE,
+    DURING_RECOVERY,
+    CrashPoint,
+    no_crash,
+)
 from txn.deciding import Decider
 from txn.decision_log import DecisionLog
 from txn.errors import (
@@ -101,6 +108,8 @@ class Coordinator:
         self._new_txn_id = new_txn_id
         self._log_id = ""
         self._newest_id = ""
+        self._crash_point = crash_point
+        self._deliver = self._feed if crash_point is no_crash else self._feed_and_crash
         self._decider = Decider(
             log,
             retry=config.retry,
@@ -108,7 +117,7 @@ class Coordinator:
             rng=rng,
             crash_point=crash_point,
             spawn=self._spawn,
-            deliver=self._feed,
+            deliver=self._deliver,
             ended=self._forget,
             metrics=metrics,
         )
@@ -340,6 +349,7 @@ class Coordinator:
             progress,
         )
         self._preparing[txn_id] = None
+        self._crash_point(BEFORE_PREPARE)
         self._activate(transaction, actions)
         return transaction
 
@@ -356,6 +366,7 @@ class Coordinator:
         )
         transaction.decide(decision)
         self._activate(transaction, actions)
+        self._crash_point(DURING_RECOVERY)
 
     def _activate(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
         transaction.began_s = transaction.decided_s = self._clock.monotonic()
@@ -374,6 +385,16 @@ class Coordinator:
                 self._perform(transaction, actions)
             if transaction.progress.state in _OVER:
                 self._retire(transaction)
+
+    def _feed_and_crash(self, happened: Sequence[Happened]) -> None:
+        """The same where a crash point is armed, one at a time."""
+        for transaction, event in happened:
+            self._feed([(transaction, event)])
+            state = transaction.progress.state
+            if isinstance(event, protocol.Voted) and state is TransactionState.PREPARING:
+                self._crash_point(AFTER_FIRST_VOTE)
+            if isinstance(event, protocol.Settled) and state is TransactionState.COMMITTING:
+                self._crash_point(AFTER_FIRST_ACKNOWLEDGEMENT)
 
     def _perform(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
         if transaction.progress.state is not TransactionState.PREPARING:
@@ -415,7 +436,7 @@ class Coordinator:
                 clock=self._clock,
                 rng=self._rng,
                 spawn=self._spawn,
-                deliver=self._feed,
+                deliver=self._deliver,
                 pace=self._pace,
                 prepare_horizon=self._prepare_horizon,
                 metrics=self._metrics,

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+BEFORE_PREPARE = "before-prepare"
+AFTER_FIRST_VOTE = "after-first-vote"
 BEFORE_DECISION = "before-decision"
 AFTER_DECISION = "after-decision"
 AFTER_VOTE = "after-vote"
 AFTER_APPLY = "after-apply"
+AFTER_FIRST_ACKNOWLEDGEMENT = "after-first-acknowledgement"
+BEFORE_END = "before-end"
+DURING_RECOVERY = "during-recovery"
 
 CrashPoint = Callable[[str], None]
 

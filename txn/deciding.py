@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from txn import protocol
 from txn.clock import Backoff, Clock
-from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, CrashPoint
+from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, BEFORE_END, CrashPoint
 from txn.decision_log import DecisionLog
 from txn.errors import TxnError
 from txn.lane import Happened, Spawn
@@ -138,6 +138,7 @@ class Decider:
 
     def _end_all(self) -> None:
         those, self._ending = self._ending, []
+        self._crash_point(BEFORE_END)
         self._metrics.took(Phase.APPLY, self._clock.monotonic() - those[0].decided_s)
         try:
             self._decisions.end_all(

@@ -24,7 +24,8 @@ TxnError
     |-- StoreFull         too little free space: refused before anything was begun
     |-- StoreClosed       the store was closed before the work ran
     |-- GroupLost         the storage undid the whole group, this work with it
-    `-- AlreadyOwned      another process owns this decision log
+    |-- AlreadyOwned      another process owns this decision log
+    `-- LogDamaged        the decision log is not as it was written: nothing is said from it
 """
 
 from __future__ import annotations
@@ -188,3 +189,7 @@ class GroupLost(StoreError):
 
 class AlreadyOwned(StoreError):
     """Another process owns this decision log."""
+
+
+class LogDamaged(StoreError):
+    """The decision log has lost something or was changed: absence in it means nothing."""

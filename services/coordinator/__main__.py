@@ -23,6 +23,8 @@ from txn.metrics_prometheus import PrometheusCoordinatorMetrics
 from txn.resource import Codec
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
 from txn.store import sqlite_log
+from txn.store.log_mark import LogMark
+from txn.store.sqlite_verify import verify
 
 # Who may be named in a branch: a coordinator does not call whatever a caller names. That it
 # knows their operations lets it refuse a malformed one before anything is begun, and lets
@@ -36,19 +38,23 @@ OPERATIONS: Mapping[str, Codec[Message]] = {
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """CoordinatorService; refuses to start when another coordinator owns the log."""
     service = runtime.config.service
-    owner = sqlite_log.take_ownership(runtime.config.data / f"{service}.db")
+    path = runtime.config.data / f"{service}.db"
+    owner = sqlite_log.take_ownership(path)
+    mark = LogMark(path)
 
     async def disown() -> None:
+        mark.close()
         os.close(owner)
 
     # Before the store is opened, so that it is let go of after the store is closed.
     runtime.on_stop(disown)
     alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.address)
     await alone.wait()
+    verify(path, mark)
     store = open_store(runtime, sqlite_log.schema())
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
-    log = sqlite_log.SqliteDecisionLog(store, runtime.clock)
+    log = sqlite_log.SqliteDecisionLog(store, runtime.clock, mark)
     metrics = PrometheusCoordinatorMetrics(runtime.registry)
     coordinator = Coordinator(
         config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),

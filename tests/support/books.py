@@ -20,9 +20,9 @@ def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
 async def books_agree(mesh: Clients) -> None:
     """Waits until nothing is in doubt, then checks that every payment is in both books or none.
 
-    Invariants: postings sum to zero and match the balances (I1); never committed in one
-    book and not in the other (I2); one journal entry for each paid trade (I4); nothing in
-    doubt and nothing held (I5).
+    Invariants: postings sum to zero and match the balances (I1; that no account is below
+    its limit is a CHECK of its table); never committed in one book and not in the other
+    (I2); one journal entry for each paid trade (I4); nothing in doubt and nothing held (I5).
     """
 
     async def settled() -> bool:

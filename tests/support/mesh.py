@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -63,6 +64,7 @@ class ServiceProcess:
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self._log = home / f"{service}-{replica}.log"
+        self._armed = False
 
     @property
     def log(self) -> str:
@@ -77,6 +79,7 @@ class ServiceProcess:
 
     def launch(self, failpoint: str = "") -> None:
         """Starts it; does not wait."""
+        self._armed = failpoint != ""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -90,6 +93,21 @@ class ServiceProcess:
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
+
+    async def heal(self) -> None:
+        """Whatever was done to it, it runs again and harms nobody."""
+        assert self._process is not None
+        if self._process.poll() is None and not self._armed:
+            self.send(signal.SIGCONT)
+            return
+        self.kill9()
+        self.launch()
+        await self.serving()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def serving(self) -> None:
         """Waits until its health says SERVING."""
@@ -192,6 +210,10 @@ class Mesh(Clients):
         for process in self.processes.values():
             process.kill9()
         self.etcd.close()
+
+    def replica(self, service: str, number: int) -> ServiceProcess:
+        """One more process of a service, over the same books; whoever launches it ends it."""
+        return ServiceProcess(service, number, self.etcd.endpoint, self._home)
 
     async def restart(self, name: str, *, failpoint: str = "") -> None:
         """Ends a process in order and starts it again, armed if asked."""
@@ -303,6 +325,50 @@ class Shop:
             ),
             timeout=timeout_s,
         )
+
+    async def execute(
+        self, trade: order_service_pb2.Trade, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> coordinator_service_pb2.ExecuteResponse:
+        """The same transaction, asked of the coordinator itself: reads nothing in between."""
+        request = self.payment(trade)
+        return await self.mesh.coordinator.Execute(request, timeout=timeout_s, wait_for_ready=True)
+
+    def payment(self, trade: order_service_pb2.Trade) -> coordinator_service_pb2.ExecuteRequest:
+        """The transaction that pays a trade; the same request each time."""
+        order = order_service_pb2.PayTradeOperation(
+            trade_no=trade.trade_no,
+            amount=trade.amount,
+            payee_account_id=trade.payee_account_id,
+            payer_account_id=self.payer,
+        )
+        ledger = ledger_service_pb2.TransferOperation(
+            debit_account_id=self.payer,
+            credit_account_id=trade.payee_account_id,
+            amount=trade.amount,
+            reference=trade.trade_no,
+        )
+        return coordinator_service_pb2.ExecuteRequest(
+            idempotency_key=f"direct:{trade.trade_no}",
+            branches=[
+                coordinator_service_pb2.Branch(
+                    branch_id=name, participant=name, operation=packed(operation)
+                )
+                for name, operation in (("order", order), ("ledger", ledger))
+            ],
+        )
+
+    async def execute_until_final(
+        self, trade: order_service_pb2.Trade, *, within_s: float
+    ) -> coordinator_service_pb2.ExecuteResponse:
+        """Asks again, for the same transaction, until the answer is final."""
+        answer = coordinator_service_pb2.ExecuteResponse()
+
+        async def final() -> bool:
+            answer.CopyFrom(await self.execute(trade))
+            return answer.outcome != coordinator_service_pb2.OUTCOME_PENDING
+
+        await eventually(final, timeout_s=within_s, what="a final outcome")
+        return answer
 
     async def pay_until_final(self, trade: order_service_pb2.Trade, *, within_s: float) -> str:
         """Sends the same payment again until its outcome is known; the txn_id."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,9 +23,13 @@ def require(program: str, *, name: str | None = None) -> Path:
     It is spoken of, and demanded, by `name` where its file is called something else.
     """
     path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, PLACES)])
-    if (found := shutil.which(program, path=path)) is not None:
-        return Path(found)
-    name = name or program
+    if (found := shutil.which(program, path=path)) is None:
+        lacking(name or program)
+    return Path(found)
+
+
+def lacking(name: str, why: str = "is not installed") -> NoReturn:
+    """Skips the test, or fails it when `name` is demanded."""
     if name in os.environ.get(VARIABLE, "").split(","):
-        pytest.fail(f"{name} is demanded by {VARIABLE} and is not here")
-    pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{name} is demanded by {VARIABLE} and {why}")
+    pytest.skip(f"{name} {why}")

@@ -33,7 +33,9 @@ from txn.rpc.operation import OperationCodec
 from txn.rpc.participant import ParticipantServicer
 from txn.rpc.participant_transport import GrpcParticipantTransport
 from txn.store import sqlite_branches, sqlite_log
+from txn.store.log_mark import LogMark
 from txn.store.opening import SqliteStore, open_store, schema_of
+from txn.store.sqlite_verify import verify
 
 # What calls and streams have to end, when the block is left.
 STOP_GRACE_S = 5.0
@@ -118,18 +120,21 @@ async def serve_coordinator(
 
     Its decision log is `<home>/<name>.db`, which no other process may have open. Adds
     CoordinatorService to `server` and starts that. `participants` are channels by the
-    names that branches give; participants ask back under `name`. Raises AlreadyOwned, and
-    what `open_store` raises.
+    names that branches give; participants ask back under `name`. Raises AlreadyOwned,
+    LogDamaged, and what `open_store` raises.
     """
     async with AsyncExitStack() as stack:
         path = Path(home) / f"{name}.db"
         stack.callback(os.close, sqlite_log.take_ownership(path))
+        mark = LogMark(path)
+        stack.callback(mark.close)
+        verify(path, mark)
         log = open_store(path, sqlite_log.schema())
         stack.push_async_callback(log.close)
         transport = GrpcParticipantTransport(participants.__getitem__, name)
         stack.push_async_callback(transport.close)
         clock = SystemClock()
-        decisions = sqlite_log.SqliteDecisionLog(log, clock)
+        decisions = sqlite_log.SqliteDecisionLog(log, clock, mark)
         coordinator = Coordinator(
             config=config or CoordinatorConfig(name=name, participants=frozenset(participants)),
             log=decisions,

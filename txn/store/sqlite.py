@@ -169,7 +169,7 @@ class SqliteReader:
     """A connection that only reads, each time from one snapshot."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = _connect(f"file:{_quoted(path)}?mode=ro")
+        self._connection = connect_to_read(path)
 
     def begin(self) -> sqlite3.Connection:
         """Opens a read transaction."""
@@ -187,6 +187,11 @@ class SqliteReader:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing. Raises sqlite3.Error when there is no such file."""
+    return _connect(f"file:{_quoted(path)}?mode=ro")
 
 
 def _connect(uri: str) -> sqlite3.Connection:

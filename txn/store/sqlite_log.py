@@ -1,4 +1,9 @@
-"""The decision log on SQLite."""
+"""The decision log on SQLite.
+
+SQLite keeps no checksums of its pages, so a bit that flips in a row would be read as if it
+had been written. Each row therefore has a CRC-32 of all in it that is written once, compared
+whenever it is read; see sqlite_verify.py for what is looked at before anything is answered.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +12,30 @@ import importlib.resources
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Truncated
-from txn.errors import AlreadyOwned, TooOld, TxnError
+from txn.errors import AlreadyOwned, LogDamaged, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store import sqlite_truncation
 from txn.store.group_commit import Done, Failed, Store, write_unhurried
+from txn.store.log_mark import LogMark
 from txn.store.migrate import Migration, load
 from txn.store.sqlite_many import select_in
 
-_COLUMNS = (
+COLUMNS = (
     "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
-    "refused_branch_id, decided_at_us, ended"
+    "refused_branch_id, decided_at_us, checksum, ended"
 )
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
-_Row: TypeAlias = tuple[Any, ...]
+Row: TypeAlias = tuple[Any, ...]
 
 
 def schema() -> Mapping[str, tuple[Migration, ...]]:
@@ -59,9 +66,16 @@ def take_ownership(path: Path) -> int:
 class SqliteDecisionLog:
     """DecisionLog over a store whose transactions are sqlite3 connections."""
 
-    def __init__(self, store: Store[sqlite3.Connection], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store[sqlite3.Connection],
+        clock: Clock | None = None,
+        mark: LogMark | None = None,
+    ) -> None:
+        """`mark` notes how far the log was durable; without one a lost end is not noticed."""
         self._store = store
         self._clock = clock or SystemClock()
+        self._mark = mark
         # Ends that wait for the next force: readers should see them already.
         self._ending: set[TxnId] = set()
 
@@ -95,9 +109,20 @@ class SqliteDecisionLog:
             )
         except TxnError as error:
             return [error] * len(decisions)
+        self._note(rows)
         return [
             row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
         ]
+
+    def _note(self, rows: Sequence[Decision | Exception]) -> None:
+        """Before anybody is told: a log that loses what somebody knows is to be noticed."""
+        if self._mark is None:
+            return
+        for row in reversed(rows):
+            # Others may be deleted and leave no trace, see sqlite_truncation.py.
+            if isinstance(row, Decision) and row.request is not None:
+                self._mark.write(row.txn_id)
+                break
 
     def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
         """See DecisionLog.end_all."""
@@ -163,7 +188,7 @@ class SqliteDecisionLog:
         ending = frozenset(self._ending)
         rows = await self._store.read(
             lambda tx: tx.execute(
-                f"SELECT {_COLUMNS} FROM decision WHERE txn_id > ? {condition} "
+                f"SELECT {COLUMNS} FROM decision WHERE txn_id > ? {condition} "
                 "ORDER BY txn_id LIMIT ?",
                 (after, limit + len(ending)),
             ).fetchall()
@@ -215,7 +240,7 @@ def _answer_old_inquiries(
 def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequence[Decision]:
     before = tx.total_changes
     tx.executemany(
-        f"INSERT INTO decision ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        f"INSERT INTO decision ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO NOTHING",
         [_encoded(decision) for decision in decisions],
     )
@@ -224,9 +249,9 @@ def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequen
     return [_read_back(tx, decision) for decision in decisions]
 
 
-def _encoded(decision: Decision) -> _Row:
+def _encoded(decision: Decision) -> Row:
     request = decision.request
-    return (
+    row = (
         decision.txn_id,
         decision.outcome.value,
         None if request is None else request.caller,
@@ -241,8 +266,23 @@ def _encoded(decision: Decision) -> _Row:
         decision.reason,
         decision.refused_branch_id,
         decision.decided_at_us,
-        decision.ended,
     )
+    return (*row, _checksum(row), decision.ended)
+
+
+def _checksum(row: Row) -> int:
+    """Of what is written once: `ended` is not among it."""
+    txn_id, outcome, caller, key, digest, branches, reason, refused, decided_at_us = row
+    text = f"{txn_id}\0{outcome}\0{caller}\0{key}\0{branches}\0{reason}\0{refused}\0{decided_at_us}"
+    return zlib.crc32(text.encode(), 0 if digest is None else zlib.crc32(digest))
+
+
+def check_row(row: Row) -> None:
+    """Raises LogDamaged when a row of COLUMNS is not as it was written."""
+    *written, checksum, _ended = row
+    # Rows from before checksums were kept have none.
+    if checksum is not None and checksum != _checksum(tuple(written)):
+        raise LogDamaged(f"the row of {row[0]} is not as it was written")
 
 
 def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
@@ -255,19 +295,20 @@ def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
     return _decoded(row, frozenset())
 
 
-def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> _Row | None:
-    query = f"SELECT {_COLUMNS} FROM decision WHERE txn_id = ?"
-    row: _Row | None = tx.execute(query, (txn_id,)).fetchone()
+def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> Row | None:
+    query = f"SELECT {COLUMNS} FROM decision WHERE txn_id = ?"
+    row: Row | None = tx.execute(query, (txn_id,)).fetchone()
     return row
 
 
-def _by_keys(tx: sqlite3.Connection, caller: str, keys: Sequence[str]) -> Sequence[_Row]:
-    query = f"SELECT {_COLUMNS} FROM decision WHERE caller = ? AND idempotency_key IN"
+def _by_keys(tx: sqlite3.Connection, caller: str, keys: Sequence[str]) -> Sequence[Row]:
+    query = f"SELECT {COLUMNS} FROM decision WHERE caller = ? AND idempotency_key IN"
     return select_in(tx, query, keys, fixed=(caller,))
 
 
-def _decoded(row: _Row, ending: frozenset[TxnId]) -> Decision:
-    txn_id, outcome, caller, key, digest, branches, reason, refused, decided_at_us, ended = row
+def _decoded(row: Row, ending: frozenset[TxnId]) -> Decision:
+    check_row(row)
+    txn_id, outcome, caller, key, digest, branches, reason, refused, decided_at_us, _, ended = row
     return Decision(
         txn_id=TxnId(txn_id),
         outcome=Outcome(outcome),

@@ -1,0 +1,235 @@
+"""Fault row 29: a decision log that was cut or changed is refused, or believed where it is whole.
+
+A small log, with commits that have no end, is damaged in a copy, each time in another place.
+Then either nothing can be opened, or everything that it says is what it said before.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.txn.helpers import CALLER, commit_row
+from tests.txn.support import open_sqlite
+from txn.errors import LogDamaged, TxnError
+from txn.model import Decision, TxnId
+from txn.state import Outcome, Vote
+from txn.store import opening
+from txn.store.log_mark import LogMark
+from txn.store.migrate import apply
+from txn.store.sqlite_log import SqliteDecisionLog, schema
+from txn.store.sqlite_verify import verify
+
+LOG_ID = "-0123456789abcdef"
+ROWS = 60
+UNFINISHED = 6
+DAMAGES = 100
+REASON = "INSUFFICIENT_FUNDS"
+FORMAT_BYTES = 100  # SQLite's header of a file
+
+Damage = Callable[[Path, random.Random], None]
+
+
+def txn_id(number: int) -> TxnId:
+    """Ids that ascend, of one log."""
+    return TxnId(f"{number:032x}{LOG_ID}")
+
+
+def decision(number: int) -> Decision:
+    """Commits and refusals; the newest have no end."""
+    row = commit_row(
+        txn_id(number),
+        ("order", Vote.COMMIT),
+        ("ledger", Vote.COMMIT),
+        idempotency_key=f"key-{number * 7919 % 1009}",
+    )
+    if number % 5 == 0:
+        return replace(row, outcome=Outcome.ABORTED, reason=REASON, ended=True)
+    return replace(row, ended=number < ROWS - UNFINISHED)
+
+
+async def write_log(path: Path, *, checkpoint: bool) -> None:
+    """A log of ROWS rows, in its file, or with its second half in SQLite's log of frames."""
+    path.parent.mkdir()
+    mark = LogMark(path)
+    async with open_sqlite(path) as store:
+        log = SqliteDecisionLog(store, mark=mark)
+        assert LOG_ID == await log.identity(LOG_ID)
+        for number in range(ROWS):
+            if number == ROWS // 2:
+                with closing(sqlite3.connect(path)) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            await log.decide_all([decision(number)])
+        if not checkpoint:
+            shutil.copytree(path.parent, path.parent.with_name("left"))
+    mark.close()
+    if not checkpoint:
+        # As a process that is killed leaves it behind: closing takes the frames in.
+        shutil.rmtree(path.parent)
+        path.parent.with_name("left").rename(path.parent)
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteDecisionLog]:
+    """The log, as a coordinator opens it. Raises LogDamaged, or what SQLite does."""
+    mark = LogMark(path)
+    try:
+        verify(path, mark)
+        store = opening.open_store(path, schema())
+        try:
+            yield SqliteDecisionLog(store, mark=mark)
+        finally:
+            await store.close()
+    finally:
+        mark.close()
+
+
+async def contradictions(path: Path) -> list[str] | None:
+    """What the log at `path` answers otherwise than when it was written; None if it is refused."""
+    try:
+        async with opened(path) as log:
+            return [
+                *await _missing_from_recovery(log),
+                *[wrong for number in range(ROWS) if (wrong := await _wrong(log, number))],
+            ]
+    except (LogDamaged, sqlite3.Error):
+        return None
+
+
+async def _missing_from_recovery(log: SqliteDecisionLog) -> list[str]:
+    found = await log.list_decisions(after="", limit=ROWS, unfinished_only=True)
+    wanted = {decision(n).txn_id for n in range(ROWS) if not decision(n).ended}
+    return [f"not recovered: {each}" for each in wanted - {row.txn_id for row in found}]
+
+
+async def _wrong(log: SqliteDecisionLog, number: int) -> str:
+    """What an inquiry, and then a request under the same key, would be told wrongly."""
+    row = decision(number)
+    inquiry = Decision(row.txn_id, Outcome.ABORTED, None, (), decided_at_us=9, ended=True)
+    # Of what has an end nobody inquires; a row that stands is not written again.
+    if not row.ended:
+        (stands,) = await log.decide_all([inquiry])
+        if isinstance(stands, Decision) and stands.outcome is not row.outcome:
+            return f"{number} is {stands.outcome} to an inquiry"
+    assert row.request is not None
+    name = (CALLER, row.request.idempotency_key)
+    try:
+        found = (await log.by_keys([name])).get(name)
+    except (TxnError, sqlite3.Error):
+        return ""
+    if found is None or replace(found, ended=row.ended) != row:
+        return f"{number} is {found} under its key"
+    return ""
+
+
+def flip_a_bit(path: Path, rng: random.Random) -> None:
+    """One bit, anywhere."""
+    content = bytearray(path.read_bytes())
+    at = rng.randrange(len(content) * 8)
+    content[at // 8] ^= 1 << at % 8
+    path.write_bytes(content)
+
+
+def flip_a_bit_of_a_row(path: Path, rng: random.Random) -> None:
+    """One bit of what a row says, wherever it is written."""
+    content = bytearray(path.read_bytes())
+    row = decision(rng.randrange(ROWS))
+    assert row.request is not None
+    words = (row.txn_id, row.request.idempotency_key, row.outcome.value, "VOTE_COMMIT", "ledger")
+    word = rng.choice(words).encode()
+    places = [found.start() for found in re.finditer(re.escape(word), content)]
+    if places:
+        at = rng.choice(places) + rng.randrange(len(word))
+        content[at] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def cut(path: Path, rng: random.Random) -> None:
+    """The file ends earlier."""
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, flip_a_bit_of_a_row, cut], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("where", ["c.db", "c.db-wal"])
+async def test_row_29_a_damaged_log_is_refused_or_says_what_it_said(
+    tmp_path: Path, where: str, damage: Damage
+) -> None:
+    """Wherever a bit flips or the file ends, no commit becomes an abort and no key is forgotten."""
+    whole = tmp_path / "whole"
+    await write_log(whole / "c.db", checkpoint=where == "c.db")
+    assert [] == await contradictions(_copied(whole, tmp_path / "untouched"))
+    rng = random.Random(29)
+    refused = 0
+    for number in range(DAMAGES):
+        damaged = _copied(whole, tmp_path / "damaged")
+        damage(damaged.with_name(where), rng)
+        wrong = await contradictions(damaged)
+        assert wrong in (None, []), f"damage {number}: {wrong}"
+        refused += wrong is None
+    assert refused > 0
+
+
+def _copied(home: Path, to: Path) -> Path:
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(home, to)
+    return to / "c.db"
+
+
+async def test_a_log_that_is_gone_is_not_a_new_one(tmp_path: Path) -> None:
+    """What is beside it says that there were decisions: a new log would call them aborted."""
+    whole = tmp_path / "whole" / "c.db"
+    await write_log(whole, checkpoint=True)
+    whole.unlink()
+    assert None is await contradictions(whole)
+    assert not whole.exists()
+
+
+async def test_what_was_truncated_is_not_missed(tmp_path: Path) -> None:
+    """A log in which nothing is left, since all of it was old, is no log that lost its end."""
+    path = tmp_path / "c.db"
+    async with opened(path) as log:
+        assert LOG_ID == await log.identity(LOG_ID)
+        await log.decide_all([decision(number) for number in (0, 5)])
+        assert 2 == (await log.truncate(after="", limit=9, before_us=2)).deleted
+    async with opened(path) as log:
+        assert [] == list(await log.list_decisions(after="", limit=9))
+
+
+async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None:
+    """It is not forced, so a power cut may have left anything in it; the next force mends it."""
+    whole = tmp_path / "whole" / "c.db"
+    await write_log(whole, checkpoint=True)
+    note = whole.with_name("c.db.mark")
+    note.write_bytes(note.read_bytes().replace(b"0", b"1"))
+    assert [] == await contradictions(whole)
+    with closing(LogMark(whole)) as mark:
+        assert decision(ROWS - 1).txn_id == mark.read()
+
+
+async def test_rows_from_before_checksums_are_believed(tmp_path: Path) -> None:
+    """A log of an earlier release is opened, and what is added to it has checksums."""
+    path = tmp_path / "c.db"
+    with closing(sqlite3.connect(path)) as connection:
+        apply(connection, "coordinator", schema()["coordinator"][:1])
+        connection.execute(
+            "INSERT INTO decision VALUES (?, 'COMMITTED', ?, 'old', x'', '[]', '', '', 1, 0)",
+            (txn_id(0), CALLER),
+        )
+        connection.commit()
+    async with opened(path) as log:
+        await log.decide_all([decision(1)])
+        rows = await log.list_decisions(after="", limit=9)
+    assert [txn_id(0), txn_id(1)] == [row.txn_id for row in rows]
+    with closing(sqlite3.connect(path)) as connection:
+        checksums = [c for (c,) in connection.execute("SELECT checksum FROM decision ORDER BY 1")]
+    assert [None] == checksums[:1]
+    assert checksums[1] > 0

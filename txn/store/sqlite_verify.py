@@ -1,0 +1,121 @@
+"""Whether a decision log on SQLite is whole, looked at before anything is answered from it.
+
+A damaged log must not answer "no such transaction", since that means abort. Each row has a
+checksum, which is compared whenever it is read (sqlite_log.py). What a checksum cannot show
+is that a row is missing, and absence is what matters. So at the start the structure is looked
+through, every commit without an end has to be found by its id, the newest rows also by
+their keys, and the row has to be there that was the last to be forced (log_mark.py).
+
+The log is opened for reading only: a connection that may write would cut off, and on closing
+overwrite, what SQLite cannot read and people perhaps can.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from txn.errors import LogDamaged
+from txn.store import sqlite_truncation
+from txn.store.log_mark import LogMark
+from txn.store.sqlite import connect_to_read
+from txn.store.sqlite_log import COLUMNS, Row, check_row
+
+# Of a log whose structure is looked through: about 0.3 s.
+STRUCTURE_MAX_BYTES = 256 * 1024 * 1024
+# Of the newest rows whose contents and keys are looked at: each key is a page somewhere else.
+NEWEST_ROWS_MAX = 2_000
+
+_UNFINISHED = "SELECT txn_id FROM decision INDEXED BY decision_unfinished WHERE ended = 0"
+_KEYS_THAT_LEAD_ASTRAY = """
+SELECT newest.txn_id FROM (
+    SELECT txn_id, caller, idempotency_key FROM decision ORDER BY txn_id DESC LIMIT ?
+) AS newest WHERE idempotency_key IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM decision AS found INDEXED BY sqlite_autoindex_decision_2
+    WHERE found.caller = newest.caller AND found.idempotency_key = newest.idempotency_key
+    AND found.txn_id = newest.txn_id
+) LIMIT 1
+"""
+
+
+def verify(path: Path, mark: LogMark) -> None:
+    """Looks whether the log at `path` is as it was written; one that is not there yet is.
+
+    Raises LogDamaged: then absence in it means nothing, and nobody may be answered.
+    """
+    forced = mark.read()
+    if forced is None and not path.exists():
+        return
+    try:
+        with closing(connect_to_read(path)) as connection:
+            connection.execute("BEGIN")
+            _verify(connection, forced)
+    except (LogDamaged, sqlite3.Error) as error:
+        raise LogDamaged(
+            f"{path} is not as it was written: {error}. Nothing was changed. Put back what is "
+            f"missing; one that is to be believed as it is starts without {mark}"
+        ) from error
+
+
+def _verify(connection: sqlite3.Connection, forced: str | None) -> None:
+    _structure(connection)
+    names = [name for _, name, *_ in connection.execute("PRAGMA table_info(decision)")]
+    if not names:
+        if forced is not None:
+            raise LogDamaged("it is empty")
+        return
+    # A log from before there were checksums gets them when it is brought up to date.
+    columns = COLUMNS if "checksum" in names else COLUMNS.replace("checksum", "NULL")
+    rows = f"SELECT {columns} FROM decision"
+    unfinished = _unfinished(connection, rows)
+    for row in connection.execute(f"{rows} ORDER BY txn_id DESC LIMIT ?", (NEWEST_ROWS_MAX,)):
+        check_row(row)
+        if _ended(row) is (row[0] in unfinished):
+            raise LogDamaged(f"whether {row[0]} has ended is not certain")
+    for (txn_id,) in connection.execute(_KEYS_THAT_LEAD_ASTRAY, (NEWEST_ROWS_MAX,)):
+        raise LogDamaged(f"the key of {txn_id} does not lead to it")
+    if forced is not None:
+        if forced > _truncated(connection):
+            _find(connection, rows, forced)
+        name = connection.execute("SELECT log_id FROM log_identity").fetchone()
+        if name is None or not forced.endswith(name[0]):
+            raise LogDamaged("its name is not that of its rows")
+
+
+def _unfinished(connection: sqlite3.Connection, rows: str) -> frozenset[str]:
+    """What recovery will find; each of it is in the table, once."""
+    found = [txn_id for (txn_id,) in connection.execute(_UNFINISHED)]
+    for txn_id in found:
+        if _ended(_find(connection, rows, txn_id)):
+            raise LogDamaged(f"whether {txn_id} has ended is not certain")
+    if len(set(found)) < len(found):
+        raise LogDamaged("a commit without an end is named twice")
+    return frozenset(found)
+
+
+def _truncated(connection: sqlite3.Connection) -> str:
+    """Rows up to here may have been deleted on purpose."""
+    names = connection.execute("PRAGMA table_info(truncation)").fetchall()
+    return sqlite_truncation.horizon(connection) if names else ""
+
+
+def _structure(connection: sqlite3.Connection) -> None:
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    if pages * page_bytes <= STRUCTURE_MAX_BYTES:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise LogDamaged(found)
+
+
+def _find(connection: sqlite3.Connection, rows: str, txn_id: str) -> Row:
+    row: Row | None = connection.execute(f"{rows} WHERE txn_id = ?", (txn_id,)).fetchone()
+    if row is None:
+        raise LogDamaged(f"{txn_id} was written and is not there")
+    check_row(row)
+    return row
+
+
+def _ended(row: Row) -> bool:
+    return bool(row[-1])
