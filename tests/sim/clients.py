@@ -74,9 +74,10 @@ class Client:
                 left=lambda result: self._oracle.reporting(wish, result),
             )
         except _FINAL_ERRORS as error:
+            self._oracle.refused(error)
             self.outcome = error
-        except TxnError:
-            return
+        except TxnError as error:
+            self._oracle.refused(error)
         else:
             self._oracle.hears(wish, result)
             if result.outcome is not Outcome.PENDING:

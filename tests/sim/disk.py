@@ -49,12 +49,15 @@ class Disk:
 class Writer:
     """LoopBackend of one process over a disk."""
 
-    def __init__(self, disk: Disk, process: Process) -> None:
+    def __init__(self, disk: Disk, process: Process, see: Callable[[str], None]) -> None:
         self._disk = disk
         self._process = process
+        self._see = see
 
     def has_room(self) -> bool:
         """See Backend.has_room."""
+        if self._disk.full:
+            self._see("new work shed")
         return not self._disk.full
 
     def begin_now(self) -> Tables | None:

@@ -112,7 +112,7 @@ class Host:
         process = self.world.loop.current()
         self.store = LoopStore(
             self.name,
-            writer=lambda: Writer(self.disk, process),
+            writer=lambda: Writer(self.disk, process, self.world.see),
             reader=lambda: Reader(self.disk),
             on_commit_failure=self._in_doubt,
         )
@@ -153,6 +153,9 @@ class WorldParts(Protocol):
     network: Network
     limits: Limits
     watcher: Watcher
+
+    def see(self, what: str) -> None:
+        """Counts that something worth happening has happened."""
 
     def killed(self, host: Host, why: str) -> None:
         """The host has come to its end; it starts again later."""
@@ -198,7 +201,8 @@ class CoordinatorHost(Host):
         self.engine = engine
         self.door = Door(engine)
         try:
-            await engine.start()
+            if await engine.start():
+                self.world.see("commits resumed")
         except TxnError as error:
             # It cannot start, and who watches over it starts it again.
             self._die(f"cannot start: {error!r}")

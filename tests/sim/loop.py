@@ -112,8 +112,13 @@ class _Task(asyncio.Task[T]):
 class SimLoop(asyncio.AbstractEventLoop):
     """See the module's docstring. `world` is the process of the simulator itself."""
 
-    def __init__(self, rng: Random, job_s: Callable[[Process, str], float]) -> None:
-        """`job_s` says how long a thread takes for a function of that name, in seconds."""
+    def __init__(
+        self, rng: Random, job_s: Callable[[Process, str], tuple[float, float]]
+    ) -> None:
+        """`job_s` says of a function's name when a thread does it, and how much later it says so.
+
+        Both are seconds.
+        """
         self._draw = rng.random
         self._job_s = job_s
         self.now_s = 0.0
@@ -206,9 +211,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         future: asyncio.Future[T] = self.create_future()
         job = _Job(next(self._numbers), lambda: func(*args), future)
         process.jobs[job.number] = job
-        self.call_later(
-            self._job_s(process, func.__name__), self._do, process, job, context=process.context
-        )
+        do_s, say_s = self._job_s(process, func.__name__)
+        self.call_later(do_s, self._do, process, job, say_s, context=process.context)
         return future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -317,21 +321,28 @@ class SimLoop(asyncio.AbstractEventLoop):
         except Exception as error:  # noqa: BLE001 - as asyncio does it
             self.on_error({"message": "a callback failed", "exception": error})
 
-    def _do(self, process: Process, job: _Job) -> None:
+    def _do(self, process: Process, job: _Job, say_s: float) -> None:
         if process.jobs.pop(job.number, None) is None:
             return
+        say: Callable[..., None] = job.future.set_result
+        result: object
         try:
             result = job.function()
         except Blocked:
             process.jobs[job.number] = job
-            self.call_later(
-                self._job_s(process, "blocked"), self._do, process, job, context=process.context
-            )
+            do_s, _ = self._job_s(process, "blocked")
+            self.call_later(do_s, self._do, process, job, say_s, context=process.context)
+            return
         except Killed:
-            pass
-        except BaseException as error:  # noqa: BLE001 - as an executor does it
-            if process.alive and not job.future.done():
-                job.future.set_exception(error)
+            return
+        except Exception as error:  # noqa: BLE001 - as an executor does it
+            say, result = job.future.set_exception, error
+
+        def said() -> None:
+            if not job.future.done():
+                say(result)
+
+        if say_s:
+            self.call_later(say_s, said, context=process.context)
         else:
-            if process.alive and not job.future.done():
-                job.future.set_result(result)
+            said()

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from tests.sim.books import INITIAL_MINOR, Account, Entry, held_minor
 from tests.sim.plan import BANKS, PARTICIPANTS, Wish
-from txn.errors import Alarm
+from txn.errors import TxnError
 from txn.model import (
     Abort,
     Batch,
@@ -25,6 +25,7 @@ from txn.model import (
     BranchRow,
     Commit,
     Decision,
+    Operation,
     Prepare,
     Reply,
     TxnId,
@@ -62,6 +63,8 @@ class Oracle:
         self._told: dict[tuple[str, BranchKey], set[Outcome]] = {}
         self._abort_acknowledged: set[tuple[str, BranchKey]] = set()
         self._entries: dict[str, dict[BranchKey, Entry]] = {name: {} for name in PARTICIPANTS}
+        # Of each key, the transaction whose outcome row it has.
+        self._rows: dict[tuple[str, str], TxnId] = {}
         # Of each effect, the transaction that had it.
         self._effects: dict[str, TxnId] = {}
 
@@ -161,6 +164,10 @@ class Oracle:
         self._note("decided", row.txn_id, row.outcome.name, row.reason)
         if row.reason == "INQUIRY":
             self._seen("inquiry wrote the abort")
+        if row.request is not None:
+            name = row.request.caller, row.request.idempotency_key
+            if self._rows.setdefault(name, row.txn_id) != row.txn_id:
+                self.fail("I4", f"{name} has two outcome rows")
         if row.outcome is not Outcome.COMMITTED:
             return
         for branch in row.branches:
@@ -183,6 +190,10 @@ class Oracle:
         """See Watcher.sending."""
         for message in batch.messages:
             decided = self._decided(message.key.txn_id)
+            if isinstance(message, Prepare):
+                winner = self._rows.get(_name(message.operation))
+                if winner not in (None, message.key.txn_id):
+                    self._seen("key lost to another")
             if isinstance(message, Commit) and decided is not Outcome.COMMITTED:
                 self.fail("I6", f"{message} leaves before its decision is durable")
             if isinstance(message, Abort) and decided is Outcome.COMMITTED:
@@ -264,6 +275,10 @@ class Oracle:
         if first[2].parts != wish.parts:
             self.fail("I4", f"{wish.name} stands for two different requests")
 
+    def refused(self, error: TxnError) -> None:
+        """A client has an error instead."""
+        self._seen(f"told {type(error).__name__}")
+
     def sees(self, name: tuple[str, str], view: View | None) -> None:
         """A client has looked a key up; None is NOT_FOUND."""
         heard = self.heard.get(name)
@@ -271,7 +286,7 @@ class Oracle:
             return
         if view is None:
             self.fail("I3", f"{name} heard {heard[:2]}, and then that there is nothing")
-        elif (view.outcome, view.txn_id) != heard[:2]:
+        elif view.outcome is not Outcome.PENDING and (view.outcome, view.txn_id) != heard[:2]:
             self.fail("I3", f"{name} heard {heard[:2]}, and then saw {view.outcome}")
 
     # The end.
@@ -283,12 +298,7 @@ class Oracle:
             for key in self._entries[name]:
                 if self._decided(key.txn_id) is not Outcome.COMMITTED:
                     self.fail("I2", f"{key} is in the books of {name}, and not committed")
-        names: dict[tuple[str, str], TxnId] = {}
         for row in rows.values():
-            if row.request is not None:
-                name = row.request.caller, row.request.idempotency_key
-                if names.setdefault(name, row.txn_id) != row.txn_id:
-                    self.fail("I4", f"{name} has two outcome rows")
             if row.outcome is Outcome.COMMITTED:
                 self._check_in_all_books(row)
         for name, (outcome, txn_id, wish) in self.heard.items():
@@ -313,11 +323,10 @@ class Oracle:
     def without_end(self) -> list[str]:
         """Commits whose end is not written; the newest may be, for it waits for company."""
         rows: list[Decision] = list(self.log.get("decision", {}).values())
-        newest = max((row.txn_id for row in rows), default="")
         return [
             f"{row.txn_id} has no end"
-            for row in rows
-            if row.outcome is Outcome.COMMITTED and not row.ended and row.txn_id < newest
+            for row in rows[:-1]
+            if row.outcome is Outcome.COMMITTED and not row.ended
         ]
 
     def outcomes(self) -> list[Outcome]:
@@ -375,12 +384,12 @@ class Oracle:
         for name in PARTICIPANTS:
             row: BranchRow | None = self.books[name].get("branch", {}).get(key)
             if row is not None and row.operation is not None:
-                effect = row.operation.value.decode().split("|")[3].partition("#")[0]
-                caller, idempotency_key = effect.split("/")
-                return any(
-                    each.request is not None
-                    and (each.request.caller, each.request.idempotency_key)
-                    == (caller, idempotency_key)
-                    for each in self.log.get("decision", {}).values()
-                )
+                return _name(row.operation) in self._rows
         return False
+
+
+def _name(operation: Operation) -> tuple[str, str]:
+    """Caller and key that a step was made for."""
+    effect = operation.value.decode().rpartition("|")[2]
+    caller, _, key = effect.partition("#")[0].partition("/")
+    return caller, key

@@ -92,6 +92,8 @@ class Weather:
     late: float = 0.0
     delay_s: float = 0.001
     force_s: float = 0.001
+    # Between what a read sees, and when it is heard.
+    read_s: float = 0.0
     # Of the batches, how many are taken apart.
     apart: float = 0.0
     # Of the calls that are given up, how many are cancelled at the other side.
@@ -182,6 +184,7 @@ def _weather(rng: Random) -> Weather:
         late=sometimes(0.0, 0.02, 0.1),
         delay_s=rng.choice((0.000_2, 0.001, 0.001, 0.01, 0.1)),
         force_s=rng.choice((0.000_5, 0.001, 0.005, 0.05)),
+        read_s=sometimes(0.0, 0.02, 0.5),
         apart=sometimes(0.3, 1.0),
         cancels=rng.choice((0.0, 0.5, 1.0)),
         refused=rng.choice((0.0, 0.7, 1.0)),

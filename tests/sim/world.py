@@ -250,12 +250,15 @@ class World:
             if self.loop.now_s >= until_s:
                 return "; ".join(left[:4])
 
-    def _job_s(self, process: Process, name: str) -> float:
-        """Seconds that a thread takes; a force takes longest."""
-        if name != "commit":
-            return self._disk_rng.random() * 0.000_5
+    def _job_s(self, process: Process, name: str) -> tuple[float, float]:
+        """What a thread takes, and what it takes to say so; a force takes longest."""
         host = self.hosts[process.name]
         force_s = CALM.force_s if self.healed else self.plan.weather.force_s
+        if name == "_read":
+            slow_s = 0.0 if self.healed else self.plan.weather.read_s
+            return self._disk_rng.random() * force_s, self._disk_rng.random() * slow_s
+        if name != "commit":
+            return self._disk_rng.random() * 0.000_5, 0.0
         takes_s = self._disk_rng.expovariate(1.0) * force_s + self.slow_s.get(host.disk.name, 0.0)
         if host.dies_at_force:
             host.dies_at_force -= 1
@@ -264,7 +267,7 @@ class World:
                 self.loop.call_later(
                     at_s, self.killed, host, "in a force", context=self.loop.world.context
                 )
-        return takes_s
+        return takes_s, 0.0
 
     def _on_error(self, context: dict[str, Any]) -> None:
         if "never retrieved" not in context["message"]:
