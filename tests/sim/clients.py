@@ -7,11 +7,11 @@ from random import Random
 from typing import Any
 
 from tests.sim.books import operation
+from tests.sim.door import Door
 from tests.sim.loop import SimLoop
 from tests.sim.network import Network
 from tests.sim.oracle import Oracle
 from tests.sim.plan import COORDINATOR, Wish
-from tests.sim.door import Door
 from txn.coordinator import Coordinator
 from txn.errors import (
     IdempotencyConflict,
@@ -124,4 +124,3 @@ class Client:
         if heard:
             # Only what was heard before the question was asked binds the answer.
             self._oracle.sees(wish.name, view)
-

@@ -11,8 +11,8 @@ from random import Random
 from typing import Any, NoReturn, Protocol
 
 from tests.sim.books import Bank, Shop, Step, StepCodec
-from tests.sim.door import Door
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
+from tests.sim.door import Door
 from tests.sim.loop import Killed, Process, SimLoop
 from tests.sim.network import Network
 from tests.sim.plan import BANKS, COORDINATOR, PARTICIPANTS, Limits
@@ -152,7 +152,10 @@ class WorldParts(Protocol):
     loop: SimLoop
     network: Network
     limits: Limits
-    watcher: Watcher
+
+    @property
+    def watcher(self) -> Watcher:
+        """Who sees what is sent and told."""
 
     def see(self, what: str) -> None:
         """Counts that something worth happening has happened."""
@@ -352,4 +355,3 @@ def _on_the_wire(reply: Reply) -> Reply:
     if isinstance(reply, TxnError) and not isinstance(reply, Busy | Refused | Alarm):
         return Unreachable(type(reply).__name__)
     return reply
-

@@ -16,6 +16,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any, TypeVar
@@ -112,9 +113,7 @@ class _Task(asyncio.Task[T]):
 class SimLoop(asyncio.AbstractEventLoop):
     """See the module's docstring. `world` is the process of the simulator itself."""
 
-    def __init__(
-        self, rng: Random, job_s: Callable[[Process, str], tuple[float, float]]
-    ) -> None:
+    def __init__(self, rng: Random, job_s: Callable[[Process, str], tuple[float, float]]) -> None:
         """`job_s` says of a function's name when a thread does it, and how much later it says so.
 
         Both are seconds.
@@ -243,10 +242,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         jobs, process.jobs = process.jobs, {}
         for job in jobs.values():
             if landed():
-                try:
+                # Nobody is left to hear of it.
+                with suppress(BaseException):
                     job.function()
-                except BaseException:  # noqa: BLE001, S110 - nobody is left to hear of it
-                    pass
 
     def pause(self, process: Process) -> None:
         """The process stands still: what happens to it waits."""
@@ -265,10 +263,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         for task in self._tasks:
             coroutine = task.get_coro()
             if not task.done() and coroutine is not None:
-                try:
+                # The dead have nothing to say.
+                with suppress(BaseException):
                     coroutine.close()
-                except BaseException:  # noqa: BLE001, S110 - the dead have nothing to say
-                    pass
         self._tasks.clear()
         self._timers.clear()
         self._runnable.clear()
@@ -282,17 +279,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         process.ready.append(entry)
 
     def _step(self) -> bool:
-        timers = self._timers
-        if not self._runnable:
-            while timers and timers[0][2].gone:
-                heapq.heappop(timers)
-            if not timers:
-                return False
-            self.now_s = max(self.now_s, timers[0][0])
-        while timers and timers[0][0] <= self.now_s:
-            entry = heapq.heappop(timers)[2]
-            if not entry.gone:
-                self._queue(entry)
+        if not self._wake():
+            return False
         runnable = self._runnable
         if not runnable:
             return True
@@ -311,6 +299,21 @@ class SimLoop(asyncio.AbstractEventLoop):
                 self.before_step(process)
             if process.alive:
                 self._run(entry)
+        return True
+
+    def _wake(self) -> bool:
+        """Queues what is due, after a jump when nobody is ready; False when there is nothing."""
+        timers = self._timers
+        if not self._runnable:
+            while timers and timers[0][2].gone:
+                heapq.heappop(timers)
+            if not timers:
+                return False
+            self.now_s = max(self.now_s, timers[0][0])
+        while timers and timers[0][0] <= self.now_s:
+            entry = heapq.heappop(timers)[2]
+            if not entry.gone:
+                self._queue(entry)
         return True
 
     def _run(self, entry: _Entry) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -88,10 +88,8 @@ def failed_force_is_success(stack: ExitStack) -> None:
     """A force that fails is taken for one that did not."""
 
     def commit(self: GroupCommit[Any], tx: Any, ran: Any) -> Any:
-        try:
+        with suppress(OSError):
             self._backend.commit(tx)
-        except OSError:
-            pass
         return ran.settled
 
     _swap(stack, GroupCommit, "commit", commit)
@@ -278,6 +276,7 @@ def outcome_overwritten(stack: ExitStack) -> None:
 @mutant
 def key_not_unique(stack: ExitStack) -> None:
     """A key may have a row for each of its transactions."""
+
     def insert(tx: Tables, decisions: Sequence[Decision]) -> list[Decision]:
         rows = tx.setdefault("decision", {})
         return [rows.setdefault(each.txn_id, each) for each in decisions]
@@ -328,7 +327,8 @@ def recovery_sends_aborts(stack: ExitStack) -> None:
 
     def other(votes: Any) -> Any:
         progress, actions = resume(votes)
-        return progress, tuple(protocol.SendAbort(each.branch_id) for each in actions)
+        sent = (each for each in actions if isinstance(each, protocol.SendCommit))
+        return progress, tuple(protocol.SendAbort(each.branch_id) for each in sent)
 
     _swap(stack, protocol, "resume", other)
 

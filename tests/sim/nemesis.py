@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from tests.sim.disk import Disk
@@ -72,7 +73,7 @@ class Nemesis:
     def start(self, faults: Sequence[Fault]) -> None:
         """Carries out each at its time."""
         for fault in faults:
-            self._later(fault.at_s, lambda fault=fault: self._carry_out(fault))
+            self._later(fault.at_s, partial(self._carry_out, fault))
 
     def stop(self) -> None:
         """Takes back what still goes on."""
@@ -166,7 +167,7 @@ class Nemesis:
             pairs += [(name, fault.target) for name in others]
         for source, target in pairs:
             network.cut(source, target)
-            self._back(fault, lambda s=source, t=target: network.heal(s, t))
+            self._back(fault, partial(network.heal, source, target))
 
     def _full(self, fault: Fault, host: Host) -> None:
         host.disk.full = True
@@ -218,4 +219,3 @@ class Nemesis:
                 return
 
         stage.loop.create_task(send(), context=stage.loop.world.context)
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tests.sim.loop import Process, SimLoop
 from tests.sim.plan import Weather
@@ -43,7 +43,7 @@ class Network:
         weather: Weather,
         note: Callable[..., None],
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._seed = seed
         self.weather = weather
         self._note = note
@@ -67,45 +67,14 @@ class Network:
 
         What `serve` raises is raised here. `left` sees each answer as it leaves the target.
         """
-        caller = self._loop.current()
-        answer: asyncio.Future[T] = self._loop.create_future()
-        handlers: list[asyncio.Task[None]] = []
-
-        def reply(give: Callable[[], None]) -> None:
-            def arrive() -> None:
-                if not answer.done():
-                    give()
-
-            self._send(target, source, arrive, caller, what)
-
-        async def handle(host: Host) -> None:
-            try:
-                result = await serve(host)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller
-                failure = error
-                reply(lambda: answer.set_exception(failure))
-            else:
-                left(result)
-                reply(lambda: answer.set_result(result))
-
-        def arrive() -> None:
-            host = self.hosts[target]
-            process = host.process
-            if process is None:
-                if self._link(target, source).random() < self.weather.refused:
-                    reply(lambda: answer.set_exception(Unreachable("REFUSED")))
-                return
-            handlers.append(self._loop.create_task(handle(host), context=process.context))
-
-        self._send(source, target, arrive, None, what)
+        call = _Call(self, source, target, serve, left, what)
+        self.send(source, target, call.arrive, None, what)
         try:
             async with asyncio.timeout(timeout_s):
-                return await answer
+                return await call.answer
         except TimeoutError:
-            if self._link(source, target).random() < self.weather.cancels:
-                self._send(source, target, lambda: _cancel(handlers), None, "cancel")
+            if self.link(source, target).random() < self.weather.cancels:
+                self.send(source, target, call.cancel, None, "cancel")
             raise Unreachable("DEADLINE_EXCEEDED") from None
 
     def cut(self, source: str, target: str) -> None:
@@ -116,7 +85,7 @@ class Network:
         """One cut less."""
         self.cuts[source, target] -= 1
 
-    def _send(
+    def send(
         self,
         source: str,
         target: str,
@@ -124,7 +93,11 @@ class Network:
         to: Process | None,
         what: object,
     ) -> None:
-        weather, link = self.weather, self._link(source, target)
+        """Lets `arrive` be called at the target, never, later, or twice.
+
+        It runs in the process `to`, or in the simulator's own.
+        """
+        weather, link = self.weather, self.link(source, target)
         if self.cuts.get((source, target)) or link.random() < weather.loss:
             self._note("lost", source, target, what)
             return
@@ -153,12 +126,12 @@ class Network:
             if to is None:
                 arrive()
             else:
-                self._loop.call_soon(arrive, context=to.context)
+                self.loop.call_soon(arrive, context=to.context)
 
         self.under_way += 1
-        self._loop.call_later(delay_s, now, context=self._loop.world.context)
+        self.loop.call_later(delay_s, now, context=self.loop.world.context)
 
-    def _link(self, source: str, target: str) -> Random:
+    def link(self, source: str, target: str) -> Random:
         """Each direction has its own luck, so that leaving one thing out changes little else."""
         link = self._links.get((source, target))
         if link is None:
@@ -166,6 +139,58 @@ class Network:
         return link
 
 
-def _cancel(handlers: list[asyncio.Task[None]]) -> None:
-    for handler in handlers:
-        handler.cancel()
+class _Call(Generic[T]):
+    """One call: who waits for its answer, and what works on one."""
+
+    def __init__(
+        self,
+        network: Network,
+        source: str,
+        target: str,
+        serve: Serve[T],
+        left: Callable[[T], None],
+        what: object,
+    ) -> None:
+        self._network = network
+        self._caller = network.loop.current()
+        self._way_back = target, source
+        self._serve = serve
+        self._left = left
+        self._what = what
+        self._handlers: list[asyncio.Task[None]] = []
+        self.answer: asyncio.Future[T] = network.loop.create_future()
+
+    def arrive(self) -> None:
+        """The request has come, perhaps not for the first time."""
+        network = self._network
+        host = network.hosts[self._way_back[0]]
+        process = host.process
+        if process is not None:
+            handling = self._handle(host)
+            self._handlers.append(network.loop.create_task(handling, context=process.context))
+        elif network.link(*self._way_back).random() < network.weather.refused:
+            self._fail(Unreachable("REFUSED"))
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        for handler in self._handlers:
+            handler.cancel()
+
+    async def _handle(self, host: Host) -> None:
+        try:
+            result = await self._serve(host)
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller
+            self._fail(error)
+        else:
+            self._left(result)
+            self._reply(lambda: self.answer.set_result(result))
+
+    def _fail(self, error: Exception) -> None:
+        self._reply(lambda: self.answer.set_exception(error))
+
+    def _reply(self, give: Callable[[], None]) -> None:
+        def arrive() -> None:
+            if not self.answer.done():
+                give()
+
+        self._network.send(*self._way_back, arrive, self._caller, self._what)

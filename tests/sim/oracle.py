@@ -301,7 +301,7 @@ class Oracle:
         for row in rows.values():
             if row.outcome is Outcome.COMMITTED:
                 self._check_in_all_books(row)
-        for name, (outcome, txn_id, wish) in self.heard.items():
+        for outcome, txn_id, wish in self.heard.values():
             if outcome is Outcome.COMMITTED:
                 self._check_effect(wish, txn_id)
         self._check_money()

@@ -39,7 +39,9 @@ def _text(what: Any) -> str:
             names = (f"{type(each).__name__} {_text(each.key)}" for each in what.messages)
             return f"[{', '.join(names)}]"
         case Wish():
-            steps = "; ".join(f"{p.branch_id}: {' '.join(map(str, p.step[:3]))}" for p in what.parts)
+            steps = "; ".join(
+                f"{p.branch_id}: {' '.join(map(str, p.step[:3]))}" for p in what.parts
+            )
             return f"{what.client} {what.caller}/{what.key} ({steps})"
         case Fault():
             return f"{what.kind} {what.target} for {what.for_s:.3f} s ({what.number} {what.other})"

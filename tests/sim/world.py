@@ -74,7 +74,10 @@ class World:
         self.seed = plan.seed
         self.limits = plan.limits
         self.report = Report(plan)
-        self.loop = SimLoop(Random(f"loop/{plan.seed}"), self._job_s)
+        # What a loop has beyond this concerns sockets, signals and processes.
+        self.loop = SimLoop(  # type: ignore[abstract]
+            Random(f"loop/{plan.seed}"), self._job_s
+        )
         self.loop.on_error = self._on_error
         self.watcher = self.oracle = Oracle(self.note, self.see)
         self.network = Network(self.loop, plan.seed, plan.weather, self.note)
@@ -116,10 +119,9 @@ class World:
 
     def ended(self, task: asyncio.Task[None]) -> None:
         """A program, or a part of the simulator, must not fail."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, Exception):
-                traceback = "".join(format_exception(error)[-3:])
-                self.oracle.fail("I9", f"{error!r} {traceback}")
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.oracle.fail("I9", f"{error!r} {''.join(format_exception(error)[-3:])}")
 
     def replica(self, participant: str) -> str:
         """The same as before, most of the time."""
