@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calm", default="", metavar="NAME,NAME", help="less bad weather")
     parser.add_argument("--mutant", choices=mutants.names(), help="replays with a planted bug")
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="looks for planted bugs")
+    parser.add_argument(
+        "--outside", action="store_true", help="looks for them without looking inside"
+    )
     return parser
 
 
@@ -103,7 +106,9 @@ def _mutants(options: argparse.Namespace) -> int:
     chosen = options.mutants or mutants.names()
     caught = 0
     found: Caught
-    for found in hunt_all(chosen, options.first, options.seeds, options.workers):
+    for found in hunt_all(
+        chosen, options.first, options.seeds, options.workers, outside=options.outside
+    ):
         caught += found.invariant is not None
         result = f"{found.invariant} at seed {options.first + found.seeds - 1}"
         if found.invariant is None:

@@ -136,15 +136,15 @@ class Caught:
     what: str
 
 
-def hunt(name: str, first: int, count: int) -> Caught:
-    """Looks for the first seed that shows a mutant."""
+def hunt(name: str, first: int, count: int, *, outside: bool) -> Caught:
+    """Looks for the first seed that shows a mutant; see `run` for `outside`."""
     gc.disable()
     try:
         with mutants.planted(name):
             for number in range(count):
                 if number % CHUNK == 0:
                     gc.collect()
-                violation = run(plan_of(first + number)).violation
+                violation = run(plan_of(first + number), outside=outside).violation
                 if violation is not None:
                     return Caught(name, number + 1, violation.invariant, violation.what)
     finally:
@@ -152,9 +152,11 @@ def hunt(name: str, first: int, count: int) -> Caught:
     return Caught(name, count, None, "")
 
 
-def hunt_all(names: Iterable[str], first: int, count: int, workers: int) -> Iterator[Caught]:
+def hunt_all(
+    names: Iterable[str], first: int, count: int, workers: int, *, outside: bool
+) -> Iterator[Caught]:
     """The same for many, in their order."""
-    looking = partial(hunt, first=first, count=count)
+    looking = partial(hunt, first=first, count=count, outside=outside)
     if workers == 1:
         yield from map(looking, names)
         return

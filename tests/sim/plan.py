@@ -15,6 +15,8 @@ from tests.sim.books import Step
 BANKS = ("north", "south")
 PARTICIPANTS = (*BANKS, "shop")
 COORDINATOR = "coordinator"
+# The caller who pays when the weather is good again.
+PROBE = "probe"
 ACCOUNTS_EACH = 3
 CRASH_POINTS = ("before-decision", "after-decision", "after-vote", "after-apply")
 CLIENTS = 4

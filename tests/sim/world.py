@@ -26,6 +26,7 @@ from tests.sim.plan import (
     CALM,
     COORDINATOR,
     PARTICIPANTS,
+    PROBE,
     Part,
     Plan,
     Wish,
@@ -69,7 +70,7 @@ class Report:
 class World:
     """See the module's docstring."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, outside: bool) -> None:
         self.plan = plan
         self.seed = plan.seed
         self.limits = plan.limits
@@ -79,7 +80,7 @@ class World:
             Random(f"loop/{plan.seed}"), self._job_s
         )
         self.loop.on_error = self._on_error
-        self.watcher = self.oracle = Oracle(self.note, self.see)
+        self.watcher = self.oracle = Oracle(self.note, self.see, outside=outside)
         self.network = Network(self.loop, plan.seed, plan.weather, self.note)
         self._rng = Random(f"world/{plan.seed}")
         self._disk_rng = Random(f"disk/{plan.seed}")
@@ -297,13 +298,13 @@ def _once_more(wish: Wish, at_s: float) -> Wish:
 
 
 def _probe(number: int, at_s: float) -> Wish:
-    effect = f"probe/p{number}#0"
+    effect = f"{PROBE}/p{number}#0"
     parts = (
         Part("from", BANKS[0], Step("debit", f"{BANKS[0]}.0", 0, effect)),
         Part("to", BANKS[1], Step("credit", f"{BANKS[1]}.0", 0, effect)),
         Part("trade", "shop", Step("pay", f"probe{number}", 0, effect)),
     )
-    wish = Wish(at_s, "finisher", "probe", f"p{number}", parts)
+    wish = Wish(at_s, "finisher", PROBE, f"p{number}", parts)
     return _once_more(wish, at_s)
 
 
@@ -338,6 +339,6 @@ def _listening(oracle: Oracle) -> Iterator[None]:
         logger.level, logger.propagate = before
 
 
-def run(plan: Plan) -> Report:
-    """Runs one history."""
-    return World(plan).run()
+def run(plan: Plan, *, outside: bool = False) -> Report:
+    """Runs one history; with `outside` it is judged by what can be seen from there."""
+    return World(plan, outside=outside).run()
