@@ -222,12 +222,13 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def run(self, until: Callable[[], bool]) -> None:
         """Takes one step after the other until `until` says so or nothing is left to do."""
+        before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             while not until() and self._step():
                 pass
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(before)
 
     def current(self) -> Process:
         """Whose step this is."""

@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from tests.sim import books
-from txn import barrier, coordinator, lane, participant, protocol, testing
+from txn import barrier, coordinator, inquirer, lane, participant, protocol, testing
 from txn.barrier import OnAbort, OnCommit, OnPrepare
 from txn.coordinator import Coordinator
 from txn.deciding import Decider
-from txn.errors import TxnError, Unreachable
+from txn.errors import Overloaded, TxnError, Unreachable
 from txn.inquirer import Inquirer
 from txn.model import BranchKey, BranchRow, Commit, Decision, Prepare, TxnId
 from txn.participant import Participant
 from txn.state import BranchState, Outcome, TransactionState, Vote
-from txn.store.group_commit import GroupCommit
+from txn.store.group_commit import Done, GroupCommit
 from txn.testing import MemoryBranchTable, MemoryDecisionLog, Tables
 
 Mutant = Callable[[ExitStack], None]
@@ -429,6 +430,30 @@ def replies_mixed_up(stack: ExitStack) -> None:
         "_sort_out",
         lambda self, asks, replies: sort_out(self, asks, list(reversed(replies))),
     )
+
+
+@mutant
+def end_lost_with_its_group(stack: ExitStack) -> None:
+    """An end whose group the storage undid waits for the next restart."""
+
+    def end_all(self: Any, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
+        def mark(tx: Tables) -> None:
+            rows = tx["decision"]
+            rows.update({txn_id: replace(rows[txn_id], ended=True) for txn_id in txn_ids})
+
+        def report(result: Any) -> None:
+            if isinstance(result, Done):
+                durable()
+
+        self._store.write_lazily(mark, report)
+
+    _swap(stack, MemoryDecisionLog, "end_all", end_all)
+
+
+@mutant
+def late_inquiry_is_an_alarm(stack: ExitStack) -> None:
+    """What was committed and forgotten while somebody asked about it raises an alarm."""
+    _swap(stack, inquirer, "UnknownBranch", Overloaded)
 
 
 @mutant

@@ -196,7 +196,8 @@ def _weather(rng: Random) -> Weather:
 def _wishes(rng: Random, safety_s: float) -> tuple[Wish, ...]:
     wishes: list[Wish] = []
     bunched = rng.random() < 0.5
-    for number in range(rng.randrange(3, 13)):
+    # Few, so that a failure is short; and sometimes many, so that batches and groups grow.
+    for number in range(rng.randrange(3, 13) if rng.random() < 0.95 else 60):
         at_s = rng.random() * (0.01 if bunched and rng.random() < 0.7 else safety_s * 0.7)
         wish = Wish(
             at_s=at_s,
@@ -267,6 +268,8 @@ def _faults(rng: Random, plan: Plan) -> tuple[Fault, ...]:
     if not kinds:
         return ()
     faults = [_fault(rng, rng.choice(kinds), plan) for _ in range(rng.randrange(1, 9))]
+    # A clock that was moved shows when the program starts again.
+    faults += [replace(each, kind="kill") for each in faults if each.kind == "clock"]
     faults.sort(key=lambda fault: fault.at_s)
     return tuple(faults)
 
