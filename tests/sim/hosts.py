@@ -218,11 +218,10 @@ class CoordinatorHost(Host):
         await self.store.close()
 
     def _new_id(self, after: str) -> str:
-        """As services/ids.py does it: by the wall clock, and above `after` whatever it says."""
-        made = f"{self.clock.utc_us():016x}{self.rng.getrandbits(16):04x}"
-        if made > after:
-            return made
-        return f"{int(after, 16) + 1 + self.rng.getrandbits(24):020x}"
+        """As txn/ids.py makes it, by the clock and the luck of the simulator."""
+        after_ns = int(after[:16], 16) if after else 0
+        made_ns = max(self.clock.utc_us() * 1_000, after_ns + 1)
+        return f"{made_ns:016x}{self.rng.getrandbits(64):016x}"
 
 
 class ParticipantHost(Host):

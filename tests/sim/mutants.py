@@ -21,9 +21,9 @@ from txn.deciding import Decider
 from txn.errors import Overloaded, TxnError, Unreachable
 from txn.inquirer import Inquirer
 from txn.model import BranchKey, BranchRow, Commit, Decision, Prepare, TxnId
-from txn.participant import Participant
 from txn.state import BranchState, Outcome, TransactionState, Vote
 from txn.store.group_commit import Done, GroupCommit
+from txn.store.loop_store import LoopStore
 from txn.testing import MemoryBranchTable, MemoryDecisionLog, Tables
 
 Mutant = Callable[[ExitStack], None]
@@ -189,16 +189,16 @@ def lost_abort(stack: ExitStack) -> None:
 @mutant
 def acknowledged_before_applied(stack: ExitStack) -> None:
     """A commit is acknowledged while its force is still to come."""
-    written = Participant._written
+    write_all = LoopStore.write_all
 
-    async def early(self: Participant[Any, Any], works: Any, *, essential: bool) -> Any:
-        if not essential:
-            return await written(self, works, essential=essential)
-        task = asyncio.ensure_future(written(self, works, essential=essential))
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return [None] * len(works)
+    async def early(self: LoopStore[Any], apply: Any, inputs: Any, **how: Any) -> Any:
+        writing = asyncio.ensure_future(write_all(self, apply, inputs, **how))
+        if not how.get("essential"):
+            return await writing
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return [None] * len(inputs)
 
-    _swap(stack, Participant, "_written", early)
+    _swap(stack, LoopStore, "write_all", early)
 
 
 class _Guessing:

@@ -34,7 +34,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def _text(what: Any) -> str:
     match what:
         case BranchKey():
-            return f"{what.txn_id[:20]}/{what.branch_id}"
+            return f"{what.txn_id[8:20]}/{what.branch_id}"
         case Batch():
             names = (f"{type(each).__name__} {_text(each.key)}" for each in what.messages)
             return f"[{', '.join(names)}]"
