@@ -17,8 +17,12 @@ from txn.state import Vote
 from txn.testing import Tables
 
 TYPE = "type.example/Step"
-VERBS = ("debit", "credit", "look", "pay")
+VERBS = ("debit", "credit", "look", "pay", "break")
 INITIAL_MINOR = 100
+
+
+class Defect(Exception):
+    """What a resource raises that has a bug."""
 
 
 class Step(NamedTuple):
@@ -116,6 +120,8 @@ class Bank:
         account = tx.get("account", {}).get(step.subject)
         if account is None:
             return Refused("ACCOUNT_NOT_FOUND")
+        if step.verb == "break":
+            raise Defect(f"at {key}")
         if step.verb == "look":
             return Vote.READ_ONLY
         if step.verb == "credit":

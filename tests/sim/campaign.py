@@ -36,6 +36,7 @@ RARE = (
     "new work shed",
     "drained",
     "stray commit",
+    "defect in a resource",
     "dies in",
     "dies between",
     "dies at",

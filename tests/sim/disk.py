@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from tests.sim.loop import Blocked, Process
-from txn.errors import GroupLost
+from txn.errors import GroupLost, StoreError
 from txn.model import BranchKey, BranchRow
 from txn.state import BranchState
 from txn.testing import MemoryBranchTable, Tables
@@ -34,9 +34,11 @@ class Disk:
         self.forces = 0
         # Who is writing.
         self.turn: Process | None = None
-        # How many of the next forces fail, and how many groups are undone by the storage.
+        # How many of the next forces fail, how many groups are undone by the storage, and
+        # how many cannot even be begun.
         self.failing = 0
         self.losing = 0
+        self.refusing = 0
         self._watch = watch
 
     def force(self, tables: Tables) -> None:
@@ -61,13 +63,13 @@ class Writer:
         return not self._disk.full
 
     def begin_now(self) -> Tables | None:
-        """See LoopBackend.begin_now."""
+        """See LoopBackend.begin_now. Raises StoreError."""
         if self._is_taken():
             return None
         return self._begun()
 
     def begin(self) -> Tables:
-        """See Backend.begin."""
+        """See Backend.begin. Raises StoreError."""
         if self._is_taken():
             raise Blocked
         return self._begun()
@@ -108,6 +110,9 @@ class Writer:
         return turn is not None and turn.alive
 
     def _begun(self) -> Tables:
+        if self._disk.refusing:
+            self._disk.refusing -= 1
+            raise StoreError("the storage is busy")
         self._disk.turn = self._process
         tables = copied(self._disk.tables)
         tables["move"] = {}

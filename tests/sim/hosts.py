@@ -6,11 +6,11 @@ Only what is handed in is the simulator's: clock, randomness, transports, disks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, NoReturn, Protocol
 
-from tests.sim.books import Bank, Shop, Step, StepCodec
+from tests.sim.books import Bank, Defect, Shop, Step, StepCodec
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
 from tests.sim.door import Door
 from tests.sim.loop import Killed, Process, SimLoop
@@ -29,7 +29,7 @@ from txn.errors import (
     Unreachable,
 )
 from txn.inquirer import Inquirer, InquiryConfig
-from txn.model import Batch, BranchKey, Reply
+from txn.model import Batch, BranchKey, Commit, Prepare, Reply
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.state import Outcome
@@ -254,6 +254,7 @@ class ParticipantHost(Host):
             config=InquiryConfig(
                 interval_s=self.world.limits.inquiry_s,
                 timeout_s=self.world.limits.attempt_timeout_s,
+                batch_size_max=self.world.limits.inquiry_batch_max,
             ),
         )
         await inquirer.run()
@@ -265,7 +266,7 @@ class ParticipantHost(Host):
 
 
 class _ToParticipants:
-    """ParticipantTransport: to one replica, as a batch or taken apart."""
+    """ParticipantTransport: to one replica, as a batch or one call for each message."""
 
     def __init__(self, world: WorldParts) -> None:
         self._world = world
@@ -276,9 +277,12 @@ class _ToParticipants:
         world = self._world
         world.watcher.sending(participant, batch)
         if self._rng.random() >= world.network.weather.apart:
-            return await self._attempt(participant, batch, timeout_s)
+            return await self._attempt(participant, batch, timeout_s, _together)
         alone = await asyncio.gather(
-            *(self._attempt(participant, Batch([each]), timeout_s) for each in batch.messages),
+            *(
+                self._attempt(participant, Batch([each]), timeout_s, _alone)
+                for each in batch.messages
+            ),
             return_exceptions=True,
         )
         replies: list[Reply] = []
@@ -291,7 +295,9 @@ class _ToParticipants:
                 replies.extend(each)
         return replies
 
-    async def _attempt(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
+    async def _attempt(
+        self, participant: str, batch: Batch, timeout_s: float, answers: _Answers
+    ) -> Sequence[Reply]:
         world = self._world
 
         async def serve(host: Any) -> list[Reply]:
@@ -299,7 +305,7 @@ class _ToParticipants:
             if serving is None:
                 raise Unreachable("STARTING")
             world.watcher.told(participant, batch)
-            return [_on_the_wire(reply) for reply in await serving.exchange(batch)]
+            return [_on_the_wire(reply) for reply in await answers(serving, batch)]
 
         return await world.network.call(
             COORDINATOR,
@@ -309,6 +315,30 @@ class _ToParticipants:
             what=batch,
             left=lambda replies: world.watcher.replying(participant, batch, replies),
         )
+
+
+_Answers = Callable[[Participant[Tables, Step], Batch], Awaitable[Sequence[Reply]]]
+
+
+async def _together(serving: Participant[Tables, Step], batch: Batch) -> Sequence[Reply]:
+    return await serving.exchange(batch)
+
+
+async def _alone(serving: Participant[Tables, Step], batch: Batch) -> Sequence[Reply]:
+    """As the unary calls do it; a defect is an error of the call."""
+    (message,) = batch.messages
+    try:
+        if isinstance(message, Prepare):
+            return [await serving.prepare(message)]
+        if isinstance(message, Commit):
+            await serving.commit(message.key)
+        else:
+            await serving.abort(message.key)
+    except TxnError as error:
+        return [error]
+    except Defect:
+        return [Unreachable("INTERNAL")]
+    return [None]
 
 
 class _ToCoordinator:

@@ -64,6 +64,7 @@ class Nemesis:
             "full": self._full,
             "force-fails": self._force_fails,
             "group-lost": self._group_lost,
+            "no-turn": self._no_turn,
             "slow-disk": self._slow_disk,
             "clock": self._clock,
             "storm": self._storm,
@@ -178,6 +179,9 @@ class Nemesis:
 
     def _group_lost(self, fault: Fault, host: Host) -> None:
         host.disk.losing = fault.number
+
+    def _no_turn(self, fault: Fault, host: Host) -> None:
+        host.disk.refusing = fault.number
 
     def _slow_disk(self, fault: Fault, host: Host) -> None:
         slow_s = self._stage.slow_s

@@ -55,7 +55,7 @@ class Oracle:
         self._outside = outside
         self.violation: Violation | None = None
         self._note = note
-        self._seen = seen
+        self.see = seen
         self.books: dict[str, Tables] = {}
         self.log: Tables = {}
         # Outcomes that clients have heard, by caller and key, and what that was of.
@@ -120,7 +120,7 @@ class Oracle:
             self._check_told(name, key, Outcome.COMMITTED)
         elif was is None:
             self._aborted.add(place)
-            self._seen("empty abort")
+            self.see("empty abort")
         else:
             self._aborted.add(place)
             if decided is Outcome.COMMITTED:
@@ -132,7 +132,7 @@ class Oracle:
             self._broken("I6", f"{name} made {key} {outcome.name} without having been told")
 
     def _forgotten(self, name: str, key: BranchKey, state: BranchState) -> None:
-        self._seen("branch forgotten")
+        self.see("branch forgotten")
         if state is BranchState.PREPARED:
             self._broken("I6", f"{name} forgot {key}, which was prepared")
         row = self.log.get("decision", {}).get(key.txn_id)
@@ -172,7 +172,7 @@ class Oracle:
     def _decision_forced(self, row: Decision) -> None:
         self._note("decided", row.txn_id, row.outcome.name, row.reason)
         if row.reason == "INQUIRY":
-            self._seen("inquiry wrote the abort")
+            self.see("inquiry wrote the abort")
         if row.request is not None:
             name = row.request.caller, row.request.idempotency_key
             if self._rows.setdefault(name, row.txn_id) != row.txn_id:
@@ -204,7 +204,7 @@ class Oracle:
             if isinstance(message, Prepare):
                 winner = self._rows.get(_name(message.operation))
                 if winner not in (None, message.key.txn_id):
-                    self._seen("key lost to another")
+                    self.see("key lost to another")
             if isinstance(message, Commit) and decided is not Outcome.COMMITTED:
                 self._broken("I6", f"{message} leaves before its decision is durable")
             if isinstance(message, Abort) and decided is Outcome.COMMITTED:
@@ -226,7 +226,7 @@ class Oracle:
                 if reply.vote is Vote.COMMIT and place not in self._prepared:
                     self._broken("I6", f"the vote of {place} leaves before it is durable")
                 if reply.reason == "LATE_PREPARE":
-                    self._seen("late prepare")
+                    self.see("late prepare")
             elif reply is None and isinstance(message, Commit) and place not in self._committed:
                 self._broken("I6", f"{message} is acknowledged at {participant} and not applied")
             elif reply is None and isinstance(message, Abort):
@@ -250,7 +250,7 @@ class Oracle:
         """See Watcher.answered."""
         for key, outcome in zip(keys, outcomes, strict=True):
             if outcome is not Outcome.PENDING:
-                self._seen(f"inquiry answered {outcome.name}")
+                self.see(f"inquiry answered {outcome.name}")
                 self._told.setdefault((participant, key), set()).add(outcome)
 
     def alarm(self, what: str) -> None:
@@ -266,7 +266,7 @@ class Oracle:
         if self._decided(result.txn_id) is not result.outcome:
             self._broken("I3", f"{wish.name} is told {result.outcome.name} before it is durable")
         if result.outcome is Outcome.COMMITTED and wish.for_applied and not result.applied:
-            self._seen("told COMMITTED, not yet applied")
+            self.see("told COMMITTED, not yet applied")
         if result.applied and result.outcome is Outcome.COMMITTED:
             self._check_applied(wish, result)
 
@@ -274,9 +274,9 @@ class Oracle:
         """A client has an answer."""
         self._note("hears", wish.name, result.txn_id, result.outcome.name, result.reason)
         if result.outcome is Outcome.PENDING:
-            self._seen("told PENDING")
+            self.see("told PENDING")
             return
-        self._seen(f"told {result.outcome.name}")
+        self.see(f"told {result.outcome.name}")
         row: Decision | None = self.log.get("decision", {}).get(result.txn_id)
         if row is None or row.request is None:
             self._broken("I3", f"{wish.name} heard of {result.txn_id}, which has no row")
@@ -288,7 +288,7 @@ class Oracle:
 
     def refused(self, error: TxnError) -> None:
         """A client has an error instead."""
-        self._seen(f"told {type(error).__name__}")
+        self.see(f"told {type(error).__name__}")
 
     def sees(self, name: tuple[str, str], view: View | None) -> None:
         """A client has looked a key up; None is NOT_FOUND."""

@@ -34,6 +34,7 @@ KINDS = (
     "full",
     "force-fails",
     "group-lost",
+    "no-turn",
     "slow-disk",
     "clock",
     "storm",
@@ -118,6 +119,7 @@ class Limits:
     abort_attempts: int = 5
     gather_max_s: float = 0.005
     inquiry_s: float = 2.0
+    inquiry_batch_max: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _limits(rng: Random) -> Limits:
         abort_attempts=rng.choice((1, 2, 5)),
         gather_max_s=rng.choice((0.0, 0.005, 0.05)),
         inquiry_s=rng.choice((0.3, 1.0, 2.0)),
+        inquiry_batch_max=rng.choice((1, 2, 500)),
     )
 
 
@@ -259,6 +262,8 @@ def _parts(rng: Random, effect: str) -> tuple[Part, ...]:
         parts.append(Part("nobody", target, Step("credit", "nobody", 1, effect)))
     if rng.random() < 0.04:
         parts.append(Part("bad", target, Step("steal", f"{target}.0", 1, effect)))
+    if rng.random() < 0.03:
+        parts.append(Part("defect", target, Step("break", f"{target}.0", 1, effect)))
     rng.shuffle(parts)
     return tuple(parts)
 
@@ -290,7 +295,7 @@ def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
         number = rng.randrange(1, 8)
     elif kind == "kill-step":
         number = rng.randrange(1, 400)
-    elif kind in ("force-fails", "group-lost"):
+    elif kind in ("force-fails", "group-lost", "no-turn"):
         number = rng.randrange(1, 3)
     elif kind == "clock":
         number = rng.choice((-3600, -600, -1, 1, 600, 3600))

@@ -13,7 +13,7 @@ from random import Random
 from traceback import format_exception
 from typing import Any
 
-from tests.sim.books import INITIAL_MINOR, Account, Step
+from tests.sim.books import INITIAL_MINOR, Account, Defect, Step
 from tests.sim.clients import Client
 from tests.sim.disk import Disk
 from tests.sim.hosts import CoordinatorHost, Host, ParticipantHost
@@ -218,7 +218,7 @@ class World:
         self.slow_s.clear()
         self._nemesis.stop()
         for disk in self.disks.values():
-            disk.full, disk.failing, disk.losing = False, 0, 0
+            disk.full, disk.failing, disk.losing, disk.refusing = False, 0, 0, 0
         for host in self.hosts.values():
             if host.process is None:
                 self.starts(host)
@@ -317,10 +317,12 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if message.startswith("ALARM"):
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, Defect):
+            self._oracle.see("defect in a resource")
+        elif message.startswith("ALARM"):
             self._oracle.alarm(message)
         else:
-            error = record.exc_info[1] if record.exc_info else None
             self._oracle.fail("I9", f"{message}: {error!r}")
 
 
