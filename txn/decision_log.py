@@ -51,8 +51,8 @@ class DecisionLog(Protocol):
         """Marks commits as acknowledged by all. Lazy: rides with the next force.
 
         `durable` is called after that force, and never when it fails. Marks of a group that
-        the storage undid ride with the next one. Raises Overloaded or StoreClosed when the
-        marks are not even queued.
+        the storage undid, or would not begin, ride with the next one. Raises Overloaded or
+        StoreClosed when the marks are not even queued.
         """
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
 from txn.decision_log import DecisionLog, Truncated
-from txn.errors import GroupLost, TooOld, TxnError
+from txn.errors import StoreError, TooOld, TxnError
 from txn.model import (
     BranchId,
     BranchKey,
@@ -176,7 +176,7 @@ class MemoryDecisionLog:
         def report(result: Done[Any] | Failed) -> None:
             if isinstance(result, Done):
                 durable()
-            elif isinstance(result.error, GroupLost):
+            elif isinstance(result.error, StoreError):
                 # Nobody would write them down before the next recovery otherwise.
                 with suppress(TxnError):
                     self.end_all(txn_ids, durable)

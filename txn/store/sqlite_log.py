@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Truncated
-from txn.errors import AlreadyOwned, GroupLost, TooOld, TxnError
+from txn.errors import AlreadyOwned, StoreError, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store import sqlite_truncation
@@ -115,7 +115,7 @@ class SqliteDecisionLog:
             self._ending.difference_update(txn_ids)
             if isinstance(result, Done):
                 durable()
-            elif isinstance(result.error, GroupLost):
+            elif isinstance(result.error, StoreError):
                 # Nobody would write them down before the next recovery otherwise.
                 with suppress(TxnError):
                     self.end_all(txn_ids, durable)

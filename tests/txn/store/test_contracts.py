@@ -157,10 +157,11 @@ async def test_an_end_that_was_not_queued_does_not_show(
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("step", ["begin", "run"])
 async def test_an_end_whose_group_is_lost_rides_with_the_next(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the storage undid is written down all the same, and not only after a restart."""
+    """What the storage undid, or would not begin, is written without waiting for a restart."""
     async with open_sqlite(tmp_path / "s.db") as store:
         backend: type[MemoryBackend | SqliteWriter] = SqliteWriter
         log: DecisionLog = SqliteDecisionLog(store)
@@ -169,17 +170,18 @@ async def test_an_end_whose_group_is_lost_rides_with_the_next(
         await decide(log, commit("t1"))
         durable = asyncio.Event()
         log.end_all([TxnId("t1")], durable.set)
-        monkeypatch.setattr(backend, "run", _lost)
-        with suppress(GroupLost):
-            assert [GroupLost] == [type(row) for row in await log.decide_all([abort("t2")])]
-        monkeypatch.undo()
+        with monkeypatch.context() as failing:
+            failing.setattr(backend, step, _lost)
+            failing.setattr(SqliteWriter, "begin_now", lambda self: None)
+            with suppress(GroupLost):
+                assert [GroupLost] == [type(row) for row in await log.decide_all([abort("t2")])]
         assert not durable.is_set()
         await decide(log, abort("t3"))
         await asyncio.wait_for(durable.wait(), DEADLINE_S)
         assert replace(commit("t1"), ended=True) == await log.by_txn_id(TxnId("t1"))
 
 
-def _lost(self: object, tx: object, work: object) -> NoReturn:
+def _lost(self: object, *arguments: object) -> NoReturn:
     raise GroupLost("undone")
 
 
