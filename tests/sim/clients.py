@@ -120,7 +120,7 @@ class Client:
 
         # Only what was heard before the question was asked binds the answer.
         heard = self._oracle.heard.get(wish.name)
-        by_txn_id = heard[1] if heard is not None and self._rng.random() < 0.5 else None
+        by_txn_id = heard[0].txn_id if heard is not None and self._rng.random() < 0.5 else None
         try:
             view = await self._network.call(wish.client, COORDINATOR, serve, WAY_S, what="get")
         except TxnError:

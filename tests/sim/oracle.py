@@ -59,7 +59,7 @@ class Oracle:
         self.books: dict[str, Tables] = {}
         self.log: Tables = {}
         # Outcomes that clients have heard, by caller and key, and what that was of.
-        self.heard: dict[tuple[str, str], tuple[Outcome, TxnId, Wish]] = {}
+        self.heard: dict[tuple[str, str], tuple[Result, Wish]] = {}
         # By participant and branch: what it has once promised, has been told, has been through.
         self._prepared: set[tuple[str, BranchKey]] = set()
         self._committed: set[tuple[str, BranchKey]] = set()
@@ -280,10 +280,10 @@ class Oracle:
         row: Decision | None = self.log.get("decision", {}).get(result.txn_id)
         if row is None or row.request is None:
             self._broken("I3", f"{wish.name} heard of {result.txn_id}, which has no row")
-        first = self.heard.setdefault(wish.name, (result.outcome, result.txn_id, wish))
-        if (result.outcome, result.txn_id) != first[:2]:
-            self.fail("I3", f"{wish.name} heard {first[:2]}, and then {result}")
-        if first[2].parts != wish.parts:
+        first, of = self.heard.setdefault(wish.name, (result, wish))
+        if replace(result, applied=first.applied) != first:
+            self.fail("I3", f"{wish.name} heard {first}, and then {result}")
+        if of.parts != wish.parts:
             self.fail("I4", f"{wish.name} stands for two different requests")
 
     def refused(self, error: TxnError) -> None:
@@ -292,13 +292,18 @@ class Oracle:
 
     def sees(self, name: tuple[str, str], view: View | None) -> None:
         """A client has looked a key up; None is NOT_FOUND."""
-        heard = self.heard.get(name)
-        if heard is None:
+        if name not in self.heard:
             return
+        heard, _ = self.heard[name]
+        said = heard.outcome, heard.txn_id, heard.reason
         if view is None:
-            self.fail("I3", f"{name} heard {heard[:2]}, and then that there is nothing")
-        elif view.outcome is not Outcome.PENDING and (view.outcome, view.txn_id) != heard[:2]:
-            self.fail("I3", f"{name} heard {heard[:2]}, and then saw {view.outcome}")
+            self.fail("I3", f"{name} heard {said}, and then that there is nothing")
+        elif view.outcome is not Outcome.PENDING and said != (
+            view.outcome,
+            view.txn_id,
+            view.reason,
+        ):
+            self.fail("I3", f"{name} heard {said}, and then saw {view}")
 
     # The end.
 
@@ -312,9 +317,9 @@ class Oracle:
         for row in rows.values():
             if row.outcome is Outcome.COMMITTED:
                 self._check_in_all_books(row)
-        for outcome, txn_id, wish in self.heard.values():
-            if outcome is Outcome.COMMITTED:
-                self._check_effect(wish, txn_id)
+        for result, wish in self.heard.values():
+            if result.outcome is Outcome.COMMITTED:
+                self._check_effect(wish, result.txn_id)
         self._check_money()
 
     def still_open(self) -> list[str]:

@@ -264,6 +264,9 @@ def _parts(rng: Random, effect: str) -> tuple[Part, ...]:
         parts.append(Part("bad", target, Step("steal", f"{target}.0", 1, effect)))
     if rng.random() < 0.03:
         parts.append(Part("defect", target, Step("break", f"{target}.0", 1, effect)))
+    if rng.random() < 0.04:
+        # Nothing to commit anywhere.
+        parts = [Part("look", target, Step("look", f"{target}.0", 0, effect))]
     rng.shuffle(parts)
     return tuple(parts)
 
