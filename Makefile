@@ -59,8 +59,9 @@ bench: ## measure everything (minutes), or BENCH="txn balancer"
 	@for each in $(or $(BENCH),discovery balancer txn forces); do \
 		$(VENV_PYTHON) -m bench.$$each --json || exit 1; done
 
-sim: ## every order of events: SEEDS=10000 histories of the simulator, from FROM=0 on
+sim: ## every crash of a payment, and SEEDS=10000 histories of the simulator
 	@$(SETUP) --dev
+	@$(SIM) --sweep
 	@$(SIM) --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
 
 sim-mutants: ## bugs planted on purpose, each of which the simulator has to find

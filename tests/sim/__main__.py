@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.sim import mutants
+from tests.sim import mutants, sweep
 from tests.sim.campaign import Caught, Summary, hunt_all, run_all
 from tests.sim.plan import plan_of
 from tests.sim.shrink import Left, shrink
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.mutants is not None:
         return _mutants(options)
+    if options.sweep:
+        return _sweep()
     if options.seed is not None:
         return _one(options)
     return _many(options)
@@ -34,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=500, help="how many histories")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--sweep", action="store_true", help="every crash of one transaction")
     parser.add_argument("--seed", type=int, help="replays one history")
     parser.add_argument("--trace", action="store_true", help="with everything that happens")
     parser.add_argument("--without-wishes", default="", metavar="N,N", help="leaves requests out")
@@ -69,6 +72,19 @@ def _many(options: argparse.Namespace) -> int:
         print(f"too tame: {complaint}")
     print(f"histories={total.histories} violations={len(total.violations)}")
     return 1 if total.violations or complaints else 0
+
+
+def _sweep() -> int:
+    points = violations = 0
+    for name in sweep.PLANS:
+        for plan in sweep.all_plans(name, recovery=True):
+            points += 1
+            violation = run(plan).violation
+            if violation is not None:
+                violations += 1
+                print(f"{name}, {plan.faults}: {violation}")
+    print(f"crash_points={points} violations={violations}")
+    return 1 if violations else 0
 
 
 def _one(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ class Stage(Protocol):
     def see(self, what: str) -> None:
         """Counts."""
 
-    def killed(self, host: Host, why: str, down_s: float = ...) -> None:
+    def killed(self, host: Host, why: str, down_s: float = ..., threads: str = ...) -> None:
         """Ends a process, and starts it again later."""
 
     def starts(self, host: Host) -> None:
@@ -51,6 +51,8 @@ class Nemesis:
         self._paused: list[Process] = []
         self._slowed: list[Process] = []
         self._strays = 0
+        # Those that are to come, of each host: one death after the other.
+        self._dying: dict[str, list[Fault]] = {}
         self._kinds: dict[str, Callable[[Fault, Host], None]] = {
             "kill": self._kill,
             "kill-step": self._kill_step,
@@ -107,7 +109,10 @@ class Nemesis:
         self._stage.killed(host, "killed", fault.for_s)
 
     def _kill_step(self, fault: Fault, host: Host) -> None:
-        host.dies_at_step = fault.number
+        waiting = self._dying.setdefault(host.name, [])
+        waiting.append(fault)
+        if not host.dies_at_step:
+            host.dies_at_step = fault.number
         self._stage.loop.before_step = self._before_step
 
     def _before_step(self, process: Process) -> None:
@@ -115,7 +120,10 @@ class Nemesis:
         if host is not None and host.dies_at_step and host.process is process:
             host.dies_at_step -= 1
             if not host.dies_at_step:
-                self._stage.killed(host, "between steps")
+                waiting = self._dying[host.name]
+                fault = waiting.pop(0)
+                host.dies_at_step = waiting[0].number if waiting else 0
+                self._stage.killed(host, "between steps", fault.for_s, fault.other)
 
     def _kill_force(self, fault: Fault, host: Host) -> None:
         host.dies_at_force = fault.number

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim import mutants
+from tests.sim import mutants, sweep
 from tests.sim.__main__ import main
 from tests.sim.campaign import SHARE_MIN, Summary, hunt, run_seeds
 from tests.sim.plan import plan_of
@@ -40,6 +40,15 @@ def test_every_history_keeps_the_invariants(first: int) -> None:
     summary = run_seeds(range(first, first + PART))
     assert [] == summary.violations
     assert min(summary.shares().values()) >= SHARE_MIN
+
+
+@pytest.mark.parametrize("name", sweep.PLANS)
+def test_every_crash_of_a_payment_is_survived(name: str) -> None:
+    """Each process is killed at each of its steps; the payment is made, or refused, all the same."""
+    plans = list(sweep.all_plans(name, recovery=False))
+    reports = [run(plan) for plan in plans]
+    assert [] == [report.violation for report in reports if report.violation is not None]
+    assert sum(report.crashes for report in reports) > 0.9 * len(plans)
 
 
 @pytest.mark.parametrize("seed", KEPT)

@@ -43,6 +43,11 @@ _OVERDRAFT_MINOR = -50
 _DOWN_S = 0.5
 
 
+# What the threads of a killed process had begun is all done, or none of it.
+LANDED = "landed"
+LOST = "lost"
+
+
 @dataclass
 class Report:
     """What came of one history."""
@@ -132,8 +137,8 @@ class World:
             chosen = self._replicas[participant] = f"{participant}-{number}"
         return chosen
 
-    def killed(self, host: Host, why: str, down_s: float = _DOWN_S) -> None:
-        """See WorldParts.killed."""
+    def killed(self, host: Host, why: str, down_s: float = _DOWN_S, threads: str = "") -> None:
+        """See WorldParts.killed; `threads` is LANDED or LOST, and otherwise each as it falls."""
         process = host.process
         if process is None:
             return
@@ -141,7 +146,7 @@ class World:
         self.note("dies", host.name, why)
         self.see(f"dies {why.partition(' ')[0]}")
         host.process = None
-        self.loop.kill(process, lambda: self._disk_rng.random() < 0.5)
+        self.loop.kill(process, lambda: _landed(threads, self._disk_rng))
         if host.disk.turn is process:
             host.disk.turn = None
         self.loop.call_later(
@@ -275,6 +280,10 @@ class World:
     def _on_error(self, context: dict[str, Any]) -> None:
         if "never retrieved" not in context["message"]:
             self.oracle.fail("I9", f"{context['message']}: {context.get('exception')!r}")
+
+
+def _landed(threads: str, rng: Random) -> bool:
+    return rng.random() < 0.5 if threads not in (LANDED, LOST) else threads == LANDED
 
 
 class _ClientHost:
