@@ -168,15 +168,16 @@ class NotedBranchTable(MemoryBranchTable):
             _note(tx, Move(key, tx["branch"][key].state, state))
         super().set_state_all(tx, keys, state)
 
-    def forget(self, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str) -> None:
+    def forget(self, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str) -> int:
         """See BranchTable.forget."""
         before = dict(tx.get("branch", {}))
-        super().forget(tx, keys, log_id, horizon)
+        deleted = super().forget(tx, keys, log_id, horizon)
         rows = tx["branch"]
         if len(rows) < len(before):
             for key, row in before.items():
                 if key not in rows:
                     _note(tx, Move(key, row.state, None))
+        return deleted
 
 
 def _note(tx: Tables, move: Move) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 from tests.sim.books import Bank, Shop, Step, StepCodec
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
 from tests.sim.door import Door
-from tests.sim.loop import Killed, Process, SimLoop
+from tests.sim.loop import Killed, Process, SimLoop, Thread
 from tests.sim.plan import BANKS, COORDINATOR, PARTICIPANTS, Limits
 from tests.sim.transports import Between, ToCoordinator, ToParticipants
 from txn.clock import Backoff
@@ -83,6 +83,7 @@ class Host:
             writer=lambda: Writer(self.disk, process, self.world.see),
             reader=lambda: Reader(self.disk),
             on_commit_failure=self._in_doubt,
+            threads=lambda name: Thread(self.world.loop),
         )
         return self.store
 

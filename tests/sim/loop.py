@@ -16,8 +16,10 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -82,16 +84,26 @@ class _Entry:
 
 
 class _Job:
-    """A function that a thread of a process runs, and who waits for it."""
+    """A function that a thread of a process runs, and what comes of it."""
 
     __slots__ = ("function", "future", "number")
 
-    def __init__(
-        self, number: int, function: Callable[[], object], future: asyncio.Future[Any]
-    ) -> None:
+    def __init__(self, number: int, function: Callable[[], object]) -> None:
         self.number = number
         self.function = function
-        self.future = future
+        self.future: Future[Any] = Future()
+
+
+class Thread(Executor):
+    """One thread of the process that makes it."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **keywords: Any) -> Future[T]:
+        """See Executor.submit."""
+        name = getattr(fn, "func", fn).__name__
+        return self._loop.start_job(partial(fn, *args, **keywords), name)
 
 
 class _Task(asyncio.Task[T]):
@@ -203,16 +215,19 @@ class SimLoop(asyncio.AbstractEventLoop):
         return entry
 
     def run_in_executor(  # type: ignore[override]
-        self, executor: object, func: Callable[..., T], *args: Any
+        self, executor: Executor, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """Runs `func` in one piece, after as long as a thread would take."""
-        process = _PROCESS.get(self.world)
-        future: asyncio.Future[T] = self.create_future()
-        job = _Job(next(self._numbers), lambda: func(*args), future)
+        """Runs `func` on one of the threads of this loop."""
+        return asyncio.wrap_future(executor.submit(func, *args), loop=self)
+
+    def start_job(self, function: Callable[[], T], name: str) -> Future[T]:
+        """Runs it in one piece, after as long as a thread of this process would take."""
+        process = self.current()
+        job = _Job(next(self._numbers), function)
         process.jobs[job.number] = job
-        do_s, say_s = self._job_s(process, func.__name__)
+        do_s, say_s = self._job_s(process, name)
         self.call_later(do_s, self._do, process, job, say_s, context=process.context)
-        return future
+        return job.future
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Nobody foresaw it: the simulator hears of it."""

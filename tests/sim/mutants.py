@@ -289,7 +289,7 @@ def key_not_unique(stack: ExitStack) -> None:
 def loser_commits_too(stack: ExitStack) -> None:
     """A transaction whose key another one had first does what that one does."""
 
-    def announce(self: Decider, those: Any, stand: Any) -> None:
+    def announce(self: Decider, those: Any, stand: Any, *when: float) -> None:
         happened = []
         for (transaction, _), row in zip(those, stand, strict=True):
             if isinstance(row, Decision):

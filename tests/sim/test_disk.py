@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.alone import alone, loop_of
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
-from tests.sim.loop import Killed, Process
+from tests.sim.loop import Killed, Process, SimLoop, Thread
 from txn.store.loop_store import LoopStore
 from txn.testing import (
     MemoryDecisionLog,
@@ -19,6 +19,7 @@ from txn.testing import (
     check_branch_table,
     check_decision_log,
     check_forgetting,
+    check_truncation,
 )
 
 Check = Callable[[LoopStore[Tables]], Awaitable[None]]
@@ -29,13 +30,14 @@ def disk_of() -> Disk:
     return Disk("disk", Random(1), lambda before, after: None)
 
 
-def store_on(disk: Disk, process: Process) -> LoopStore[Tables]:
+def store_on(disk: Disk, process: Process, loop: SimLoop) -> LoopStore[Tables]:
     """The shipped store over a disk."""
     return LoopStore(
         "store",
         writer=lambda: Writer(disk, process, lambda what: None),
         reader=lambda: Reader(disk),
         on_commit_failure=_ended,
+        threads=lambda name: Thread(loop),
     )
 
 
@@ -55,17 +57,21 @@ async def _forgetting(store: LoopStore[Tables]) -> None:
     await check_forgetting(store, NotedBranchTable())
 
 
-@pytest.mark.parametrize("check", [_log, _branches, _forgetting])
+async def _truncation(store: LoopStore[Tables]) -> None:
+    await check_truncation(MemoryDecisionLog(store))
+
+
+@pytest.mark.parametrize("check", [_log, _truncation, _branches, _forgetting])
 def test_the_disk_passes_the_checks_of_every_store(check: Check) -> None:
     """What the engine may rely on with SQLite it may rely on here."""
-    process = Process("alone")
+    process, loop = Process("alone"), loop_of()
 
     async def work() -> None:
-        store = store_on(disk_of(), process)
+        store = store_on(disk_of(), process, loop)
         await check(store)
         await store.close()
 
-    alone(loop_of(), work, process)
+    alone(loop, work, process)
 
 
 def put(name: str) -> Callable[[Tables], None]:
@@ -79,7 +85,7 @@ def test_a_group_is_there_wholly_or_not_at_all(landed: bool) -> None:
     loop, process, disk = loop_of(do_s=1.0), Process("killed"), disk_of()
 
     async def work() -> None:
-        store = store_on(disk, process)
+        store = store_on(disk, process, loop)
         await asyncio.gather(store.write(put("a")), store.write(put("b")))
 
     loop.create_task(work(), context=process.context)
@@ -98,9 +104,12 @@ def test_a_force_that_fails_leaves_it_open_and_tells_nobody() -> None:
         disk.rng, disk.failing = Random(seed), 1
 
         async def work(
-            disk: Disk = disk, process: Process = process, heard: list[str] = heard
+            loop: SimLoop = loop,
+            disk: Disk = disk,
+            process: Process = process,
+            heard: list[str] = heard,
         ) -> None:
-            await store_on(disk, process).write(put("a"))
+            await store_on(disk, process, loop).write(put("a"))
             heard.append("written")
 
         loop.create_task(work(), context=process.context)
@@ -118,7 +127,7 @@ def test_processes_that_share_a_disk_take_turns() -> None:
     processes = [Process(name) for name in "abc"]
 
     async def work(process: Process) -> None:
-        store = store_on(disk, process)
+        store = store_on(disk, process, loop)
         for number in range(5):
             await store.write(put(f"{process.name}{number}"))
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from tests.sim.alone import alone, loop_of
-from tests.sim.loop import Blocked, Process, SimLoop
+from tests.sim.loop import Blocked, Process, SimLoop, Thread
 
 
 def order(seed: int) -> list[str]:
@@ -85,7 +85,7 @@ def test_what_a_thread_of_a_killed_process_had_begun() -> None:
         loop, process, done = loop_of(), Process("killed"), list[str]()
 
         async def work(loop: SimLoop = loop, done: list[str] = done) -> None:
-            await loop.run_in_executor(None, done.append, "written")
+            await loop.run_in_executor(Thread(loop), done.append, "written")
             done.append("heard")
 
         loop.create_task(work(), context=process.context)
@@ -118,7 +118,7 @@ def test_a_thread_that_has_to_wait_tries_again() -> None:
         return "mine"
 
     async def work() -> Any:
-        return await loop.run_in_executor(None, turn)
+        return await loop.run_in_executor(Thread(loop), turn)
 
     assert "mine" == alone(loop, work)
     assert 1 <= loop.now_s < 1.1
@@ -133,7 +133,7 @@ def test_what_a_thread_raises_is_raised() -> None:
 
     async def work() -> str:
         try:
-            await loop.run_in_executor(None, fail)
+            await loop.run_in_executor(Thread(loop), fail)
         except LookupError as error:
             return str(error)
         return ""
