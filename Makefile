@@ -10,11 +10,12 @@ IN_VENV = PATH="$$PWD/.venv/bin:$$PATH"
 OPTIONS = $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(STORE),--store "$(STORE)")
 LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
+SIM = PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.sim
 NO_PYTHON = { echo "no $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
 SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench lint types lock clean
+.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants lint types lock clean
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -57,6 +58,15 @@ bench: ## measure everything (minutes), or BENCH="txn balancer"
 	@$(SETUP) --dev
 	@for each in $(or $(BENCH),discovery balancer txn forces); do \
 		$(VENV_PYTHON) -m bench.$$each --json || exit 1; done
+
+sim: ## every crash of a payment, and SEEDS=10000 histories of the simulator
+	@$(SETUP) --dev
+	@$(SIM) --sweep
+	@$(SIM) --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
+
+sim-mutants: ## bugs planted on purpose, each of which the simulator has to find
+	@$(SETUP) --dev
+	@$(SIM) --mutants $(MUTANTS) --seeds $(or $(SEEDS),10000)
 
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev

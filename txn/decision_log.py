@@ -50,7 +50,8 @@ class DecisionLog(Protocol):
     def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
         """Marks commits as acknowledged by all. Lazy: rides with the next force.
 
-        `durable` is called after that force, and never when it fails. Raises Overloaded or
+        `durable` is called after that force, and never when it fails. Marks of a group that
+        the storage undid, or would not begin, ride with the next one. Raises Overloaded or
         StoreClosed when the marks are not even queued.
         """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
-from txn.errors import Alarm, TxnError, Unreachable
+from txn.errors import Alarm, TxnError, UnknownBranch, Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
 from txn.participant import Participant
@@ -109,7 +109,11 @@ class Inquirer(Generic[Tx, Op]):
         ]
         replies = await self._participant.exchange(Batch(messages)) if messages else ()
         for message, reply in zip(messages, replies, strict=True):
-            if isinstance(reply, Alarm):
+            if isinstance(reply, UnknownBranch):
+                # It was prepared when the question went out: only a branch that was committed
+                # and then forgotten, since all had acknowledged, is unknown by now.
+                _log.info("%s was settled meanwhile", message.key)
+            elif isinstance(reply, Alarm):
                 # A row that cannot be resolved must not keep the others from being asked about.
                 _log.critical("ALARM %s could not be resolved: %s", message.key, reply)
             elif isinstance(reply, TxnError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
 from txn.decision_log import DecisionLog, Truncated
-from txn.errors import TooOld, TxnError
+from txn.errors import StoreError, TooOld, TxnError
 from txn.model import (
     BranchId,
     BranchKey,
@@ -140,9 +141,9 @@ class MemoryStore:
 
 
 class MemoryDecisionLog:
-    """DecisionLog over a memory store."""
+    """DecisionLog over a memory store, or any whose transactions are tables."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: Store[Tables]) -> None:
         self._store = store
 
     async def identity(self, proposed: str) -> str:
@@ -175,6 +176,10 @@ class MemoryDecisionLog:
         def report(result: Done[Any] | Failed) -> None:
             if isinstance(result, Done):
                 durable()
+            elif isinstance(result.error, StoreError):
+                # Nobody would write them down before the next recovery otherwise.
+                with suppress(TxnError):
+                    self.end_all(txn_ids, durable)
 
         self._store.write_lazily(mark, report)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from random import Random
 
@@ -13,7 +14,7 @@ from tests.txn.helpers import FastClock, key, operation, prepare
 from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
 from txn.errors import StoreFull, Unreachable
 from txn.inquirer import Inquirer, InquiryConfig
-from txn.model import BranchKey, Prepare, TxnId
+from txn.model import Batch, BranchKey, Prepare, TxnId
 from txn.participant import Participant
 from txn.state import BranchState, Outcome
 from txn.testing import MemoryBranchTable, MemoryStore, Tables
@@ -144,6 +145,30 @@ async def test_one_that_cannot_be_resolved_does_not_keep_others_in_doubt() -> No
     await doubt.look(2)
     states = [await doubt.state(name) for name in ("t1", "t2", "t3")]
     assert [BranchState.COMMITTED, BranchState.PREPARED, BranchState.COMMITTED] == states
+
+
+async def test_what_was_settled_and_forgotten_meanwhile_is_no_alarm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An answer may come after the branch was committed, acknowledged by all and forgotten."""
+    doubt = await Doubt("t1").prepared()
+    await doubt.look()
+    inquire = doubt.oracle.inquire
+
+    async def slow(
+        coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
+        await doubt.participant.commit(key())
+        await doubt.participant.exchange(Batch([], [key()], TxnId("t2")))
+        await doubt.participant.abort(key("t3"))
+        return await inquire(coordinator, keys, timeout_s)
+
+    doubt.oracle.answers[TxnId("t1")] = Outcome.COMMITTED
+    doubt.oracle.inquire = slow  # type: ignore[method-assign]
+    await doubt.look()
+    assert ["t1"] == [txn_id for _, txn_id in doubt.oracle.asked]
+    assert {"prepare": 1, "commit op": 1} == await doubt.store.read(doubt.effects.all)
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("count", [3, 4, 7])

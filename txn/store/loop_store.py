@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, NoReturn, Protocol, TypeVar
@@ -48,6 +48,11 @@ class LoopBackend(Backend[Tx], Protocol[Tx]):
         """Opens the group's transaction unless that would block. Raises StoreError."""
 
 
+def one_thread(name: str) -> Executor:
+    """A thread of that name, for what may block."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+
 class LoopStore(Generic[Tx]):
     """A Store over a backend for writing and two for reading. Use from one event loop."""
 
@@ -59,8 +64,12 @@ class LoopStore(Generic[Tx]):
         reader: Callable[[], Snapshots[Tx]],
         on_commit_failure: Callable[[BaseException], NoReturn],
         metrics: StoreMetrics = NO_METRICS,
+        threads: Callable[[str], Executor] = one_thread,
     ) -> None:
-        """Opens all of them. Must be called on the loop that uses the store."""
+        """Opens all of them. Must be called on the loop that uses the store.
+
+        `threads` makes what runs one thing after the other, by name, without blocking the loop.
+        """
         self._loop = asyncio.get_running_loop()
         self._on_commit_failure = on_commit_failure
         self._metrics = metrics
@@ -69,8 +78,8 @@ class LoopStore(Generic[Tx]):
             self._backend, on_commit_failure=on_commit_failure, wake=self._wake
         )
         self._snapshots, self._points = reader(), reader()
-        self._writes = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-writer")
-        self._reads = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-reader")
+        self._writes = threads(f"{name}-writer")
+        self._reads = threads(f"{name}-reader")
         # Done while there is nothing to write.
         self._quiet: asyncio.Future[None] = self._loop.create_future()
         self._quiet.set_result(None)

@@ -14,12 +14,13 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Truncated
-from txn.errors import AlreadyOwned, LogDamaged, TooOld, TxnError
+from txn.errors import AlreadyOwned, LogDamaged, StoreError, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store import sqlite_truncation
@@ -139,6 +140,10 @@ class SqliteDecisionLog:
             self._ending.difference_update(txn_ids)
             if isinstance(result, Done):
                 durable()
+            elif isinstance(result.error, StoreError):
+                # Nobody would write them down before the next recovery otherwise.
+                with suppress(TxnError):
+                    self.end_all(txn_ids, durable)
 
         try:
             self._store.write_lazily(mark, report)

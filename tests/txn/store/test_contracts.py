@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from tests.txn.helpers import by_key, commit_row, decide
+from tests.txn.helpers import DEADLINE_S, by_key, commit_row, decide
 from tests.txn.support import open_sqlite
-from txn.errors import AlreadyOwned, Overloaded
+from txn.decision_log import DecisionLog
+from txn.errors import AlreadyOwned, GroupLost, Overloaded
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
 from txn.store import group_commit
+from txn.store.sqlite import SqliteWriter
 from txn.store.sqlite_branches import SqliteBranchTable
 from txn.store.sqlite_log import SqliteDecisionLog, take_ownership
 from txn.testing import (
+    MemoryBackend,
     MemoryBranchTable,
     MemoryDecisionLog,
     MemoryStore,
@@ -148,6 +154,35 @@ async def test_an_end_that_was_not_queued_does_not_show(
             log.end_all([TxnId("t1")], _heard)
         monkeypatch.undo()
         assert commit("t1") == await log.by_txn_id(TxnId("t1"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("step", ["begin", "run"])
+async def test_an_end_whose_group_is_lost_rides_with_the_next(
+    kind: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the storage undid, or would not begin, is written without waiting for a restart."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        backend: type[MemoryBackend | SqliteWriter] = SqliteWriter
+        log: DecisionLog = SqliteDecisionLog(store)
+        if kind == "memory":
+            backend, log = MemoryBackend, MemoryDecisionLog(MemoryStore())
+        await decide(log, commit("t1"))
+        durable = asyncio.Event()
+        log.end_all([TxnId("t1")], durable.set)
+        with monkeypatch.context() as failing:
+            failing.setattr(backend, step, _lost)
+            failing.setattr(SqliteWriter, "begin_now", lambda self: None)
+            with suppress(GroupLost):
+                assert [GroupLost] == [type(row) for row in await log.decide_all([abort("t2")])]
+        assert not durable.is_set()
+        await decide(log, abort("t3"))
+        await asyncio.wait_for(durable.wait(), DEADLINE_S)
+        assert replace(commit("t1"), ended=True) == await log.by_txn_id(TxnId("t1"))
+
+
+def _lost(self: object, *arguments: object) -> NoReturn:
+    raise GroupLost("undone")
 
 
 def test_a_log_has_one_owner(tmp_path: Path) -> None:

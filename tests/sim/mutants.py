@@ -1,0 +1,462 @@
+"""Bugs planted on purpose: a checker is believed when it finds them.
+
+Each is a patch of shipped code, put in place at run time and taken away again; none is
+reachable otherwise. `make sim-mutants` looks for each one's first violation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from tests.sim import books
+from txn import barrier, coordinator, inquirer, lane, participant, protocol, testing
+from txn.barrier import OnAbort, OnCommit, OnPrepare
+from txn.coordinator import Coordinator
+from txn.deciding import Decider
+from txn.errors import Overloaded, TxnError, Unreachable
+from txn.inquirer import Inquirer
+from txn.model import BranchKey, BranchRow, Commit, Decision, Prepare, TxnId
+from txn.state import BranchState, Outcome, TransactionState, Vote
+from txn.store.group_commit import Done, GroupCommit
+from txn.store.loop_store import LoopStore
+from txn.testing import MemoryBranchTable, MemoryDecisionLog, Tables
+
+Mutant = Callable[[ExitStack], None]
+
+_MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(plant: Mutant) -> Mutant:
+    """Adds a mutant under its function's name."""
+    _MUTANTS[plant.__name__.replace("_", "-")] = plant
+    return plant
+
+
+def names() -> list[str]:
+    """All there are."""
+    return list(_MUTANTS)
+
+
+def says(name: str) -> str:
+    """What the bug is, in a sentence."""
+    return (_MUTANTS[name].__doc__ or "").partition("\n")[0]
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug is there while this lasts."""
+    with ExitStack() as stack:
+        _MUTANTS[name](stack)
+        yield
+
+
+def _swap(stack: ExitStack, where: object, name: str, value: object) -> None:
+    stack.enter_context(patch.object(where, name, value))
+
+
+def _tell_before_force(stack: ExitStack, whose: Callable[[str], bool]) -> None:
+    run = GroupCommit.run
+
+    def early(self: GroupCommit[Any], tx: Any, group: Any) -> Any:
+        ran = run(self, tx, group)
+        if whose(self._backend._disk.name):  # type: ignore[attr-defined]
+            for report, result in ran.settled:
+                report(result)
+        return ran
+
+    _swap(stack, GroupCommit, "run", early)
+
+
+@mutant
+def vote_before_force(stack: ExitStack) -> None:
+    """A participant answers before its force."""
+    _tell_before_force(stack, lambda disk: disk != "coordinator")
+
+
+@mutant
+def decision_before_force(stack: ExitStack) -> None:
+    """The coordinator announces a decision before its force."""
+    _tell_before_force(stack, lambda disk: disk == "coordinator")
+
+
+@mutant
+def failed_force_is_success(stack: ExitStack) -> None:
+    """A force that fails is taken for one that did not."""
+
+    def commit(self: GroupCommit[Any], tx: Any, ran: Any) -> Any:
+        with suppress(OSError):
+            self._backend.commit(tx)
+        return ran.settled
+
+    _swap(stack, GroupCommit, "commit", commit)
+
+
+@mutant
+def unknown_commit_succeeds(stack: ExitStack) -> None:
+    """A commit of a branch that was never prepared is acknowledged."""
+    on_commit = barrier.on_commit
+    _swap(
+        stack,
+        barrier,
+        "on_commit",
+        lambda row: OnCommit.DONE if row is None else on_commit(row),
+    )
+
+
+def _permissive(stack: ExitStack) -> None:
+    """A branch may go from anywhere to anywhere, and be inserted twice."""
+    everywhere = frozenset(BranchState)
+    moves = dict.fromkeys((None, *BranchState), everywhere)
+
+    def insert_all(self: MemoryBranchTable, tx: Tables, rows: Sequence[BranchRow]) -> None:
+        tx.setdefault("branch", {}).update({row.key: row for row in rows})
+
+    _swap(stack, participant, "BRANCH_MOVES", moves)
+    _swap(stack, MemoryBranchTable, "insert_all", insert_all)
+
+
+@mutant
+def no_barrier(stack: ExitStack) -> None:
+    """Every message does what it says, whatever came before."""
+    _permissive(stack)
+    _swap(stack, barrier, "on_prepare", lambda row, key, operation, horizon="": OnPrepare.RUN)
+    _swap(stack, barrier, "on_commit", lambda row: OnCommit.APPLY if row else OnCommit.DONE)
+    _swap(stack, barrier, "on_abort", lambda row: OnAbort.UNDO if row else OnAbort.DONE)
+
+
+@mutant
+def late_prepare_accepted(stack: ExitStack) -> None:
+    """A prepare after the abort reserves and votes."""
+    _permissive(stack)
+    on_prepare = barrier.on_prepare
+
+    def rule(row: BranchRow | None, key: Any, operation: Any, horizon: str = "") -> OnPrepare:
+        aborted = row is not None and row.state is BranchState.ABORTED
+        return on_prepare(None if aborted else row, key, operation, horizon)
+
+    _swap(stack, barrier, "on_prepare", rule)
+
+
+@mutant
+def empty_abort_forgotten(stack: ExitStack) -> None:
+    """An abort before any prepare succeeds and leaves nothing behind."""
+    on_abort = barrier.on_abort
+    _swap(stack, barrier, "on_abort", lambda row: OnAbort.DONE if row is None else on_abort(row))
+
+
+@mutant
+def horizon_ignored(stack: ExitStack) -> None:
+    """A prepare of what was committed and forgotten reserves again."""
+    on_prepare = barrier.on_prepare
+    _swap(
+        stack,
+        barrier,
+        "on_prepare",
+        lambda row, key, operation, horizon="": on_prepare(row, key, operation),
+    )
+
+
+@mutant
+def commit_applied_twice(stack: ExitStack) -> None:
+    """A repeated commit is applied again, since nobody looks whether it was."""
+    _permissive(stack)
+    on_commit = barrier.on_commit
+
+    def rule(row: BranchRow | None) -> OnCommit:
+        done = row is not None and row.state is BranchState.COMMITTED
+        return OnCommit.APPLY if done else on_commit(row)
+
+    _swap(stack, barrier, "on_commit", rule)
+
+
+@mutant
+def lost_abort(stack: ExitStack) -> None:
+    """An abort is acknowledged, and what was reserved stays."""
+    on_abort = barrier.on_abort
+
+    def rule(row: BranchRow | None) -> OnAbort:
+        prepared = row is not None and row.state is BranchState.PREPARED
+        return OnAbort.DONE if prepared else on_abort(row)
+
+    _swap(stack, barrier, "on_abort", rule)
+
+
+@mutant
+def acknowledged_before_applied(stack: ExitStack) -> None:
+    """A commit is acknowledged while its force is still to come."""
+    write_all = LoopStore.write_all
+
+    async def early(self: LoopStore[Any], apply: Any, inputs: Any, **how: Any) -> Any:
+        writing = asyncio.ensure_future(write_all(self, apply, inputs, **how))
+        if not how.get("essential"):
+            return await writing
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return [None] * len(inputs)
+
+    _swap(stack, LoopStore, "write_all", early)
+
+
+class _Guessing:
+    """A transport that has an answer where there is none."""
+
+    def __init__(self, transport: Any, outcome: Outcome) -> None:
+        self._transport = transport
+        self._outcome = outcome
+
+    async def inquire(
+        self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
+    ) -> Sequence[Outcome]:
+        """See CoordinatorTransport.inquire."""
+        try:
+            outcomes: Sequence[Outcome]
+            outcomes = await self._transport.inquire(coordinator, keys, timeout_s)
+        except Unreachable:
+            return [self._outcome] * len(keys)
+        return outcomes
+
+
+def _guess(stack: ExitStack, outcome: Outcome) -> None:
+    init = Inquirer.__init__
+
+    def guessing(self: Any, of: Any, transport: Any, **others: Any) -> None:
+        init(self, of, _Guessing(transport, outcome), **others)
+
+    _swap(stack, Inquirer, "__init__", guessing)
+
+
+@mutant
+def heuristic_abort(stack: ExitStack) -> None:
+    """Who is in doubt and hears nothing aborts."""
+    _guess(stack, Outcome.ABORTED)
+
+
+@mutant
+def heuristic_commit(stack: ExitStack) -> None:
+    """Who is in doubt and hears nothing commits."""
+    _guess(stack, Outcome.COMMITTED)
+
+
+@mutant
+def nobody_inquires(stack: ExitStack) -> None:
+    """Who is in doubt waits for ever."""
+
+    async def look(self: Any) -> None:
+        return
+
+    _swap(stack, Inquirer, "look", look)
+
+
+@mutant
+def inquiry_answered_from_absence(stack: ExitStack) -> None:
+    """What has no row yet is answered with ABORTED."""
+
+    async def inquire(self: Coordinator, txn_ids: Sequence[TxnId]) -> list[Outcome | TxnError]:
+        self._refuse_unless_serving()
+        rows = [await self._decisions.by_txn_id(txn_id) for txn_id in txn_ids]
+        return [Outcome.ABORTED if row is None else row.outcome for row in rows]
+
+    _swap(stack, Coordinator, "inquire", inquire)
+
+
+@mutant
+def outcome_overwritten(stack: ExitStack) -> None:
+    """An outcome row is replaced by the one that comes after it."""
+
+    def insert(tx: Tables, decisions: Sequence[Decision]) -> list[Decision]:
+        tx.setdefault("decision", {}).update({row.txn_id: row for row in decisions})
+        return list(decisions)
+
+    _swap(stack, testing, "_insert_decisions", insert)
+
+
+@mutant
+def key_not_unique(stack: ExitStack) -> None:
+    """A key may have a row for each of its transactions."""
+
+    def insert(tx: Tables, decisions: Sequence[Decision]) -> list[Decision]:
+        rows = tx.setdefault("decision", {})
+        return [rows.setdefault(each.txn_id, each) for each in decisions]
+
+    _swap(stack, testing, "_insert_decisions", insert)
+
+
+@mutant
+def loser_commits_too(stack: ExitStack) -> None:
+    """A transaction whose key another one had first does what that one does."""
+
+    def announce(self: Decider, those: Any, stand: Any, *when: float) -> None:
+        happened = []
+        for (transaction, _), row in zip(those, stand, strict=True):
+            if isinstance(row, Decision):
+                transaction.decide(row)
+                happened.append((transaction, protocol.OutcomeStands(row.outcome)))
+        self._deliver(happened)
+
+    _swap(stack, Decider, "_announce", announce)
+
+
+@mutant
+def abort_told_before_durable(stack: ExitStack) -> None:
+    """A refusal is told to its caller before its row is there."""
+    decide_all = MemoryDecisionLog.decide_all
+
+    async def early(self: MemoryDecisionLog, decisions: Sequence[Decision]) -> Any:
+        writing = asyncio.ensure_future(decide_all(self, decisions))
+        if any(each.outcome is Outcome.COMMITTED for each in decisions):
+            return await writing
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return list(decisions)
+
+    _swap(stack, MemoryDecisionLog, "decide_all", early)
+
+
+@mutant
+def key_without_body(stack: ExitStack) -> None:
+    """Another request under the same key gets the old success."""
+    _swap(stack, coordinator, "_refuse_other_body", lambda first, request: None)
+
+
+@mutant
+def recovery_sends_aborts(stack: ExitStack) -> None:
+    """After a restart the other decision is sent."""
+    resume = protocol.resume
+
+    def other(votes: Any) -> Any:
+        progress, actions = resume(votes)
+        sent = (each for each in actions if isinstance(each, protocol.SendCommit))
+        return progress, tuple(protocol.SendAbort(each.branch_id) for each in sent)
+
+    _swap(stack, protocol, "resume", other)
+
+
+@mutant
+def recovery_forgets(stack: ExitStack) -> None:
+    """After a restart what was committed and not acknowledged is not taken up."""
+
+    async def recover(log: Any, resume: Any) -> int:
+        return 0
+
+    _swap(stack, coordinator, "recover", recover)
+
+
+@mutant
+def ids_start_anew(stack: ExitStack) -> None:
+    """After a restart ids follow the wall clock alone."""
+
+    async def newest(self: MemoryDecisionLog) -> None:
+        return None
+
+    _swap(stack, MemoryDecisionLog, "newest_txn_id", newest)
+
+
+@mutant
+def forgotten_too_early(stack: ExitStack) -> None:
+    """Participants are told to forget before the end is durable."""
+    end = Decider.end
+
+    def early(self: Decider, transaction: Any) -> None:
+        end(self, transaction)
+        self._ended([transaction])
+
+    _swap(stack, Decider, "end", early)
+
+
+@mutant
+def ended_by_the_first(stack: ExitStack) -> None:
+    """One acknowledgement counts for all."""
+    step = protocol.step
+
+    def hasty(progress: Any, event: Any) -> Any:
+        committing = progress.state is TransactionState.COMMITTING
+        if committing and isinstance(event, protocol.Settled):
+            progress = progress._replace(awaited=1)
+        return step(progress, event)
+
+    _swap(stack, protocol, "step", hasty)
+
+
+@mutant
+def one_vote_is_enough(stack: ExitStack) -> None:
+    """The first vote to commit counts for all."""
+    step = protocol.step
+
+    def hasty(progress: Any, event: Any) -> Any:
+        preparing = progress.state is TransactionState.PREPARING
+        if preparing and isinstance(event, protocol.Voted) and event.vote is Vote.COMMIT:
+            progress = progress._replace(awaited=1)
+        return step(progress, event)
+
+    _swap(stack, protocol, "step", hasty)
+
+
+@mutant
+def silence_is_consent(stack: ExitStack) -> None:
+    """No answer to a prepare counts as a vote to commit."""
+    event = lane._event
+
+    def generous(ask: Any, reply: Any) -> Any:
+        if isinstance(ask.message, Prepare) and isinstance(reply, Unreachable):
+            return protocol.Voted(ask.branch_id, Vote.COMMIT)
+        return event(ask, reply)
+
+    _swap(stack, lane, "_event", generous)
+
+
+@mutant
+def commit_given_up(stack: ExitStack) -> None:
+    """A commit that is not acknowledged at once counts as acknowledged."""
+    wait_s = lane.Lane._wait_s
+
+    def impatient(self: Any, ask: Any, reply: Any, waits: Any) -> float | None:
+        if isinstance(ask.message, Commit):
+            return None
+        return wait_s(self, ask, reply, waits)
+
+    _swap(stack, lane.Lane, "_wait_s", impatient)
+
+
+@mutant
+def replies_mixed_up(stack: ExitStack) -> None:
+    """The replies of a batch are read in the wrong order."""
+    sort_out = lane.Lane._sort_out
+    _swap(
+        stack,
+        lane.Lane,
+        "_sort_out",
+        lambda self, asks, replies: sort_out(self, asks, list(reversed(replies))),
+    )
+
+
+@mutant
+def end_lost_with_its_group(stack: ExitStack) -> None:
+    """An end whose group the storage undid waits for the next restart."""
+
+    def end_all(self: Any, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
+        def mark(tx: Tables) -> None:
+            rows = tx["decision"]
+            rows.update({txn_id: replace(rows[txn_id], ended=True) for txn_id in txn_ids})
+
+        def report(result: Any) -> None:
+            if isinstance(result, Done):
+                durable()
+
+        self._store.write_lazily(mark, report)
+
+    _swap(stack, MemoryDecisionLog, "end_all", end_all)
+
+
+@mutant
+def late_inquiry_is_an_alarm(stack: ExitStack) -> None:
+    """What was committed and forgotten while somebody asked about it raises an alarm."""
+    _swap(stack, inquirer, "UnknownBranch", Overloaded)
+
+
+@mutant
+def unlocked_balance_check(stack: ExitStack) -> None:
+    """A bank looks at balances and not at holds."""
+    _swap(stack, books.Bank, "reserved_minor", lambda self, tx, account: 0)

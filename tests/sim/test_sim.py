@@ -1,0 +1,140 @@
+"""Histories of the simulator: what holds in all of them, and that the simulator can be trusted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim import mutants, sweep
+from tests.sim.__main__ import main
+from tests.sim.campaign import SHARE_MIN, Summary, hunt, run_seeds
+from tests.sim.plan import plan_of
+from tests.sim.shrink import shrink
+from tests.sim.world import run
+
+ROOT = Path(__file__).parents[2]
+SEEDS = 500
+PART = 50
+KEPT = [
+    int(line.split()[0])
+    for line in (ROOT / "tests/sim/seeds.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+DIGESTED = "0,30"
+_DIGESTS = """
+import sys
+from tests.sim.plan import plan_of
+from tests.sim.world import run
+for seed in range(*map(int, sys.argv[1].split(","))):
+    print(run(plan_of(seed)).digest())
+"""
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, PART))
+def test_every_history_keeps_the_invariants(first: int) -> None:
+    """I1 to I6 hold whatever order of events and faults a seed draws."""
+    summary = run_seeds(range(first, first + PART))
+    assert [] == summary.violations
+    assert min(summary.shares().values()) >= SHARE_MIN
+
+
+@pytest.mark.parametrize("name", sweep.PLANS)
+def test_every_crash_of_a_payment_is_survived(name: str) -> None:
+    """Each process is killed at each of its steps; what becomes of the payment stands."""
+    plans = list(sweep.all_plans(name, recovery=False))
+    reports = [run(plan) for plan in plans]
+    assert [] == [report.violation for report in reports if report.violation is not None]
+    assert sum(report.crashes for report in reports) > 0.9 * len(plans)
+
+
+@pytest.mark.parametrize("seed", KEPT)
+def test_what_was_wrong_once_is_not_wrong_again(seed: int) -> None:
+    """Seeds that have shown a defect show none."""
+    assert run(plan_of(seed)).violation is None
+
+
+def digests(hash_seed: str) -> str:
+    """What a fresh interpreter says of some histories."""
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": ".:generated"}
+    return subprocess.run(
+        [sys.executable, "-c", _DIGESTS, DIGESTED],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_a_seed_is_one_history() -> None:
+    """Everything that happens is the same in every process, whatever its hashes are."""
+    first, last = map(int, DIGESTED.split(","))
+    here = [run(plan_of(seed)).digest() for seed in range(first, last)]
+    assert here == digests("1").split() == digests("2").split()
+    assert len(set(here)) == len(here)
+
+
+@pytest.mark.parametrize(
+    ("name", "invariant"),
+    [
+        ("vote-before-force", "I6"),
+        ("no-barrier", "I3"),
+        ("commit-applied-twice", "I4"),
+        ("nobody-inquires", "I5"),
+        ("recovery-sends-aborts", "I2"),
+        ("unlocked-balance-check", "I1"),
+    ],
+)
+def test_a_planted_bug_is_found(name: str, invariant: str) -> None:
+    """Each invariant has caught something; `make sim-mutants` plants many more."""
+    caught = hunt(name, first=0, count=200, outside=False)
+    assert invariant == caught.invariant, caught
+
+
+@pytest.mark.parametrize("name", mutants.names())
+def test_a_planted_bug_is_taken_away_again(name: str) -> None:
+    """Nothing that was patched stays so."""
+    before = run(plan_of(3)).digest()
+    with mutants.planted(name):
+        pass
+    assert before == run(plan_of(3)).digest()
+
+
+def test_a_failing_history_is_shrunk() -> None:
+    """What is left breaks the same invariant, with less, and replays."""
+    with mutants.planted("unlocked-balance-check"):
+        caught = hunt("unlocked-balance-check", first=0, count=200, outside=False)
+        plan = plan_of(caught.seeds - 1)
+        report = run(plan)
+        left, shrunk = shrink(plan, report)
+        again = run(left.of(plan))
+    assert shrunk.violation is not None
+    assert "I1" == shrunk.violation.invariant
+    assert len(shrunk.plan.wishes) + len(shrunk.plan.faults) < len(plan.wishes) + len(plan.faults)
+    assert shrunk.digest() == again.digest()
+
+
+def test_a_failing_seed_says_how_to_replay_it(capsys: pytest.CaptureFixture[str]) -> None:
+    """The line that is printed last is a command, and it shows the same violation."""
+    caught = hunt("recovery-sends-aborts", first=0, count=200, outside=False)
+    seed = str(caught.seeds - 1)
+    assert 1 == main(["--seed", seed, "--mutant", "recovery-sends-aborts"])
+    told = capsys.readouterr().out
+    assert f"seed {seed}: I2: " in told
+    _, _, command = told.strip().splitlines()[-1].partition("python -m tests.sim ")
+    assert 1 == main(command.split())
+    digest = next(line for line in told.splitlines() if line.startswith("digest "))
+    assert digest in capsys.readouterr().out
+
+
+def test_too_tame_histories_are_complained_about() -> None:
+    """A campaign in which nothing goes wrong fails, for it proves nothing."""
+    tame = Summary(histories=5_000, committed=5_000, aborted=600, crashed=400)
+    complaints = tame.complaints()
+    assert "only 8.0% of the histories crashed" in complaints
+    assert "never seen: late prepare" in complaints
+    assert not any("aborted" in each for each in complaints if each.startswith("only"))
