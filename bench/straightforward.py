@@ -94,7 +94,13 @@ class OneByOne:
                 results.append(error)
         return results
 
-    def write_lazily(self, work: Callable[[sqlite3.Connection], object], report: Report) -> None:
+    def write_lazily(
+        self,
+        work: Callable[[sqlite3.Connection], object],
+        report: Report,
+        *,
+        essential: bool = False,
+    ) -> None:
         """Nothing here is lazy."""
         raise NotImplementedError
 

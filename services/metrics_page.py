@@ -76,7 +76,11 @@ class MetricsPage:
             return _response(HTTPStatus.NOT_FOUND)
         if method not in ("GET", "HEAD"):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, extra="Allow: GET, HEAD\r\n")
-        encode, content_type = choose_encoder(_accepted(fields))
+        try:
+            encode, content_type = choose_encoder(_accepted(fields))
+        except (TypeError, ValueError):
+            # It takes what a client accepts apart without a look at whether it can be.
+            encode, content_type = choose_encoder("")
         body = encode(self._registry)
         return _response(HTTPStatus.OK, body, content_type, with_body=method == "GET")
 

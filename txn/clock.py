@@ -40,6 +40,30 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class SteadyUtc:
+    """UTC for what is decided by age, against a wall clock that is moved while a process runs.
+
+    What is written down is never older than it is, and what is looked at never counts as
+    older than it is: only time that has passed makes something old.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_us = clock.utc_us()
+        self._started_s = clock.monotonic()
+
+    def written_us(self) -> int:
+        """The time to write down: that of the wall clock, unless it was set back since."""
+        return max(self._clock.utc_us(), self._passed_us())
+
+    def looked_us(self) -> int:
+        """The time to compare with: that of the wall clock, unless it was set forward since."""
+        return min(self._clock.utc_us(), self._passed_us())
+
+    def _passed_us(self) -> int:
+        return self._started_us + int((self._clock.monotonic() - self._started_s) * 1_000_000)
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""

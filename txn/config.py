@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from txn.clock import Backoff
 
+# Of one ExchangeRequest, by its proto.
+BATCH_ITEMS_MAX = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
@@ -35,3 +38,5 @@ class CoordinatorConfig:
             raise ValueError("gathering times must not be negative")
         if min(self.abort_attempts, self.max_active, self.batch_size_max) < 1:
             raise ValueError("abort_attempts, max_active and batch_size_max must be at least 1")
+        if self.batch_size_max > BATCH_ITEMS_MAX:
+            raise ValueError(f"batch_size_max must be at most {BATCH_ITEMS_MAX}")

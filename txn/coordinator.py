@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TypeAlias
 
 from txn import protocol
-from txn.clock import Clock
+from txn.clock import Clock, SteadyUtc
 from txn.config import CoordinatorConfig
 from txn.crash_point import (
     AFTER_FIRST_ACKNOWLEDGEMENT,
@@ -104,6 +104,7 @@ class Coordinator:
         self._decisions = log
         self._transport = transport
         self._clock = clock
+        self._utc = SteadyUtc(clock)
         self._rng = rng
         self._new_txn_id = new_txn_id
         self._log_id = ""
@@ -238,7 +239,7 @@ class Coordinator:
     ) -> Iterable[tuple[TxnId, Outcome | TxnError]]:
         if not txn_ids:
             return ()
-        now_us = self._clock.utc_us()
+        now_us = self._utc.written_us()
         stand = await self._decisions.decide_all(
             [
                 Decision(txn_id, Outcome.ABORTED, None, (), now_us, reason="INQUIRY", ended=True)

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from txn import protocol
-from txn.clock import Backoff, Clock
+from txn.clock import Backoff, Clock, SteadyUtc
 from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, BEFORE_END, CrashPoint
 from txn.decision_log import DecisionLog
 from txn.errors import TxnError
@@ -45,6 +45,7 @@ class Decider:
         self._decisions = log
         self._retry = retry
         self._clock = clock
+        self._utc = SteadyUtc(clock)
         self._rng = rng
         self._crash_point = crash_point
         self._spawn = spawn
@@ -64,7 +65,7 @@ class Decider:
             outcome,
             transaction.request,
             transaction.logged_branches(),
-            self._clock.utc_us(),
+            self._utc.written_us(),
             reason=progress.reason,
             refused_branch_id=progress.refused_branch_id,
             ended=outcome is Outcome.ABORTED,

@@ -11,7 +11,7 @@ import logging
 import random
 from dataclasses import dataclass
 
-from txn.clock import US_PER_S, Clock
+from txn.clock import US_PER_S, Clock, SteadyUtc
 from txn.decision_log import DecisionLog
 from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.restraint import Restraint
@@ -58,8 +58,7 @@ class LogKeeper:
         self._rng = rng
         self._config = config or LogKeeperConfig()
         self._metrics = metrics
-        self._started_utc_us = clock.utc_us()
-        self._started_s = clock.monotonic()
+        self._utc = SteadyUtc(clock)
 
     async def run(self) -> None:
         """A pass every interval, until cancelled."""
@@ -72,7 +71,7 @@ class LogKeeper:
 
     async def sweep(self) -> int:
         """One pass: deletes everything that is over and old; returns how many rows that were."""
-        before_us = self._utc_us() - int(self._config.idempotency_retention_s * US_PER_S)
+        before_us = self._utc.looked_us() - int(self._config.idempotency_retention_s * US_PER_S)
         restraint = Restraint(
             self._clock,
             pause_s=self._config.pause_s,
@@ -92,8 +91,3 @@ class LogKeeper:
             self._metrics.truncated(deleted)
             _log.info("%d outcomes were forgotten", deleted)
         return deleted
-
-    def _utc_us(self) -> int:
-        """UTC, but no more of it than has passed: a clock set forward makes nothing old."""
-        passed_us = int((self._clock.monotonic() - self._started_s) * US_PER_S)
-        return min(self._clock.utc_us(), self._started_utc_us + passed_us)

@@ -126,9 +126,11 @@ class MemoryStore:
         """See Store.write_all."""
         return await write_all_through(self._group, apply, inputs, essential=essential, alone=alone)
 
-    def write_lazily(self, work: Callable[[Tables], object], report: Report) -> None:
+    def write_lazily(
+        self, work: Callable[[Tables], object], report: Report, *, essential: bool = False
+    ) -> None:
         """See Store.write_lazily."""
-        self._group.submit(work, report, lazy=True)
+        self._group.submit(work, report, lazy=True, essential=essential)
 
     async def read(self, work: Callable[[Tables], T]) -> T:
         """See Store.read."""
@@ -181,7 +183,7 @@ class MemoryDecisionLog:
                 with suppress(TxnError):
                     self.end_all(txn_ids, durable)
 
-        self._store.write_lazily(mark, report)
+        self._store.write_lazily(mark, report, essential=True)
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """See DecisionLog.ended."""

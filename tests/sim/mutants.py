@@ -445,7 +445,7 @@ def end_lost_with_its_group(stack: ExitStack) -> None:
             if isinstance(result, Done):
                 durable()
 
-        self._store.write_lazily(mark, report)
+        self._store.write_lazily(mark, report, essential=True)
 
     _swap(stack, MemoryDecisionLog, "end_all", end_all)
 

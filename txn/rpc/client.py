@@ -38,7 +38,7 @@ from txn.rpc.attempt import attempt
 from txn.rpc.exchange_stream import STREAM_MAX_AGE_S, NotOffered
 from txn.rpc.execute_door import EXECUTE_MARGIN_S
 from txn.rpc.execute_stream import ExecuteStream
-from txn.rpc.operation import any_from
+from txn.rpc.operation import any_from, check_size
 from txn.rpc.participant_transport import UNARY_ONLY_S
 from txn.rpc.status import reason_in, status_from
 
@@ -47,20 +47,26 @@ EXECUTE_TIMEOUT_S = 15.0
 EXECUTE_IN_FLIGHT_MAX = 1024
 _RETRY = Backoff(initial_s=0.05, max_s=2.0)
 
-# Statuses that say nothing about whether something was begun.
-_SAYS_NOTHING = frozenset(
-    code.value[0]
-    for code in (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.DATA_LOSS,
-    )
-)
+# Of what RetryInfo asks for.
+RETRY_DELAY_MAX_S = 60.0
 _RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+# Statuses that say that nothing was begun; all others say nothing about that.
+_REFUSES = frozenset(
+    {_RESOURCE_EXHAUSTED}
+    | {
+        code.value[0]
+        for code in (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            grpc.StatusCode.ALREADY_EXISTS,
+            grpc.StatusCode.NOT_FOUND,
+            grpc.StatusCode.PERMISSION_DENIED,
+            grpc.StatusCode.UNAUTHENTICATED,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            grpc.StatusCode.OUT_OF_RANGE,
+            grpc.StatusCode.UNIMPLEMENTED,
+        )
+    }
+)
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -192,7 +198,7 @@ class TransactionClient:
     def _again_after_s(self, asked: _Asked, status: status_pb2.Status, *, before: bool) -> float:
         """How long to wait at least. Raises where asking again would not help."""
         asked.why = reason_in(status) or _NAMES.get(status.code, "UNKNOWN")
-        if status.code in _SAYS_NOTHING:
+        if status.code not in _REFUSES:
             return 0.0
         # This attempt has begun nothing; an earlier one may have.
         asked.may_have_begun = before
@@ -247,6 +253,13 @@ def _branches(operations: Mapping[str, Message] | Sequence[Branch]) -> list[pb.B
             Branch(BranchId(name.replace("/", ".")), name, operation_of(message))
             for name, message in operations.items()
         ]
+    for index, branch in enumerate(operations):
+        try:
+            check_size(branch.operation)
+        except InvalidOperation as invalid:
+            raise InvalidOperation(
+                [each.inside(f"branches[{index}]") for each in invalid.violations]
+            ) from None
     return [
         pb.Branch(
             branch_id=branch.branch_id,
@@ -276,5 +289,6 @@ def _retry_delay_s(status: status_pb2.Status) -> float:
     info = error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(info):
-            return float(info.retry_delay.ToTimedelta().total_seconds())
+            asked_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+            return min(max(asked_s, 0.0), RETRY_DELAY_MAX_S)
     return 0.0

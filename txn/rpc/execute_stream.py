@@ -30,7 +30,10 @@ class ExecuteStream:
         self._call = call
         self._loop = asyncio.get_running_loop()
         self._retire_at_s = self._loop.time() + RETIRE_AGE_S
-        self._heard_at_s = self._loop.time()
+        # Since when nothing was heard although something is waited for.
+        self._silent_since_s: float | None = None
+        # What was sent and not answered, whether or not somebody still waits for it.
+        self._unanswered: set[int] = set()
         self._next_number = 0
         self._waiting: dict[int, asyncio.Future[pb.NumberedExecuteResponse]] = {}
         self._queue: deque[pb.NumberedExecuteRequest] = deque()
@@ -51,7 +54,10 @@ class ExecuteStream:
         if self._broken is not None:
             raise self._broken
         self._next_number += 1
-        number, asked_at_s = self._next_number, self._loop.time()
+        number = self._next_number
+        if not self._unanswered:
+            self._silent_since_s = self._loop.time()
+        self._unanswered.add(number)
         answer: asyncio.Future[pb.NumberedExecuteResponse] = self._loop.create_future()
         self._waiting[number] = answer
         self._queue.append(pb.NumberedExecuteRequest(number=number, request=request))
@@ -59,8 +65,15 @@ class ExecuteStream:
         try:
             return await answer
         except asyncio.CancelledError:
-            if self._loop.time() - max(asked_at_s, self._heard_at_s) >= SILENT_MAX_S:
+            # Callers come and go; their patience adds up.
+            since_s = self._silent_since_s
+            if since_s is not None and self._loop.time() - since_s >= SILENT_MAX_S:
                 self._retire_at_s = 0.0
+            # Nobody wants it any more, should it still wait to be sent.
+            unsent = len(self._queue)
+            self._queue = deque(each for each in self._queue if each.number != number)
+            if len(self._queue) < unsent:
+                self._unanswered.discard(number)
             raise
         finally:
             del self._waiting[number]
@@ -132,7 +145,8 @@ class ExecuteStream:
         return kind(code.name)
 
     def _deliver(self, response: pb.ExecuteStreamResponse) -> None:
-        self._heard_at_s = self._loop.time()
+        self._unanswered.difference_update(each.number for each in response.responses)
+        self._silent_since_s = self._loop.time() if self._unanswered else None
         for each in response.responses:
             answer = self._waiting.get(each.number)
             if answer is not None and not answer.done():

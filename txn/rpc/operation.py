@@ -13,6 +13,7 @@ from txn.model import Operation
 from txn.rpc.status import violations_of
 
 OPERATION_SIZE_MAX_BYTES = 64 * 1024
+TYPE_URL_LENGTH_MAX = 256
 
 M = TypeVar("M", bound=Message)
 
@@ -62,7 +63,9 @@ class OperationCodec(Generic[M]):
 
 
 def check_size(operation: Operation) -> None:
-    """Raises InvalidOperation for one that is over OPERATION_SIZE_MAX_BYTES."""
+    """Raises InvalidOperation for one that is too large, or whose type has too long a name."""
+    if len(operation.type_url) > TYPE_URL_LENGTH_MAX:
+        raise _invalid("operation.type", f"is over {TYPE_URL_LENGTH_MAX} characters")
     if len(operation.value) > OPERATION_SIZE_MAX_BYTES:
         raise _invalid("operation.size", f"is over {OPERATION_SIZE_MAX_BYTES} bytes")
 

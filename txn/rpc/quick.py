@@ -10,6 +10,8 @@ import re
 from google.protobuf.message import Message
 from tallystick.txn.v1 import coordinator_service_pb2, participant_service_pb2
 
+from txn.rpc.operation import TYPE_URL_LENGTH_MAX
+
 _name = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 _service = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}").fullmatch
 _key = re.compile(r"[!-~]{1,200}").fullmatch
@@ -59,6 +61,7 @@ def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> b
         and len(forgettable[0]) == len(forgettable[1])
         and max(len(verbs), len(forgettable[0]), len(urls)) <= _BATCH_ITEMS_MAX
         and max(types, default=-1) < len(urls)
+        and max(map(len, urls), default=0) <= TYPE_URL_LENGTH_MAX
         and _VERBS.issuperset(verbs)
         and all(map(_name, txn_ids))
         and all(map(_name, set(branch_ids)))

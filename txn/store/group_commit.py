@@ -22,6 +22,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.clock import Clock
@@ -146,7 +147,9 @@ class Store(Protocol[Tx_co]):
         run.
         """
 
-    def write_lazily(self, work: Callable[[Tx_co], object], report: Report) -> None:
+    def write_lazily(
+        self, work: Callable[[Tx_co], object], report: Report, *, essential: bool = False
+    ) -> None:
         """Queues `work` to ride along with the next force, whenever that comes."""
 
     async def read(self, work: Callable[[Tx_co], T]) -> T:
@@ -220,7 +223,7 @@ class GroupCommit(Generic[Tx]):
             report(_only(result))
 
         item: _Item[Tx] = _Item(
-            lambda tx, _: [work(tx)], (None,), told, essential=essential or lazy, alone=True
+            lambda tx, _: [work(tx)], (None,), told, essential=essential, alone=True
         )
         self._put(item, self._lazy if lazy else self._waiting)
         if not lazy:
@@ -425,7 +428,9 @@ async def write_unhurried(
         finally:
             patience.cancel()
         if not future.done():
-            await store.write(_nothing, essential=True)
+            # Where there is no room for this there is none for `work`, which hears of it too.
+            with suppress(StoreFull):
+                await store.write(_nothing)
     return future.result()
 
 

@@ -84,6 +84,7 @@ class LoopStore(Generic[Tx]):
         self._quiet: asyncio.Future[None] = self._loop.create_future()
         self._quiet.set_result(None)
         self._closing = False
+        self._closer: asyncio.Task[None] | None = None
 
     async def write(self, work: Callable[[Tx], T], *, essential: bool = False) -> T:
         """See Store.write."""
@@ -102,10 +103,12 @@ class LoopStore(Generic[Tx]):
         self._refuse_when_closing()
         return await write_all_through(self._group, apply, inputs, essential=essential, alone=alone)
 
-    def write_lazily(self, work: Callable[[Tx], object], report: Report) -> None:
+    def write_lazily(
+        self, work: Callable[[Tx], object], report: Report, *, essential: bool = False
+    ) -> None:
         """See Store.write_lazily."""
         self._refuse_when_closing()
-        self._group.submit(work, report, lazy=True)
+        self._group.submit(work, report, lazy=True, essential=essential)
 
     async def read(self, work: Callable[[Tx], T]) -> T:
         """See Store.read."""
@@ -119,10 +122,14 @@ class LoopStore(Generic[Tx]):
 
     async def close(self) -> None:
         """Forces what is queued, lazy work too, and closes the backends."""
-        if self._closing:
-            return
-        self._closing = True
-        await self._quiet
+        if self._closer is None:
+            self._closing = True
+            self._closer = asyncio.ensure_future(self._close())
+        # Whoever waits may be cancelled; what is being closed is closed all the same.
+        await asyncio.shield(self._closer)
+
+    async def _close(self) -> None:
+        await asyncio.wait({self._quiet})
         settled: list[Settlement] = []
         await self._loop.run_in_executor(self._writes, self._group.close, settled.extend)
         # Here: who is told touches futures of the loop.

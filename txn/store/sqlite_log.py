@@ -146,7 +146,7 @@ class SqliteDecisionLog:
                     self.end_all(txn_ids, durable)
 
         try:
-            self._store.write_lazily(mark, report)
+            self._store.write_lazily(mark, report, essential=True)
         except TxnError:
             self._ending.difference_update(txn_ids)
             raise

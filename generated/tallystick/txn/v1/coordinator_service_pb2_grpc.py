@@ -109,7 +109,7 @@ class CoordinatorServiceServicer:
 
     def GetTransaction(self, request, context):
         """One transaction, by its id or by the idempotency key it was started with.
-        NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
+        NOT_FOUND for a key not seen within the retention: then a retry is safe. NOT_FOUND for a
         txn_id: it was aborted (presumed abort), never existed, or is longer over than
         outcomes are kept.
         """

@@ -58,7 +58,7 @@ class CoordinatorServiceStub:
     """
     GetTransaction: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]
     """One transaction, by its id or by the idempotency key it was started with.
-    NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
+    NOT_FOUND for a key not seen within the retention: then a retry is safe. NOT_FOUND for a
     txn_id: it was aborted (presumed abort), never existed, or is longer over than
     outcomes are kept.
     """
@@ -111,7 +111,7 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """
     GetTransaction: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetTransactionRequest, _coordinator_service_pb2.GetTransactionResponse]  # type: ignore[assignment]
     """One transaction, by its id or by the idempotency key it was started with.
-    NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
+    NOT_FOUND for a key not seen within the retention: then a retry is safe. NOT_FOUND for a
     txn_id: it was aborted (presumed abort), never existed, or is longer over than
     outcomes are kept.
     """
@@ -179,7 +179,7 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.GetTransactionResponse, _abc.Awaitable[_coordinator_service_pb2.GetTransactionResponse]]:
         """One transaction, by its id or by the idempotency key it was started with.
-        NOT_FOUND for a key never seen: then a retry is safe. NOT_FOUND for a
+        NOT_FOUND for a key not seen within the retention: then a retry is safe. NOT_FOUND for a
         txn_id: it was aborted (presumed abort), never existed, or is longer over than
         outcomes are kept.
         """
