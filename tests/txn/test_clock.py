@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from txn.clock import Backoff, SystemClock
+from txn.clock import Backoff, SteadyUtc, SystemClock
 
 
 def test_backoff_grows_up_to_its_limit() -> None:
@@ -13,6 +13,39 @@ def test_backoff_grows_up_to_its_limit() -> None:
     rng = Random(3)
     for attempt, limit_s in [(0, 0.1), (1, 0.2), (3, 0.8), (5, 2.0), (100_000, 2.0)]:
         assert all(0 <= backoff.wait_s(attempt, rng) <= limit_s for _ in range(50))
+
+
+class _Moved:
+    """A wall clock that somebody moves while time passes."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.us = 1_000_000_000
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return self.now_s
+
+    def utc_us(self) -> int:
+        """See Clock."""
+        return self.us
+
+    async def sleep(self, seconds: float) -> None:
+        """See Clock."""
+        self.now_s += seconds
+
+
+def test_a_wall_clock_that_is_moved_makes_nothing_old() -> None:
+    """What was written while it was set back is as young as it is, once it is right again."""
+    clock = _Moved()
+    utc = SteadyUtc(clock)
+    assert (1_000_000_000, 1_000_000_000) == (utc.written_us(), utc.looked_us())
+    clock.now_s += 5.0
+    clock.us -= 900_000_000
+    assert 1_005_000_000 == utc.written_us()
+    assert 100_000_000 == utc.looked_us()
+    clock.us += 9_000_000_000
+    assert 1_005_000_000 == utc.looked_us()
 
 
 async def test_system_clock_moves_forward() -> None:

@@ -29,8 +29,15 @@ from txn.errors import (
     TransactionAborted,
     TxnError,
 )
-from txn.model import Branch, BranchId, TxnId, VoteReply
-from txn.rpc import Committed, CoordinatorServicer, TransactionClient, WaitFor, operation_of
+from txn.model import Branch, BranchId, Operation, TxnId, VoteReply
+from txn.rpc import (
+    OPERATION_SIZE_MAX_BYTES,
+    Committed,
+    CoordinatorServicer,
+    TransactionClient,
+    WaitFor,
+    operation_of,
+)
 from txn.state import Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 
@@ -217,6 +224,50 @@ async def test_what_breaks_a_rule_is_refused() -> None:
         with pytest.raises(IdempotencyConflict):
             await it.client.execute({"order": transfer()}, idempotency_key="a")
     assert 1 == transport.count("prepare", "order")
+
+
+async def test_what_is_too_large_is_refused_before_it_is_sent() -> None:
+    """It would end the stream that others share."""
+    for operation in (
+        Operation("x/a", b"x" * (OPERATION_SIZE_MAX_BYTES + 1)),
+        Operation("x" * 300, b""),
+    ):
+        without = Without()
+        async with rig(ScriptedTransport(), without=without) as it:
+            with pytest.raises(InvalidOperation) as caught:
+                await it.client.execute(
+                    [Branch(BranchId("a"), "order", operation)], idempotency_key="k"
+                )
+        assert ["branches[0].operation"] == [each.field for each in caught.value.violations]
+        assert 0 == without.calls
+
+
+async def test_a_silent_stream_is_left_though_nobody_waits_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The patience of those who gave up adds up; what they wanted is not sent any more."""
+    monkeypatch.setattr("txn.rpc.execute_stream.SILENT_MAX_S", 2.5 * SHORT_S)
+    streams = 0
+
+    class Silent(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
+        async def ExecuteStream(  # type: ignore[override] # noqa: N802
+            self, request_iterator: object, context: object
+        ) -> None:
+            nonlocal streams
+            streams += 1
+            await asyncio.Event().wait()
+
+    def add(server: grpc.aio.Server) -> None:
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+            Silent(),  # type: ignore[abstract]
+            server,
+        )
+
+    async with served(add) as channel, TransactionClient(channel) as client:
+        for number in range(6):
+            with pytest.raises(OutcomeUnknown):
+                await client.execute(BOTH, idempotency_key=f"k{number}", timeout_s=SHORT_S)
+    assert streams >= 2
 
 
 async def test_a_full_coordinator_is_asked_again_when_it_says() -> None:

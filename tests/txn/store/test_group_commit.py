@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import pytest
 
+from tests.txn.helpers import FastClock
 from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
 from txn.store import group_commit
-from txn.store.group_commit import Done, Failed, GroupCommit, Raised, Settlement
+from txn.store.group_commit import (
+    Done,
+    Failed,
+    GroupCommit,
+    Raised,
+    Settlement,
+    write_unhurried,
+)
+from txn.store.loop_store import LoopStore
 from txn.testing import MemoryBackend, MemoryStore, Tables
 
 
@@ -245,16 +255,18 @@ def test_work_that_raises_stop_iteration_fails_alone(rig: Rig) -> None:
 
 
 def test_without_room_only_what_was_promised_is_done(rig: Rig) -> None:
-    """New work is refused before anything is begun; essential and lazy work still goes."""
+    """New work is refused before anything is begun, lazy or not; essential work still goes."""
     rig.backend.room = False
     rig.put("new")
+    rig.put("tidying", lazy=True)
     rig.put("promised", essential=True)
-    rig.put("lazy", lazy=True)
+    rig.put("lazy", lazy=True, essential=True)
     rig.drain()
     assert {"promised", "lazy"} == rig.rows
-    refused = rig.told["new"]
-    assert isinstance(refused, Failed)
-    assert isinstance(refused.error, StoreFull)
+    for name in ("new", "tidying"):
+        refused = rig.told[name]
+        assert isinstance(refused, Failed)
+        assert isinstance(refused.error, StoreFull)
 
 
 def test_without_room_and_without_promises_nothing_is_begun(rig: Rig) -> None:
@@ -462,3 +474,44 @@ async def test_errors_stand_where_their_inputs_stood() -> None:
     results = await MemoryStore().write_all(Shared(), ["a", "bad", "b"])
     assert ["did a", "did b"] == [results[0], results[2]]
     assert isinstance(results[1], LookupError)
+
+
+async def test_unhurried_work_leaves_the_reserve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no room housekeeping is refused; what ends a transaction is not."""
+    monkeypatch.setattr(MemoryBackend, "has_room", lambda _: False)
+    store = MemoryStore()
+    with pytest.raises(StoreFull):
+        await write_unhurried(store, lambda tx: tx.setdefault("gone", {}), FastClock())
+    told: list[Done[Any] | Failed] = []
+    store.write_lazily(lambda tx: tx.setdefault("ended", {}), told.append, essential=True)
+    await store.write(lambda tx: tx.setdefault("decided", {}), essential=True)
+    assert {"ended", "decided"} == set(store.backend.durable)
+    assert all(isinstance(each, Done) for each in told)
+
+
+async def test_what_waits_behind_a_refused_group_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything that finds no room is told so, however much it is."""
+    monkeypatch.setattr(MemoryBackend, "has_room", lambda _: False)
+    monkeypatch.setattr(group_commit, "GROUP_SIZE_MAX", 2)
+    store: LoopStore[Tables] = LoopStore(
+        "full", writer=RoomlessBackend, reader=MemoryBackend, on_commit_failure=_never
+    )
+    works = [store.write(lambda tx: tx.setdefault("row", {})) for _ in range(5)]
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*works, return_exceptions=True)
+    assert [StoreFull] * 5 == [type(each) for each in results]
+    await store.close()
+
+
+class RoomlessBackend(MemoryBackend):
+    """A backend of LoopStore in memory."""
+
+    def begin_now(self) -> Tables | None:
+        """See LoopBackend."""
+        return self.begin()
+
+
+def _never(error: BaseException) -> NoReturn:
+    raise AssertionError from error

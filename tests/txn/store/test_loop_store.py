@@ -206,6 +206,21 @@ async def test_a_store_is_closed_whatever_ended_its_writer() -> None:
     call.cancel()
 
 
+async def test_who_waits_for_the_end_of_a_store_may_be_cancelled(tmp_path: Path) -> None:
+    """It is closed all the same, what was handed over is durable, and nothing is in doubt."""
+    async with open_sqlite(tmp_path / "s.db", LINES) as store:
+        writing = asyncio.ensure_future(store.write(insert(1)))
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await store.close()
+        assert closing.cancelled()
+        await writing
+    async with open_sqlite(tmp_path / "s.db", LINES) as store:
+        assert [1] == await store.read(numbers)
+
+
 @asynccontextmanager
 async def another_has_the_turn(path: Path) -> AsyncIterator[Callable[[], None]]:
     """A process of its own holds the lock on the file, until what is yielded is called."""
