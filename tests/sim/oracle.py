@@ -22,7 +22,6 @@ from txn.model import (
     Abort,
     Batch,
     BranchKey,
-    BranchRow,
     Commit,
     Decision,
     Operation,
@@ -69,6 +68,7 @@ class Oracle:
         self._entries: dict[str, dict[BranchKey, Entry]] = {name: {} for name in PARTICIPANTS}
         # Of each key, the transaction whose outcome row it has.
         self._rows: dict[tuple[str, str], TxnId] = {}
+        self._names: dict[TxnId, tuple[str, str]] = {}
         # Of each effect, the transaction that had it.
         self._effects: dict[str, TxnId] = {}
 
@@ -202,6 +202,8 @@ class Oracle:
         for message in batch.messages:
             decided = self._decided(message.key.txn_id)
             if isinstance(message, Prepare):
+                # Its branch may be forgotten by the time that somebody asks whose key it had.
+                self._names[message.key.txn_id] = _name(message.operation)
                 winner = self._rows.get(_name(message.operation))
                 if winner not in (None, message.key.txn_id):
                     self.see("key lost to another")
@@ -401,11 +403,8 @@ class Oracle:
 
     def _lost(self, key: BranchKey) -> bool:
         """Whether its key went to another transaction: then it needs no row to be aborted."""
-        for name in PARTICIPANTS:
-            row: BranchRow | None = self.books[name].get("branch", {}).get(key)
-            if row is not None and row.operation is not None:
-                return _name(row.operation) in self._rows
-        return False
+        name = self._names.get(key.txn_id)
+        return name is not None and self._rows.get(name, key.txn_id) != key.txn_id
 
 
 def _name(operation: Operation) -> tuple[str, str]:
