@@ -205,7 +205,7 @@ def coordinator(
 ) -> Coordinator:
     """An engine over `log`, not started; its txn_ids are t1, t2..."""
     numbers = iter(range(first_txn, 1_000_000))
-    return Coordinator(
+    engine = Coordinator(
         config=CoordinatorConfig(
             name="coordinator",
             participants=frozenset({"order", "ledger", "audit"}),
@@ -218,6 +218,18 @@ def coordinator(
         rng=Random(1),
         new_txn_id=lambda after: f"t{next(numbers)}",
     )
+    _made.append(engine)
+    return engine
+
+
+_made: list[Coordinator] = []
+
+
+def stop_engines() -> None:
+    """Ends what was left unfinished: without time to wait for it would go on in other tests."""
+    while _made:
+        for task in tuple(_made.pop()._tasks):
+            task.cancel()
 
 
 async def start(engine: Coordinator) -> int:
