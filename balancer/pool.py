@@ -36,7 +36,10 @@ class Connection(Protocol):
     state: ChannelConnectivity
     last_error: str
     metrics: EndpointMetrics
-    calls: int
+
+    @property
+    def calls(self) -> int:
+        """Calls that have ever started there."""
 
     @property
     def in_flight(self) -> int:

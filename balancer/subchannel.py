@@ -24,6 +24,7 @@ from grpc import ChannelConnectivity
 from balancer.config import ChannelConfig
 from balancer.health import Health, HealthWatch, StreamOpener
 from balancer.metrics import NO_METRICS, EndpointMetrics
+from balancer.policy import Subchannel
 from discovery.endpoint import Endpoint
 
 PROBE_TIMEOUT_S: Final = 1.0
@@ -56,7 +57,7 @@ class Method:
 class Binder(Protocol):
     """Who keeps a multicallable of a subchannel."""
 
-    def forget(self, subchannel: AioSubchannel) -> None:
+    def forget(self, subchannel: Subchannel) -> None:
         """Called when `subchannel` is closed."""
 
 

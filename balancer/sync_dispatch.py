@@ -1,75 +1,28 @@
 """Starting the calls of threads: pick, and if nobody can be picked, decide whether to wait.
 
-The rules are those of `balancer.dispatch`. A call is made of attempts: `pick` finds a
-subchannel that can take one now, and `run` or `begin` makes it; a call that is tried again
-picks once more, and avoids where it has been. The attempts of a blocking call follow each
-other here, in its own thread; those of any other in `balancer.sync_retrying`.
+The rules are those of `balancer.dispatch`. A call is made of attempts (`balancer.sync_attempts`);
+one that is tried again picks once more, and avoids where it has been. The attempts of a blocking
+call follow each other here, in its own thread; those of any other in `balancer.sync_retrying`.
 """
 
 from __future__ import annotations
 
 import time
-import weakref
-from collections.abc import Collection
-from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any
 
 import grpc
 
 from balancer.config import ChannelConfig
-from balancer.dispatch import PICKS_TO_AVOID, Shared, Status
-from balancer.guard import NobodyAdmitted
+from balancer.dispatch import Shared, Status
 from balancer.method_config import MethodConfig
 from balancer.metrics import NO_METRICS, Running
-from balancer.policy import CompletionHook, MetadataType, PickInfo, Subchannel
 from balancer.pool import Pool
 from balancer.retry import Retry
 from balancer.subchannel import Method
+from balancer.sync_attempts import Attempt, Attempts, Rpc
 from balancer.sync_call import CHANNEL_CLOSED, DEADLINE_EXCEEDED, DeferredCall, NeverSent
 from balancer.sync_repeats import Repeats, Whereabouts
-from balancer.sync_subchannel import SyncSubchannel
 from balancer.sync_waiting import Placeable, Waiting
-
-# A picker may name subchannels that are lost already, and chance or a hash may name one more
-# than once. Where some are excluded, PICKS_TO_AVOID takes its place.
-PICKS_PER_ATTEMPT_MAX: Final = 5
-
-Style = Literal["__call__", "with_call", "future"]
-
-
-class Rpc(NamedTuple):
-    """One call as its caller asked for it; `timeout` is in seconds."""
-
-    style: Style
-    request: Any
-    timeout: float | None
-    metadata: MetadataType | None
-    credentials: grpc.CallCredentials | None
-    wait_for_ready: bool | None
-    compression: grpc.Compression | None
-
-
-class Attempt:
-    """One try of a call: where it goes, and who wants to know how it ended."""
-
-    __slots__ = ("_on_done", "_running", "subchannel")
-
-    def __init__(self, subchannel: SyncSubchannel, on_done: CompletionHook | None) -> None:
-        self.subchannel = subchannel
-        self._on_done = on_done
-        metrics, self._running = subchannel.metrics, None
-        if metrics is not NO_METRICS:
-            metrics.attempt_started()
-            self._running = Running(metrics.attempt_ended)
-
-    def end(self, code: grpc.StatusCode | None) -> None:
-        """Says that it is over, with `code`, or None if it was never started."""
-        self.subchannel.release()
-        if self._on_done is not None:
-            self._on_done(code)
-        if self._running is not None:
-            # One that gRPC refused to start has no code of its own.
-            self._running.ended(code or grpc.StatusCode.CANCELLED)
 
 
 class SyncDispatcher:
@@ -84,21 +37,17 @@ class SyncDispatcher:
         shared: Shared,
     ) -> None:
         self.shared = shared
-        self._method = method
+        self._attempts = Attempts(method, pool, shared.pins)
         self._pool = pool
         self._waiting = waiting
         self._default_timeout_s = config.default_timeout_s if method.kind == "unary_unary" else None
-        self._is_stream = method.kind != "unary_unary"
-        self._request_is_unary = method.kind.startswith("unary")
         self._method_config = config.methods.of(method.path)
         self._leaves_it_to_callers = (
             self._method_config.timeout_s is None and self._method_config.wait_for_ready is None
         )
         # What is streamed in cannot be streamed in twice.
-        self._is_repeatable = self._request_is_unary and self._method_config.is_repeatable
+        self._is_repeatable = method.kind.startswith("unary") and self._method_config.is_repeatable
         self.hedging = self._method_config.hedging if method.kind == "unary_unary" else None
-        # Weak: a retired subchannel takes its multicallables with it, and so does a stub.
-        self._bound: weakref.WeakKeyDictionary[SyncSubchannel, Any] = weakref.WeakKeyDictionary()
 
     def again(self) -> MethodConfig | None:
         """What says whether a call may be tried again; None for one that never is."""
@@ -113,11 +62,11 @@ class SyncDispatcher:
         started = time.monotonic()
         repeats: Repeats | None = None
         while True:
-            attempt = self.pick(rpc) if repeats is None else self._pick(rpc, repeats)
+            attempt = self._attempts.pick(rpc) if repeats is None else self._pick(rpc, repeats)
             if attempt is None:
                 attempt, rpc = self._wait(rpc, repeats)
             try:
-                response = self.run(attempt, rpc)
+                response = self._attempts.run(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
@@ -184,74 +133,8 @@ class SyncDispatcher:
             return rpc
         return rpc._replace(timeout=timeout, wait_for_ready=wait_for_ready)
 
-    def pick(self, rpc: Rpc, excluded: Collection[Subchannel] = ()) -> Attempt | None:
-        """An attempt on a subchannel that is READY and not `excluded`; None if none is found.
-
-        It counts as in flight until `Attempt.end`, which `run` and `begin` see to.
-        """
-        info = PickInfo(
-            self._method.path, rpc.metadata or (), rpc.request if self._request_is_unary else None
-        )
-        for _ in range(PICKS_TO_AVOID if excluded else PICKS_PER_ATTEMPT_MAX):
-            picker = self._pool.picker
-            if picker is None:
-                return None
-            try:
-                subchannel, on_done = picker.pick(info)
-            except NobodyAdmitted:
-                return None
-            if not isinstance(subchannel, SyncSubchannel):
-                raise TypeError(f"the policy picked what it was not given: {subchannel!r}")
-            if subchannel not in excluded and subchannel.acquire():
-                return Attempt(subchannel, on_done)
-            if on_done is not None:
-                on_done(None)
-        return None
-
-    def run(self, attempt: Attempt, rpc: Rpc) -> Any:
-        """Makes an attempt, blocking, and ends it. Raises grpc.RpcError."""
-        code: grpc.StatusCode | None = None
-        try:
-            response = self._invoke(attempt.subchannel, rpc)
-            code = grpc.StatusCode.OK
-        except grpc.RpcError as error:
-            code = _code_of(error)
-            raise
-        finally:
-            attempt.end(code)
-        return response
-
-    def begin(self, attempt: Attempt, rpc: Rpc) -> Any:
-        """Starts an attempt, which ends with the call object that is returned."""
-        try:
-            call = self._invoke(attempt.subchannel, rpc)
-        except BaseException:
-            attempt.end(None)
-            raise
-        if self._is_stream:
-            self.shared.pins.pin(call, attempt.subchannel)
-        # Weak, so that a call which nobody holds is cancelled, as gRPC's are.
-        ended = partial(_end, attempt, weakref.ref(call))
-        if not call.add_callback(ended):
-            ended()
-        return call
-
-    def _invoke(self, subchannel: SyncSubchannel, rpc: Rpc) -> Any:
-        bound = self._bound.get(subchannel)
-        if bound is None:
-            bound = self._bound[subchannel] = subchannel.bind(self._method)
-        # To wait for this one connection would be wrong: others may be READY.
-        return getattr(bound, rpc.style)(
-            rpc.request, rpc.timeout, rpc.metadata, rpc.credentials, False, rpc.compression
-        )
-
     def _pick(self, rpc: Rpc, where: Whereabouts | None) -> Attempt | None:
-        """As `pick`, where the call has not been if that can be."""
-        if where is not None and where.tried:
-            attempt = self.pick(rpc, where.tried)
-            if attempt is not None:
-                return attempt
-        return self.pick(rpc)
+        return self._attempts.pick_other(rpc, () if where is None else where.tried)
 
     def _repeats(self, rpc: Rpc, started: float) -> Repeats:
         deadline = None if rpc.timeout is None else started + rpc.timeout
@@ -273,7 +156,7 @@ class SyncDispatcher:
             if where is not None:
                 where.subchannel = attempt.subchannel
             try:
-                return self.begin(attempt, rpc)
+                return self._attempts.begin(attempt, rpc)
             except ValueError:
                 if not self._was_closed_under(attempt):
                     raise
@@ -346,15 +229,3 @@ def next_rpc(rpc: Rpc, retry: Retry, repeats: Repeats) -> Rpc:
     """The attempt that follows others of `rpc`, with the time that is left."""
     metadata = (*(rpc.metadata or ()), *retry.metadata())
     return rpc._replace(timeout=repeats.time_remaining(), metadata=metadata)
-
-
-def _end(attempt: Attempt, reference: weakref.ref[Any]) -> None:
-    call = reference()
-    # Who lets go of a call cancels it.
-    attempt.end(grpc.StatusCode.CANCELLED if call is None else call.code())
-
-
-def _code_of(error: grpc.RpcError) -> grpc.StatusCode:
-    ended: Any = error
-    code: grpc.StatusCode = ended.code()
-    return code

@@ -16,8 +16,9 @@ from typing import Any
 
 from balancer.attempt import AttemptOutcome
 from balancer.hedging import Finish, HedgeState, HedgingPolicy, Send
+from balancer.sync_attempts import Rpc
 from balancer.sync_call import CANCELLED, POLICY_FAILED, NeverSent
-from balancer.sync_dispatch import Rpc, SyncDispatcher
+from balancer.sync_dispatch import SyncDispatcher
 from balancer.sync_managed import ManagedCall
 from balancer.sync_repeats import Whereabouts
 

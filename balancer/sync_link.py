@@ -17,6 +17,7 @@ from typing import Any, Final
 import grpc
 from grpc import ChannelConnectivity
 
+_READY: Final = ChannelConnectivity.READY.value[0]
 _STATES: Final = {state.value[0]: state for state in ChannelConnectivity}
 
 
@@ -25,14 +26,21 @@ class Link:
 
     def __init__(self, channel: grpc.Channel) -> None:
         core: Any = channel
-        self._core: Any = core._channel  # noqa: SLF001 - see the module's docstring
+        self._check: Any = core._channel.check_connectivity_state  # noqa: SLF001 - see the module's docstring
 
     def state(self, *, try_to_connect: bool = False) -> ChannelConnectivity:
         """The state at this moment; SHUTDOWN once closed."""
         try:
-            return _STATES[self._core.check_connectivity_state(try_to_connect)]
+            return _STATES[self._check(try_to_connect)]
         except ValueError:
             return ChannelConnectivity.SHUTDOWN
+
+    def is_ready(self) -> bool:
+        """Whether it is READY at this moment. Every call asks."""
+        try:
+            return bool(self._check(False) == _READY)
+        except ValueError:
+            return False
 
 
 async def in_a_thread(work: Callable[[], None]) -> None:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 
 from balancer.metrics import Running
+from balancer.sync_attempts import Rpc
 from balancer.sync_call import run_callback
-from balancer.sync_dispatch import Rpc, SyncDispatcher
+from balancer.sync_dispatch import SyncDispatcher
 
 if TYPE_CHECKING:
     _Future: TypeAlias = grpc.Future[Any]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from balancer.policy import MetadataType
-from balancer.sync_dispatch import Rpc, SyncDispatcher
+from balancer.sync_attempts import Rpc
+from balancer.sync_dispatch import SyncDispatcher
 from balancer.sync_start import caller, start
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 
 from balancer.method_config import MethodConfig
-from balancer.sync_dispatch import Rpc, SyncDispatcher, next_rpc
+from balancer.sync_attempts import Rpc
+from balancer.sync_dispatch import SyncDispatcher, next_rpc
 from balancer.sync_managed import ManagedCall
 from balancer.sync_repeats import Repeats
 

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 
 from balancer.metrics import NO_METRICS, Running
-from balancer.sync_dispatch import Rpc, SyncDispatcher
+from balancer.sync_attempts import Rpc
+from balancer.sync_dispatch import SyncDispatcher
 from balancer.sync_hedged import HedgedCall
 from balancer.sync_managed import ManagedCall
 from balancer.sync_retrying import RetryingCall

@@ -1,7 +1,7 @@
 """Microseconds of CPU that a channel adds to a call, with no network in the way.
 
-The method stands in `bench.balancer`. Here is the network that is not one: a grpc.aio
-channel that is READY at once, of which every call has ended before it is awaited.
+The method stands in `bench.balancer`. Here is the network that is not one: a channel of either
+kind that is READY at once, of which every call has ended before it is awaited or returns.
 """
 
 from __future__ import annotations
@@ -132,10 +132,49 @@ class FakeChannel:
         """Nothing to close."""
 
 
+class FakeCore:
+    """What lies beneath a grpc.Channel."""
+
+    def check_connectivity_state(self, try_to_connect: bool) -> int:  # noqa: ARG002 - grpc's
+        """READY, as gRPC numbers it."""
+        ready: int = ChannelConnectivity.READY.value[0]
+        return ready
+
+
+class FakeSyncChannel:
+    """As FakeChannel, for threads."""
+
+    def __init__(self, *_: object) -> None:
+        self._channel = FakeCore()
+
+    def unary_unary(self, *_: object, **__: object) -> FakeSyncUnary:
+        """A multicallable of calls that have ended."""
+        return FakeSyncUnary()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class FakeSyncUnary:
+    """Answers with the request, as the multicallable of a grpc.Channel would."""
+
+    def __call__(
+        self,
+        request: bytes,
+        timeout: float | None = None,  # noqa: ARG002 - grpc's
+        *_: object,
+    ) -> bytes:
+        """At once."""
+        return request
+
+
 @contextlib.contextmanager
 def no_network() -> Iterator[None]:
     """Channels made in here are fake."""
-    with mock.patch.object(grpc.aio, "insecure_channel", FakeChannel):
+    with (
+        mock.patch.object(grpc.aio, "insecure_channel", FakeChannel),
+        mock.patch.object(grpc, "insecure_channel", FakeSyncChannel),
+    ):
         yield
 
 
@@ -148,6 +187,20 @@ async def added_us(config: ChannelConfig, slices: int, calls: int) -> dict[str, 
             for call in sides.values():
                 await _cpu_slice(call, calls)
             taken = [(side, await _cpu_slice(sides[side], calls)) for side in turns(slices)]
+    return _added(taken)
+
+
+def added_us_sync(config: ChannelConfig, slices: int, calls: int) -> dict[str, float]:
+    """The same for `balancer.sync_channel`, in one thread."""
+    with no_network(), balancer.sync_channel(_target(), config=config) as channel:
+        grpc.channel_ready_future(channel).result(_TIMEOUT_S)
+        sides: dict[str, Any] = {"A": FakeSyncUnary(), "B": channel.unary_unary(METHOD)}
+        for call in sides.values():
+            _cpu_slice_sync(call, calls)
+        return _added([(side, _cpu_slice_sync(sides[side], calls)) for side in turns(slices)])
+
+
+def _added(taken: list[tuple[str, Slice]]) -> dict[str, float]:
     # CPU time has no noise but what is on top: the least is the nearest to the truth.
     least_us = {
         side: min(1e6 * each.cost / each.amount for name, each in taken if name == side)
@@ -162,11 +215,22 @@ async def added_us(config: ChannelConfig, slices: int, calls: int) -> dict[str, 
 
 @contextlib.asynccontextmanager
 async def _fake_fleet(config: ChannelConfig) -> AsyncIterator[Callable[..., Awaitable[bytes]]]:
-    addresses = ",".join(f"127.0.0.1:{port}" for port in range(1, ENDPOINTS + 1))
-    async with balancer.channel(f"static:///{addresses}", config=config) as channel:
+    async with balancer.channel(_target(), config=config) as channel:
         await asyncio.wait_for(channel.channel_ready(), _TIMEOUT_S)
         unary: Any = channel.unary_unary(METHOD)
         yield unary
+
+
+def _target() -> str:
+    return "static:///" + ",".join(f"127.0.0.1:{port}" for port in range(1, ENDPOINTS + 1))
+
+
+def _cpu_slice_sync(call: Callable[..., bytes], calls: int) -> Slice:
+    # Of this thread only: the channel's own does nothing for a call.
+    began_at = time.thread_time()
+    for _ in itertools.repeat(None, calls):
+        call(REQUEST, timeout=_TIMEOUT_S)
+    return Slice(calls, time.thread_time() - began_at)
 
 
 async def _cpu_slice(call: Callable[..., Awaitable[bytes]], calls: int) -> Slice:

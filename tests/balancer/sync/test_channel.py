@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import queue
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,8 +20,8 @@ from grpc import ChannelConnectivity, StatusCode
 from balancer.config import ChannelConfig
 from balancer.errors import MissingResolverError, UnknownPolicyError
 from balancer.policy import Picker, PickInfo, PickResult, Subchannel
+from balancer.sync_attempts import Rpc
 from balancer.sync_channel import BalancedSyncChannel, sync_channel
-from balancer.sync_dispatch import Rpc
 from balancer.sync_states import MAX_LISTENERS
 from discovery.endpoint import Endpoint
 from discovery.etcd_config import EtcdClientConfig
@@ -124,6 +126,22 @@ def test_a_drain_that_takes_too_long_is_cut_short(
         eventually(lambda: a.hanging == 1)
         resolver.set(b.address)
         assert StatusCode.CANCELLED is in_flight.code()
+
+
+def test_what_is_closed_is_forgotten(
+    resolver: LoopBoundResolver, servers: list[EchoServer]
+) -> None:
+    """A stub that outlives an endpoint does not keep its connection in memory."""
+    a, b, _ = servers
+    config = ChannelConfig(linger_s=0)
+    with sync_channel(f"etcd:///{SERVICE}", resolver=resolver, config=config) as channel:
+        stub = unary(channel)
+        resolver.set(a.address, b.address)
+        eventually(lambda: {b"a:x", b"b:x"} == {stub(b"x") for _ in range(2)})
+        gone = weakref.ref(channel._pool._subchannels[a.address])
+        resolver.set(b.address)
+        eventually(lambda: gc.collect() >= 0 and gone() is None)
+        assert b"b:x" == stub(b"x")
 
 
 class _Load:
@@ -338,14 +356,14 @@ def test_an_attempt_may_exclude_where_it_has_been(servers: list[EchoServer]) -> 
     with sync_channel(f"static:///{addresses}") as channel:
         only(channel, "a", "b")
         rpc_method: Any = channel.unary_unary(UNARY_UNARY)
-        dispatcher = rpc_method._dispatcher
+        attempts = rpc_method._dispatcher._attempts
         rpc = _rpc(b"x")
-        first = dispatcher.pick(rpc)
-        second = dispatcher.pick(rpc, (first.subchannel,))
+        first = attempts.pick(rpc)
+        second = attempts.pick(rpc, (first.subchannel,))
         assert first.subchannel is not second.subchannel
-        assert dispatcher.pick(rpc, (first.subchannel, second.subchannel)) is None
+        assert attempts.pick(rpc, (first.subchannel, second.subchannel)) is None
         assert [1, 1] == [first.subchannel.in_flight, second.subchannel.in_flight]
-        assert {b"a:x", b"b:x"} == {dispatcher.run(each, rpc) for each in (first, second)}
+        assert {b"a:x", b"b:x"} == {attempts.run(each, rpc) for each in (first, second)}
         assert [0, 0] == [first.subchannel.in_flight, second.subchannel.in_flight]
 
 

@@ -11,6 +11,7 @@ import pytest
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
+from balancer.policy import Subchannel
 from balancer.subchannel import Method
 from balancer.sync_subchannel import SyncSubchannel
 from discovery.endpoint import Endpoint
@@ -28,6 +29,17 @@ def loop() -> Iterator[LoopThread]:
     thread = LoopThread("tallystick test")
     yield thread
     thread.close(lambda: asyncio.sleep(0))
+
+
+class Binder:
+    """Keeps nothing, and remembers whom it was to let go of."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[Subchannel] = []
+
+    def forget(self, subchannel: Subchannel) -> None:
+        """Takes note of it."""
+        self.forgotten.append(subchannel)
 
 
 def connect(loop: LoopThread, address: str) -> SyncSubchannel:
@@ -76,6 +88,20 @@ def test_a_loss_is_noticed_by_who_calls(subchannel: SyncSubchannel, server: Echo
     eventually(subchannel.acquire)
 
 
+def test_a_call_that_is_refused_is_not_counted(
+    loop: LoopThread, subchannel: SyncSubchannel, server: EchoServer
+) -> None:
+    """Neither for the connection being lost nor for being retired."""
+    assert is_open(subchannel)
+    server.stop()
+    eventually(lambda: not is_open(subchannel))
+    before = subchannel.calls
+    assert not subchannel.acquire()
+    loop.run(lambda: subchannel.drain(TIMEOUT_S))
+    assert not subchannel.acquire()
+    assert (0, before) == (subchannel.in_flight, subchannel.calls)
+
+
 def test_calls_in_flight_are_counted_exactly(subchannel: SyncSubchannel) -> None:
     """However many threads begin and end calls at once."""
 
@@ -87,7 +113,9 @@ def test_calls_in_flight_are_counted_exactly(subchannel: SyncSubchannel) -> None
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
-    assert 8 == subchannel.in_flight
+    assert (8, 8 * 201) == (subchannel.in_flight, subchannel.calls)
+    assert subchannel.acquire()
+    assert (9, 8 * 201 + 1) == (subchannel.in_flight, subchannel.calls)
 
 
 def test_draining_refuses_calls_and_waits(loop: LoopThread, subchannel: SyncSubchannel) -> None:
@@ -105,9 +133,19 @@ def test_closing_cancels_and_may_be_repeated(
     loop: LoopThread, subchannel: SyncSubchannel, server: EchoServer
 ) -> None:
     """Calls in flight end, and nothing can be begun."""
-    call: Any = subchannel.bind(UNARY).future(HANG)
+    call: Any = subchannel.bind(UNARY, Binder()).future(HANG)
     eventually(lambda: server.hanging == 1)
     loop.run(subchannel.close)
     loop.run(subchannel.close)
     assert call.done()
     assert (True, False) == (subchannel.closed, subchannel.acquire())
+
+
+def test_who_is_bound_is_told_of_the_end(loop: LoopThread, subchannel: SyncSubchannel) -> None:
+    """And what is closed binds nobody any more, since nobody would be told."""
+    early, late = Binder(), Binder()
+    subchannel.bind(UNARY, early)
+    loop.run(subchannel.close)
+    assert [subchannel] == early.forgotten
+    with pytest.raises(ValueError, match="is closed"):
+        subchannel.bind(UNARY, late)
