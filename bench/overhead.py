@@ -28,6 +28,7 @@ _SERVING: Final = b"\x08\x01"
 _TIMEOUT_S: Final = 10.0
 _DIGITS: Final = 2
 _NO_METADATA: Final = grpc.aio.Metadata()
+_READY: Final[int] = ChannelConnectivity.READY.value[0]
 
 
 class FakeCall(grpc.aio.Call):
@@ -137,8 +138,7 @@ class FakeCore:
 
     def check_connectivity_state(self, try_to_connect: bool) -> int:  # noqa: ARG002 - grpc's
         """READY, as gRPC numbers it."""
-        ready: int = ChannelConnectivity.READY.value[0]
-        return ready
+        return _READY
 
 
 class FakeSyncChannel:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import assert_type
+from typing import Any, assert_type
 
 import grpc
 import grpc.aio
+import prometheus_client
 from tallystick.ledger.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 
 import balancer
+from balancer.describe import ChannelFacts, EndpointFacts, as_dict
+from balancer.metrics import ChannelMetrics, EndpointMetrics, Metrics
+from balancer.metrics_prometheus import PrometheusMetrics
 from discovery.resolver import Resolver
 from discovery.sync import SyncResolver
 
@@ -74,6 +78,85 @@ def use_from_threads(resolver: SyncResolver) -> None:
         account = stub.GetAccount(ledger_service_pb2.GetAccountRequest(), timeout=1.0)
         assert_type(account, ledger_service_pb2.GetAccountResponse)
     as_any_channel.close()
+
+
+class Passes(grpc.aio.UnaryUnaryClientInterceptor):
+    """Passes calls of coroutines on."""
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        """As grpc.aio."""
+        return await continuation(client_call_details, request)
+
+
+class SyncPasses(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Passes calls of threads on."""
+
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: grpc.ClientCallDetails, request: Any
+    ) -> Any:
+        """As grpc."""
+        return continuation(client_call_details, request)
+
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: grpc.ClientCallDetails, request: Any
+    ) -> Any:
+        """As grpc."""
+        return continuation(client_call_details, request)
+
+
+async def use_everything(resolver: Resolver) -> None:
+    """What `channel` takes besides, and what the channel tells."""
+    metrics: Metrics = PrometheusMetrics(prometheus_client.CollectorRegistry())
+    channel = balancer.channel(
+        "ledger",
+        resolver=resolver,
+        config=balancer.ChannelConfig(lazy=True),
+        interceptors=[Passes()],
+        metrics=metrics,
+        rng=random.Random(1),
+    )
+    told(channel.facts(), channel.describe())
+    unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/pkg.S/Read")
+    call = unary(b"", timeout=1.0)
+    assert_type(channel.when_draining(call, lambda moved: moved.cancel()), None)
+    # A call of threads is not one of coroutines.
+    channel.when_draining(None, print)  # type: ignore[arg-type]
+    balancer.channel("ledger", interceptors=[SyncPasses()])  # type: ignore[list-item]
+    assert_type(await channel.channel_ready(), None)
+
+
+def use_everything_from_threads(resolver: SyncResolver, metrics: Metrics) -> None:
+    """The same for threads."""
+    channel = balancer.sync_channel(
+        "ledger",
+        resolver=resolver,
+        config=balancer.ChannelConfig(lazy=True),
+        interceptors=[SyncPasses()],
+        metrics=metrics,
+        rng=random.Random(1),
+    )
+    told(channel.facts(), channel.describe())
+    assert_type(channel.get_state(try_to_connect=True), grpc.ChannelConnectivity)
+    unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/pkg.S/Read")
+    assert_type(channel.when_draining(unary.future(b""), lambda moved: moved.cancel()), None)
+    channel.when_draining(None, print)  # type: ignore[arg-type]
+    balancer.sync_channel("ledger", interceptors=[Passes()])  # type: ignore[list-item]
+
+
+def told(facts: ChannelFacts, text: str) -> dict[str, Any]:
+    """What a channel tells of itself, to programs and to people."""
+    assert_type(facts.endpoints, tuple[EndpointFacts, ...])
+    assert_type([each.ejected_for_s for each in facts.endpoints], list[float | None])
+    assert_type(text, str)
+    return as_dict(facts)
+
+
+def count(metrics: Metrics) -> None:
+    """Who counts is told of channels, calls and endpoints."""
+    assert_type(metrics.channel("ledger"), ChannelMetrics)
+    assert_type(metrics.channel("ledger").endpoint("a:1"), EndpointMetrics)
 
 
 def configure(text: str) -> balancer.ServiceSetup:
