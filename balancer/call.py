@@ -16,7 +16,8 @@ from typing import Any, Final, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from balancer.dispatch import Attempt, CallOptions, Dispatcher, Status
+from balancer.call_status import Status
+from balancer.dispatch import Attempt, CallOptions, Dispatcher
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")

@@ -17,10 +17,10 @@ import grpc
 import grpc.aio
 from grpc import ChannelConnectivity
 
+from balancer.channel_setup import policy_of, resolver_of
 from balancer.config import ChannelConfig
 from balancer.describe import ChannelFacts, as_text
-from balancer.dispatch import Dispatcher, Shared, Waiting
-from balancer.errors import MissingResolverError
+from balancer.dispatch import Dispatcher, Shared
 from balancer.interceptors import (
     Chains,
     InterceptedStreamStream,
@@ -32,14 +32,13 @@ from balancer.interceptors import (
 from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.multicallable import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.pins import Pins
-from balancer.policy import Policy, PolicyContext, policy_named
+from balancer.policy import Policy
 from balancer.pool import Pool
-from balancer.slow_start import SlowStart
 from balancer.subchannel import AioSubchannel, Method
 from balancer.survey import name_of, survey
 from balancer.throttle import RetryThrottle
+from balancer.waiting import Waiting
 from discovery.resolver import Resolver
-from discovery.static_resolver import StaticResolver
 from discovery.target import Target, parse_target
 
 Req = TypeVar("Req")
@@ -75,7 +74,7 @@ def channel(
     built = policy_of(policy, config, rng)
     return BalancedChannel(
         parsed,
-        resolver=_resolver_of(parsed, resolver),
+        resolver=resolver_of(parsed, resolver),
         policy=built,
         policy_name=name_of(policy),
         config=config,
@@ -84,27 +83,6 @@ def channel(
         interceptors=interceptors,
         metrics=metrics,
     )
-
-
-def policy_of(policy: str | Policy, config: ChannelConfig, rng: random.Random) -> Policy:
-    """The policy by that name, or as given; starting slowly where `config` says so.
-
-    Raises UnknownPolicyError, InvalidConfigError.
-    """
-    context = PolicyContext(rng=rng, hash_key=config.hash_key)
-    if isinstance(policy, str):
-        policy = policy_named(policy, context)
-    if config.slow_start is None:
-        return policy
-    return SlowStart(policy, config.slow_start, context)
-
-
-def _resolver_of(target: Target, resolver: Resolver | None) -> Resolver:
-    if target.scheme == "static":
-        return StaticResolver(target.addresses)
-    if resolver is None:
-        raise MissingResolverError(f"{target} needs a resolver: channel(..., resolver=...)")
-    return resolver
 
 
 class BalancedChannel(grpc.aio.Channel):
@@ -228,11 +206,7 @@ class BalancedChannel(grpc.aio.Channel):
     ) -> grpc.aio.UnaryUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
         described = Method(
-            "unary_unary",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "unary_unary", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_unary
@@ -251,11 +225,7 @@ class BalancedChannel(grpc.aio.Channel):
     ) -> grpc.aio.UnaryStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
         described = Method(
-            "unary_stream",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "unary_stream", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_stream
@@ -274,11 +244,7 @@ class BalancedChannel(grpc.aio.Channel):
     ) -> grpc.aio.StreamUnaryMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
         described = Method(
-            "stream_unary",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "stream_unary", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_unary
@@ -297,11 +263,7 @@ class BalancedChannel(grpc.aio.Channel):
     ) -> grpc.aio.StreamStreamMultiCallable[Req, Res]:
         """As grpc.aio.Channel."""
         described = Method(
-            "stream_stream",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "stream_stream", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_stream

@@ -8,7 +8,6 @@ when nothing can be reached it fails at once, unless it is willing to wait.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 import grpc.aio
 
+from balancer.call_status import Status, final_code
 from balancer.config import ChannelConfig
 from balancer.guard import NobodyAdmitted
 from balancer.metrics import NO_METRICS, ChannelMetrics, Running
@@ -24,17 +24,11 @@ from balancer.policy import CompletionHook, MetadataType, Picker, PickInfo, Pick
 from balancer.pool import Pool
 from balancer.subchannel import AioSubchannel, Method
 from balancer.throttle import RetryThrottle
+from balancer.waiting import Waiting
 
 # A policy that answers for the call alone (a hash) would give the same one for ever.
 PICKS_TO_AVOID: Final = 8
 _CLOSED = "Channel is closed."
-
-
-class Status(NamedTuple):
-    """How a call ended that never reached a server."""
-
-    code: grpc.StatusCode
-    details: str
 
 
 class CallOptions(NamedTuple):
@@ -103,44 +97,6 @@ class Attempt:
             on_done(code)
         if then is not None:
             then(self, code)
-
-
-class Waiting:
-    """The calls of a channel that wait for a connection, at most `limit`."""
-
-    def __init__(self, limit: int, metrics: ChannelMetrics = NO_METRICS) -> None:
-        self.limit = limit
-        self.closed = False
-        self._metrics = metrics
-        self._calls: dict[grpc.aio.Call, asyncio.Task[None]] = {}
-
-    def is_full(self) -> bool:
-        """Whether one more would be too many."""
-        return len(self._calls) >= self.limit
-
-    def add(self, call: grpc.aio.Call, task: asyncio.Task[None]) -> None:
-        """Holds `call` until `task`, which places it, is done."""
-        self._calls[call] = task
-        self._metrics.wait_began()
-        task.add_done_callback(lambda _: self._no_longer(call))
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def _no_longer(self, call: grpc.aio.Call) -> None:
-        del self._calls[call]
-        self._metrics.wait_ended()
-
-    async def close(self, grace_s: float) -> None:
-        """Refuses new calls, lets these find a connection for `grace_s`, cancels the rest."""
-        self.closed = True
-        calls = dict(self._calls)
-        if calls and grace_s:
-            await asyncio.wait(calls.values(), timeout=grace_s)
-        for call, task in calls.items():
-            if not task.done():
-                call.cancel()
-        await asyncio.gather(*calls.values(), return_exceptions=True)
 
 
 class Dispatcher:
@@ -298,25 +254,3 @@ def _pick_other(picker: Picker, info: PickInfo, avoid: frozenset[str]) -> PickRe
             picked.on_done(None)
         picked = picker.pick(info)
     return picked
-
-
-def final_code(call: Any) -> grpc.StatusCode:
-    """The status code of a call that is done, without waiting."""
-    code: grpc.StatusCode = _at_once(call.code(), grpc.StatusCode.UNKNOWN)
-    return code
-
-
-def final_trailers(call: Any) -> tuple[tuple[str, str | bytes], ...]:
-    """The trailing metadata of a call that is done, without waiting."""
-    return tuple(_at_once(call.trailing_metadata(), ()) or ())
-
-
-def _at_once(coroutine: Any, otherwise: Any) -> Any:
-    # The accessors of a call are coroutines that do not suspend once the status is there,
-    # so that one step takes them to their end.
-    try:
-        coroutine.send(None)
-    except StopIteration as finished:
-        return finished.value
-    coroutine.close()
-    return otherwise

@@ -16,7 +16,8 @@ import grpc.aio
 
 from balancer.attempt import AttemptOutcome
 from balancer.call import CANCELLED, DeferredCall, DeferredUnaryUnaryCall
-from balancer.dispatch import CallOptions, Dispatcher, final_code, final_trailers
+from balancer.call_status import final_code, final_trailers
+from balancer.dispatch import CallOptions, Dispatcher
 from balancer.hedging import Finish, HedgeState, HedgingPolicy, Send
 from balancer.managed_call import ManagedCall
 

@@ -9,61 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Final
 
 from grpc import ChannelConnectivity
 
 from balancer.config import ChannelConfig
+from balancer.connection import Connection, Connector, is_ready
 from balancer.eligibility import Mode, Reason, decide, explain
 from balancer.guard import Guard
-from balancer.health import HealthWatch
-from balancer.metrics import EndpointMetrics
+from balancer.leaving import Leaving
 from balancer.policy import Picker, Policy
-from balancer.subsetting import subset
+from balancer.subsetting import first_within, subset
 from balancer.zones import split, zone_picker
 from discovery.endpoint import Endpoint
 from discovery.resolver import ResolverState
 
-
-class Connection(Protocol):
-    """A subchannel as the pool handles it, whoever carries its calls."""
-
-    endpoint: Endpoint
-    state: ChannelConnectivity
-    last_error: str
-    metrics: EndpointMetrics
-
-    @property
-    def calls(self) -> int:
-        """Calls that have ever started there."""
-
-    @property
-    def in_flight(self) -> int:
-        """Calls of this channel that have started there and not ended, at this moment."""
-
-    @property
-    def serving(self) -> bool:
-        """Whether its server says that it serves, or is not asked."""
-
-    @property
-    def health(self) -> HealthWatch | None:
-        """What its server says of itself; None if it is not asked."""
-
-    async def drain(self, timeout_s: float) -> None:
-        """Waits until no call is in flight, but not longer than `timeout_s`."""
-
-    async def close(self) -> None:
-        """Cancels what is in flight and closes the connection. May be repeated."""
-
-
-Connector = Callable[[Endpoint, Callable[[], None], asyncio.Event], Connection]
-"""Opens a connection, given who hears of changes, and the event before which it is not made."""
-
 _log = logging.getLogger(__name__)
+
+_FAILED: Final = ChannelConnectivity.TRANSIENT_FAILURE
 
 
 class Pool:
@@ -98,9 +64,8 @@ class Pool:
         self._subchannels: dict[str, Connection] = {}
         self._wanted: tuple[Endpoint, ...] = ()
         self._withdrawn: set[str] = set()
-        self._lingering: dict[str, Connection] = {}
         self._is_over_limit = False
-        self._retiring: dict[Connection, asyncio.Task[None]] = {}
+        self._leaving = Leaving(config, self._notify)
         self._built_from: tuple[object, ...] = ()
         self._reasons: dict[str, Reason | None] = {}
         self._picked: frozenset[str] = frozenset()
@@ -130,9 +95,9 @@ class Pool:
         if self.closed:
             return
         self._resolution = resolution
-        known = self._subchannels | self._lingering
+        known = {**self._subchannels, **self._leaving.lingering}
         wanted = self._within_limit(self._subset(resolution.endpoints))
-        withdrawn = [each for each in resolution.withdrawn if _is_ready(known.get(each.address))]
+        withdrawn = [each for each in resolution.withdrawn if is_ready(known.get(each.address))]
         if withdrawn:
             wanted = tuple(sorted((*wanted, *withdrawn), key=lambda each: each.address))
         self._withdrawn = {each.address for each in withdrawn}
@@ -147,7 +112,7 @@ class Pool:
             for endpoint in wanted
         }
         for subchannel in known.values():
-            self._let_go(subchannel)
+            self._leaving.let_go(subchannel)
         self._guard.keep_only(self._subchannels)
         self.refresh()
 
@@ -181,7 +146,7 @@ class Pool:
 
     def is_leaving(self, connection: Connection) -> bool:
         """Whether calls on it should end: its endpoint drains or has left."""
-        return connection.endpoint.draining or connection in self._retiring
+        return connection.endpoint.draining or connection in self._leaving
 
     def connections(self) -> tuple[Connection, ...]:
         """Those to the endpoints in use, by address."""
@@ -218,65 +183,31 @@ class Pool:
         for timer in self._timers.values():
             timer.cancel()
         self._notify()
-        for subchannel in (self._subchannels | self._lingering).values():
-            self._retire(subchannel, grace_s)
-        self._subchannels, self._withdrawn, self._lingering = {}, set(), {}
-        retiring = dict(self._retiring)
-        if retiring and grace_s:
-            await asyncio.wait(retiring.values(), timeout=grace_s)
-        for task in retiring.values():
-            task.cancel()
-        await asyncio.gather(*(subchannel.close() for subchannel in retiring))
-        await asyncio.gather(*retiring.values(), return_exceptions=True)
-
-    def _let_go(self, subchannel: Connection) -> None:
-        """Of an endpoint that left: at once, or after a while when that may be a mistake."""
-        address = subchannel.endpoint.address
-        if address in self._lingering:
-            return
-        if subchannel.endpoint.draining or not _is_ready(subchannel) or not self._config.linger_s:
-            self._retire(subchannel, self._config.drain_grace_s)
-            return
-        self._lingering[address] = subchannel
-        self._loop.call_later(self._config.linger_s, self._linger_no_more, subchannel)
-
-    def _linger_no_more(self, subchannel: Connection) -> None:
-        if self._lingering.get(subchannel.endpoint.address) is subchannel:
-            del self._lingering[subchannel.endpoint.address]
-            self._retire(subchannel, self._config.drain_grace_s)
-            self._notify()
+        connections, self._subchannels, self._withdrawn = self._subchannels, {}, set()
+        await self._leaving.close(connections.values(), grace_s)
 
     def _drop_withdrawn(self) -> None:
         """Lets go of endpoints that the registry no longer has once their connection is lost."""
-        for address in [a for a in self._withdrawn if not _is_ready(self._subchannels[a])]:
+        for address in [a for a in self._withdrawn if not is_ready(self._subchannels[a])]:
             self._withdrawn.remove(address)
             self._wanted = tuple(each for each in self._wanted if each.address != address)
-            self._retire(self._subchannels.pop(address), self._config.drain_grace_s)
-        for subchannel in [each for each in self._lingering.values() if not _is_ready(each)]:
-            self._linger_no_more(subchannel)
+            self._leaving.retire(self._subchannels.pop(address))
+        self._leaving.drop_lost()
 
     def _within_limit(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         limit = self._config.max_subchannels
         if len(endpoints) > limit and not self._is_over_limit:
             _log.warning("%s: using %d of %d endpoints", self.target, limit, len(endpoints))
         self._is_over_limit = len(endpoints) > limit
-        return self._first(endpoints, limit) if self._is_over_limit else endpoints
-
-    def _first(self, endpoints: tuple[Endpoint, ...], limit: int) -> tuple[Endpoint, ...]:
-        """Those that work first: a flood of others must not push them out."""
-        works = {address for address, each in self._subchannels.items() if _is_ready(each)}
-        first = endpoints[:limit]
-        if sum(each.address in works for each in first) == len(works):
-            return first
-        working = [each for each in endpoints if each.address in works]
-        others = (each for each in endpoints if each.address not in works)
-        chosen = [*working, *itertools.islice(others, limit - len(working))]
-        return tuple(sorted(chosen, key=lambda each: each.address))
+        if not self._is_over_limit:
+            return endpoints
+        works = {address for address, each in self._subchannels.items() if is_ready(each)}
+        return first_within(endpoints, limit, works)
 
     def _keep_or_connect(self, subchannel: Connection | None, endpoint: Endpoint) -> Connection:
         if subchannel is None:
             return self._connect(endpoint, self._refresh_soon, self._may_connect)
-        self._lingering.pop(endpoint.address, None)
+        self._leaving.take_back(endpoint.address)
         subchannel.endpoint = endpoint
         return subchannel
 
@@ -371,20 +302,3 @@ class Pool:
         self._changed.set()
         self._changed = asyncio.Event()
         self._on_refresh()
-
-    def _retire(self, subchannel: Connection, grace_s: float) -> None:
-        task = self._loop.create_task(_drain_and_close(subchannel, grace_s))
-        self._retiring[subchannel] = task
-        task.add_done_callback(lambda _: self._retiring.pop(subchannel, None))
-
-
-_FAILED = ChannelConnectivity.TRANSIENT_FAILURE
-
-
-def _is_ready(subchannel: Connection | None) -> bool:
-    return subchannel is not None and subchannel.state is ChannelConnectivity.READY
-
-
-async def _drain_and_close(subchannel: Connection, grace_s: float) -> None:
-    await subchannel.drain(grace_s)
-    await subchannel.close()

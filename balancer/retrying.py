@@ -22,7 +22,8 @@ from balancer.call import (
     DeferredUnaryStreamCall,
     DeferredUnaryUnaryCall,
 )
-from balancer.dispatch import Attempt, CallOptions, Dispatcher, final_code, final_trailers
+from balancer.call_status import final_code, final_trailers
+from balancer.dispatch import Attempt, CallOptions, Dispatcher
 from balancer.managed_call import ManagedCall
 from balancer.retry import GiveUp, Retry, RetryState
 

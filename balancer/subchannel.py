@@ -43,7 +43,7 @@ class Method:
     path: str
     request_serializer: Callable[[Any], bytes] | None = None
     response_deserializer: Callable[[bytes], Any] | None = None
-    registered: bool = False
+    registered: bool | None = False
 
     def at(self, path: str) -> Method:
         """The method itself; of another path, when an interceptor names one, never registered.

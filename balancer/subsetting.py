@@ -17,7 +17,8 @@ restarts finds the endpoints it had. XXH3 is the same on every machine and versi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -63,6 +64,22 @@ def subset(endpoints: Iterable[Endpoint], size: int, client_id: str) -> tuple[En
         else:
             continue
         chosen.append(endpoint)
+    return tuple(sorted(chosen, key=lambda each: each.address))
+
+
+def first_within(
+    endpoints: Sequence[Endpoint], limit: int, works: Collection[str]
+) -> tuple[Endpoint, ...]:
+    """`limit` of `endpoints`, ordered by address as they are; those whose address `works` first.
+
+    A flood of others must not push those out that work.
+    """
+    first = tuple(endpoints[:limit])
+    if sum(each.address in works for each in first) == len(works):
+        return first
+    working = [each for each in endpoints if each.address in works]
+    others = (each for each in endpoints if each.address not in works)
+    chosen = [*working, *itertools.islice(others, limit - len(working))]
     return tuple(sorted(chosen, key=lambda each: each.address))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from balancer.connection import Connection
 from balancer.describe import ChannelFacts, EndpointFacts
 from balancer.policy import Policy
-from balancer.pool import Connection, Pool
+from balancer.pool import Pool
 
 
 def survey(pool: Pool, *, policy: str, waiting: int) -> ChannelFacts:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
 
-from balancer.dispatch import Status
+from balancer.call_status import Status
 from balancer.sync_waiting import Waiting
 
 if TYPE_CHECKING:

@@ -23,11 +23,10 @@ from typing import Any, Final, Self, TypeVar
 import grpc
 from grpc import ChannelConnectivity
 
-from balancer.channel import policy_of
+from balancer.channel_setup import policy_of, resolver_of
 from balancer.config import ChannelConfig
 from balancer.describe import ChannelFacts, as_text
 from balancer.dispatch import Shared
-from balancer.errors import MissingResolverError
 from balancer.interceptors import MultiCallableOf
 from balancer.metrics import NO_METRICS, ChannelMetrics, Metrics
 from balancer.pins import Pins
@@ -53,7 +52,6 @@ from balancer.sync_states import StateListeners
 from balancer.sync_waiting import Waiting
 from balancer.throttle import RetryThrottle
 from discovery.resolver import Resolver
-from discovery.static_resolver import StaticResolver
 from discovery.sync import SyncResolver
 from discovery.target import Target, parse_target
 
@@ -88,7 +86,7 @@ def sync_channel(
     built = policy_of(policy, config, rng)
     return BalancedSyncChannel(
         parsed,
-        resolver=_resolver_of(parsed, resolver),
+        resolver=resolver_of(parsed, resolver),
         policy=built,
         policy_name=name_of(policy),
         config=config,
@@ -97,16 +95,6 @@ def sync_channel(
         interceptors=interceptors,
         metrics=metrics,
     )
-
-
-def _resolver_of(
-    target: Target, resolver: Resolver | SyncResolver | None
-) -> Resolver | SyncResolver:
-    if target.scheme == "static":
-        return StaticResolver(target.addresses)
-    if resolver is None:
-        raise MissingResolverError(f"{target} needs a resolver: sync_channel(..., resolver=...)")
-    return resolver
 
 
 class BalancedSyncChannel(grpc.Channel):
@@ -221,11 +209,7 @@ class BalancedSyncChannel(grpc.Channel):
     ) -> grpc.UnaryUnaryMultiCallable[Req, Res]:
         """As grpc.Channel."""
         described = Method(
-            "unary_unary",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "unary_unary", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_unary
@@ -243,11 +227,7 @@ class BalancedSyncChannel(grpc.Channel):
     ) -> grpc.UnaryStreamMultiCallable[Req, Res]:
         """As grpc.Channel."""
         described = Method(
-            "unary_stream",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "unary_stream", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.unary_stream
@@ -265,11 +245,7 @@ class BalancedSyncChannel(grpc.Channel):
     ) -> grpc.StreamUnaryMultiCallable[Req, Res]:
         """As grpc.Channel."""
         described = Method(
-            "stream_unary",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "stream_unary", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_unary
@@ -287,11 +263,7 @@ class BalancedSyncChannel(grpc.Channel):
     ) -> grpc.StreamStreamMultiCallable[Req, Res]:
         """As grpc.Channel."""
         described = Method(
-            "stream_stream",
-            method,
-            request_serializer,
-            response_deserializer,
-            bool(_registered_method),
+            "stream_stream", method, request_serializer, response_deserializer, _registered_method
         )
         make = partial(self._dispatcher, described)
         intercepts = self._interceptors.stream_stream

@@ -12,8 +12,9 @@ from typing import Any
 
 import grpc
 
+from balancer.call_status import Status
 from balancer.config import ChannelConfig
-from balancer.dispatch import Shared, Status
+from balancer.dispatch import Shared
 from balancer.method_config import MethodConfig
 from balancer.metrics import NO_METRICS, Running
 from balancer.pool import Pool

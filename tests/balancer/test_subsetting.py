@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.errors import InvalidConfigError
-from balancer.subsetting import SubsetConfig, subset
+from balancer.subsetting import SubsetConfig, first_within, subset
 from discovery.endpoint import Endpoint
 
 endpoints = st.lists(
@@ -124,3 +124,17 @@ def test_impossible_configs(wrong: dict[str, Any]) -> None:
     """A value that cannot be is refused by its name."""
     with pytest.raises(InvalidConfigError, match=next(iter(wrong))):
         SubsetConfig(**{"client_id": "a"} | wrong)
+
+
+@given(endpoints, st.integers(0, 40), st.data())
+def test_those_that_work_come_first(known: list[Endpoint], limit: int, data: st.DataObject) -> None:
+    """A limit takes nobody's place who works while another does not, and keeps the order."""
+    by_address = sorted(known, key=lambda each: each.address)
+    addresses = [each.address for each in by_address]
+    works: set[str] = set()
+    if addresses:
+        works = data.draw(st.sets(st.sampled_from(addresses), max_size=limit))
+    chosen = [each.address for each in first_within(by_address, limit, works)]
+    assert sorted(chosen) == chosen
+    assert min(limit, len(addresses)) == len(set(chosen))
+    assert works <= set(chosen)

@@ -16,7 +16,7 @@ import pytest
 from grpc import StatusCode
 
 from balancer import ChannelConfig, MethodConfig, MethodConfigs
-from balancer.dispatch import Status
+from balancer.call_status import Status
 from balancer.sync_call import NeverSent
 from balancer.sync_channel import sync_channel
 from tests.balancer.echo import FAIL, STREAM_STREAM, UNARY_STREAM, UNARY_UNARY
