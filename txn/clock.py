@@ -12,7 +12,7 @@ US_PER_S = 1_000_000
 
 
 class Clock(Protocol):
-    """Intervals are monotonic; UTC is only written down for people."""
+    """Intervals are monotonic; by UTC nothing is decided but what is old, see SteadyUtc."""
 
     def monotonic(self) -> float:
         """Seconds since some fixed moment; never goes back."""
@@ -61,7 +61,7 @@ class SteadyUtc:
         return min(self._clock.utc_us(), self._passed_us())
 
     def _passed_us(self) -> int:
-        return self._started_us + int((self._clock.monotonic() - self._started_s) * 1_000_000)
+        return self._started_us + int((self._clock.monotonic() - self._started_s) * US_PER_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from txn.errors import (
 )
 from txn.model import Branch, BranchId, Operation, TxnId
 from txn.rpc.attempt import attempt
-from txn.rpc.exchange_stream import STREAM_MAX_AGE_S, NotOffered
 from txn.rpc.execute_door import EXECUTE_MARGIN_S
 from txn.rpc.execute_stream import ExecuteStream
+from txn.rpc.numbered_stream import STREAM_MAX_AGE_S, NotOffered, Retiring
 from txn.rpc.operation import any_from, check_size
 from txn.rpc.participant_transport import UNARY_ONLY_S
 from txn.rpc.status import reason_in, status_from
@@ -122,7 +122,7 @@ class TransactionClient:
         self._rng = random.Random()  # noqa: S311 - jitter, not secrets
         self._stream: ExecuteStream | None = None
         self._unary_until_s = 0.0
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Retiring()
         self._closed = False
 
     async def execute(
@@ -160,7 +160,7 @@ class TransactionClient:
         self._closed = True
         if self._stream is not None:
             await self._stream.close()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._retiring.ended()
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,9 +228,7 @@ class TransactionClient:
         if self._stream is not None:
             if self._stream.usable:
                 return self._stream
-            task = asyncio.ensure_future(self._stream.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring.add(self._stream)
             self._stream = None
         try:
             call = self._stub.ExecuteStream(timeout=STREAM_MAX_AGE_S)

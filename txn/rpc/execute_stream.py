@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any
 
 import grpc
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 
-from txn.errors import Unreachable
-from txn.rpc.exchange_stream import RETIRE_AGE_S, NotOffered
-
-if TYPE_CHECKING:
-    _Call = grpc.aio.StreamStreamCall[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse]
+from txn.rpc.numbered_stream import NumberedStream
 
 # A message is closed once it holds so much; the last request is taken whole.
 MESSAGE_REQUESTS_MAX = 64
@@ -22,29 +17,24 @@ MESSAGE_SIZE_BYTES = 1024 * 1024
 SILENT_MAX_S = 5.0
 
 
-class ExecuteStream:
+class ExecuteStream(
+    NumberedStream[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse, pb.NumberedExecuteResponse]
+):
     """Requests of one turn of the loop leave in one message; a break tells all who wait."""
 
-    def __init__(self, call: _Call) -> None:
-        """Takes over a call that was just started with STREAM_MAX_AGE_S as its timeout."""
-        self._call = call
-        self._loop = asyncio.get_running_loop()
-        self._retire_at_s = self._loop.time() + RETIRE_AGE_S
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[pb.ExecuteStreamRequest, pb.ExecuteStreamResponse]
+    ) -> None:
+        """See NumberedStream."""
+        super().__init__(call)
         # Since when nothing was heard although something is waited for.
         self._silent_since_s: float | None = None
         # What was sent and not answered, whether or not somebody still waits for it.
         self._unanswered: set[int] = set()
         self._next_number = 0
-        self._waiting: dict[int, asyncio.Future[pb.NumberedExecuteResponse]] = {}
         self._queue: deque[pb.NumberedExecuteRequest] = deque()
         self._queued = asyncio.Event()
-        self._broken: Unreachable | None = None
-        self._tasks = [asyncio.ensure_future(self._read()), asyncio.ensure_future(self._write())]
-
-    @property
-    def usable(self) -> bool:
-        """Whether it takes new requests."""
-        return self._broken is None and self._loop.time() < self._retire_at_s
+        self._writing = asyncio.ensure_future(self._write())
 
     async def ask(self, request: pb.ExecuteRequest) -> pb.NumberedExecuteResponse:
         """Sends a request and waits, without end, for its answer.
@@ -78,18 +68,11 @@ class ExecuteStream:
         finally:
             del self._waiting[number]
 
-    async def retire(self) -> None:
-        """Waits for the answers that are still to come, then closes."""
-        while waiting := [each for each in self._waiting.values() if not each.done()]:
-            await asyncio.wait(waiting)
-        await self.close()
-
     async def close(self) -> None:
-        """Ends the stream; what waits for an answer is told that none will come."""
-        self._break(Unreachable("STREAM_CLOSED"))
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """See NumberedStream.close."""
+        await super().close()
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
 
     async def _write(self) -> None:
         try:
@@ -116,47 +99,8 @@ class ExecuteStream:
                 break
         return message
 
-    async def _read(self) -> None:
-        self._break(await self._end())
-
-    async def _end(self) -> Unreachable:
-        """Delivers answers until the stream ends; returns why it did."""
-        try:
-            while True:
-                response: Any = await self._call.read()
-                if response is grpc.aio.EOF:
-                    break
-                if response is None:
-                    # That is how gRPC for Python says that it could not be read.
-                    return Unreachable("UNREADABLE_REPLY")
-                self._deliver(response)
-            code = await self._call.code()
-        except asyncio.CancelledError:
-            # gRPC says so of a call that was cancelled, although nobody cancelled this task.
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            return Unreachable("CALL_CANCELLED")
-        except grpc.aio.AioRpcError as error:
-            code = error.code()
-        except grpc.aio.UsageError:
-            code = grpc.StatusCode.UNAVAILABLE
-        kind = NotOffered if code is grpc.StatusCode.UNIMPLEMENTED else Unreachable
-        return kind(code.name)
-
     def _deliver(self, response: pb.ExecuteStreamResponse) -> None:
         self._unanswered.difference_update(each.number for each in response.responses)
         self._silent_since_s = self._loop.time() if self._unanswered else None
         for each in response.responses:
-            answer = self._waiting.get(each.number)
-            if answer is not None and not answer.done():
-                answer.set_result(each)
-
-    def _break(self, why: Unreachable) -> None:
-        if self._broken is not None:
-            return
-        self._broken = why
-        self._call.cancel()
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(why)
+            self._answer(each.number, each)

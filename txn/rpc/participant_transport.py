@@ -11,7 +11,8 @@ from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_g
 from txn.errors import TxnError, Unreachable
 from txn.model import Abort, Batch, Commit, Message, Prepare, Reply
 from txn.rpc.attempt import attempt
-from txn.rpc.exchange_stream import STREAM_MAX_AGE_S, ExchangeStream, NotOffered
+from txn.rpc.exchange_stream import ExchangeStream
+from txn.rpc.numbered_stream import STREAM_MAX_AGE_S, NotOffered, Retiring
 from txn.rpc.operation import any_from
 from txn.rpc.replies import error_in, replies_in, vote_in
 
@@ -36,7 +37,7 @@ class GrpcParticipantTransport:
         self._streams: dict[str, ExchangeStream] = {}
         self._unary_until_s: dict[str, float] = {}
         self._places: dict[str, asyncio.Semaphore] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring = Retiring()
 
     async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
         """See ParticipantTransport.exchange."""
@@ -55,7 +56,7 @@ class GrpcParticipantTransport:
         """Ends all streams."""
         streams, self._streams = self._streams, {}
         await asyncio.gather(*(stream.close() for stream in streams.values()))
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._retiring.ended()
 
     async def _ask_stream(self, participant: str, batch: Batch, timeout_s: float) -> list[Reply]:
         stream = self._stream(participant)
@@ -67,9 +68,7 @@ class GrpcParticipantTransport:
         if stream is not None:
             if stream.usable:
                 return stream
-            task = asyncio.ensure_future(stream.retire())
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring.add(stream)
         try:
             call = self._stub(participant).Exchange(timeout=STREAM_MAX_AGE_S)
         except grpc.aio.UsageError as error:

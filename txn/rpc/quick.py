@@ -10,12 +10,12 @@ import re
 from google.protobuf.message import Message
 from tallystick.txn.v1 import coordinator_service_pb2, participant_service_pb2
 
+from txn.config import BATCH_ITEMS_MAX
 from txn.rpc.operation import TYPE_URL_LENGTH_MAX
 
 _name = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 _service = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}").fullmatch
 _key = re.compile(r"[!-~]{1,200}").fullmatch
-_BATCH_ITEMS_MAX = 1024
 _BRANCHES_MAX = 16
 _TXN_ID_LENGTH_MAX = 64
 _PREPARE = participant_service_pb2.VERB_PREPARE
@@ -59,7 +59,7 @@ def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> b
         len(verbs) == len(txn_ids) == len(branch_ids)
         and len(types) == len(request.operations) == verbs.count(_PREPARE)
         and len(forgettable[0]) == len(forgettable[1])
-        and max(len(verbs), len(forgettable[0]), len(urls)) <= _BATCH_ITEMS_MAX
+        and max(len(verbs), len(forgettable[0]), len(urls)) <= BATCH_ITEMS_MAX
         and max(types, default=-1) < len(urls)
         and max(map(len, urls), default=0) <= TYPE_URL_LENGTH_MAX
         and _VERBS.issuperset(verbs)
@@ -74,4 +74,4 @@ def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> b
 
 def surely_valid_execute_stream(message: coordinator_service_pb2.ExecuteStreamRequest) -> bool:
     """Of the frame alone: a request that breaks a rule is answered alone."""
-    return len(message.requests) <= _BATCH_ITEMS_MAX
+    return len(message.requests) <= BATCH_ITEMS_MAX

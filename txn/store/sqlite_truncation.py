@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from txn.model import TxnId
+from txn.store.sqlite_many import select_in
 
 
 class Page(NamedTuple):
@@ -62,8 +63,6 @@ def horizon(tx: sqlite3.Connection) -> str:
 def ended(tx: sqlite3.Connection, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
     """Those whose commit has ended; a row that is gone had."""
     gone = horizon(tx)
-    query = "SELECT ended AND outcome = 'COMMITTED' FROM decision WHERE txn_id = ?"
-    rows = ((txn_id, tx.execute(query, (txn_id,)).fetchone()) for txn_id in txn_ids)
-    return frozenset(
-        txn_id for txn_id, row in rows if (txn_id <= gone if row is None else bool(row[0]))
-    )
+    query = "SELECT txn_id, ended AND outcome = 'COMMITTED' FROM decision WHERE txn_id IN"
+    rows = dict(select_in(tx, query, txn_ids))
+    return frozenset(txn_id for txn_id in txn_ids if rows.get(txn_id, txn_id <= gone))

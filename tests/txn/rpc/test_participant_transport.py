@@ -34,7 +34,7 @@ from txn.rpc import (
     OPERATION_SIZE_MAX_BYTES,
     GrpcParticipantTransport,
     ParticipantServicer,
-    exchange_stream,
+    numbered_stream,
 )
 from txn.rpc import participant_transport as module
 from txn.rpc.participant import batch_from
@@ -500,7 +500,7 @@ async def test_an_old_stream_is_replaced_before_its_deadline(
     """New batches go on another one, and those under way are answered on the old."""
     async with replica() as (mesh, one):
         one.store.gate.clear()
-        monkeypatch.setattr(exchange_stream, "RETIRE_AGE_S", 0.0)
+        monkeypatch.setattr(numbered_stream, "RETIRE_AGE_S", 0.0)
         first = mesh.asking("t1")
         await one.store.reached.wait()
         monkeypatch.undo()
