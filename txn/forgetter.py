@@ -22,6 +22,7 @@ from txn.model import BranchKey, BranchRow, Ended
 from txn.participant import Participant
 from txn.restraint import Restraint
 from txn.state import BranchState
+from txn.sweeper import SweepConfig, Sweeper
 from txn.transport import EndedTransport
 
 _log = logging.getLogger(__name__)
@@ -30,29 +31,21 @@ Tx = TypeVar("Tx")
 Op = TypeVar("Op")
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetterConfig:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetterConfig(SweepConfig):
     """How a participant looks for what it could have forgotten."""
 
-    interval_s: float = 60.0
     # Younger branches are not asked about: word of them is probably on its way.
     age_min_s: float = 60.0
-    rows_per_step: int = 64
-    # Between two steps: at least this, and so long that they take no more of the time.
-    pause_s: float = 0.02
-    busy_share_max: float = 0.2
     timeout_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if min(self.interval_s, self.pause_s, self.timeout_s) <= 0 or self.age_min_s < 0:
-            raise ValueError("interval, pause and timeout must be positive, the age not negative")
-        if self.rows_per_step < 1:
-            raise ValueError("rows_per_step must be at least 1")
-        if not 0 < self.busy_share_max <= 1:
-            raise ValueError("busy_share_max must be above 0 and at most 1")
+        SweepConfig.__post_init__(self)
+        if self.timeout_s <= 0 or self.age_min_s < 0:
+            raise ValueError("the timeout must be positive, the age not negative")
 
 
-class Forgetter(Generic[Tx, Op]):
+class Forgetter(Sweeper, Generic[Tx, Op]):
     """See the module's docstring."""
 
     def __init__(
@@ -65,31 +58,16 @@ class Forgetter(Generic[Tx, Op]):
         config: ForgetterConfig | None = None,
         metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
+        self._config = config or ForgetterConfig()
+        super().__init__("forgetting", clock, rng, self._config)
         self._participant = participant
         self._transport = transport
-        self._clock = clock
-        self._rng = rng
-        self._config = config or ForgetterConfig()
         self._metrics = metrics
-
-    async def run(self) -> None:
-        """A pass every interval, until cancelled."""
-        while True:
-            # Replicas that share a store should not all look at the same time.
-            await self._clock.sleep(self._config.interval_s * self._rng.uniform(0.5, 1.5))
-            try:
-                await self.sweep()
-            except Exception as error:  # noqa: BLE001 - it is there in the next pass too
-                _log.warning("forgetting put off: %r", error)
 
     async def sweep(self) -> int:
         """One pass over all that is over and not forgotten; returns how many rows went."""
         old_us = self._clock.utc_us() - int(self._config.age_min_s * US_PER_S)
-        restraint = Restraint(
-            self._clock,
-            pause_s=self._config.pause_s,
-            busy_share_max=self._config.busy_share_max,
-        )
+        restraint = self._restraint()
         deleted = 0
         after: BranchKey | None = None
         while rows := await self._page(after, BranchState.COMMITTED):

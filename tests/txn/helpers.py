@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
+from tests.support.waiting import eventually
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.decision_log import DecisionLog
-from txn.errors import TxnError
+from txn.errors import StoreFull, TxnError
 from txn.model import (
     Abort,
     Batch,
@@ -31,6 +32,7 @@ from txn.model import (
     VoteReply,
 )
 from txn.state import Outcome, Vote
+from txn.sweeper import Sweeper
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transport import ParticipantTransport
 
@@ -279,3 +281,22 @@ async def serving(
         yield engine
     finally:
         await engine.close(grace_s=0)
+
+
+async def goes_on_after_errors(running: Sweeper) -> None:
+    """Checks that whatever a pass runs into, the next one comes."""
+    passes = 0
+
+    async def failing() -> int:
+        nonlocal passes
+        passes += 1
+        raise [StoreFull("full"), RuntimeError("a defect")][passes % 2]
+
+    running.sweep = failing  # type: ignore[method-assign]
+    task = asyncio.ensure_future(running.run())
+    try:
+        await eventually(lambda: passes > 4)
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

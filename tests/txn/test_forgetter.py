@@ -10,12 +10,12 @@ from random import Random
 import pytest
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
-from tests.support.waiting import eventually
 from tests.txn.helpers import (
     FastClock,
     ScriptedTransport,
     commit_row,
     decide,
+    goes_on_after_errors,
     key,
     prepare,
     serving,
@@ -23,7 +23,7 @@ from tests.txn.helpers import (
 from tests.txn.participant_rig import KINDS, Rig, kind_id, open_rig
 from tests.txn.rpc.rig import TIMEOUT_S, Without, details, failed, served
 from txn.coordinator import Coordinator
-from txn.errors import StoreFull, Unreachable
+from txn.errors import Unreachable
 from txn.forgetter import Forgetter, ForgetterConfig
 from txn.log_keeper import LogKeeper
 from txn.model import Batch, Commit, Ended, TxnId
@@ -155,22 +155,7 @@ async def test_small_steps_leave_nothing_out(rig: Rig, count: int) -> None:
 
 async def test_run_goes_on_after_errors(rig: Rig) -> None:
     """Whatever a pass runs into, the next one comes."""
-    running = forgetter(rig, Oracle())
-    passes = 0
-
-    async def failing() -> int:
-        nonlocal passes
-        passes += 1
-        raise [StoreFull("full"), RuntimeError("a defect")][passes % 2]
-
-    running.sweep = failing  # type: ignore[method-assign]
-    task = asyncio.ensure_future(running.run())
-    try:
-        await eventually(lambda: passes > 4)
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    await goes_on_after_errors(forgetter(rig, Oracle()))
 
 
 async def log_of(*rows: str) -> MemoryDecisionLog:

@@ -25,6 +25,7 @@ from tests.txn.helpers import (
     commit_row,
     coordinator,
     decide,
+    goes_on_after_errors,
     inquire,
     serving,
     start,
@@ -34,7 +35,7 @@ from tests.txn.store.truncator import STEP
 from tests.txn.support import open_sqlite
 from txn.coordinator import Coordinator
 from txn.decision_log import Truncated
-from txn.errors import IdempotencyConflict, NotFound, StoreFull, TooOld
+from txn.errors import IdempotencyConflict, NotFound, TooOld
 from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
@@ -223,22 +224,7 @@ async def test_a_clock_set_forward_makes_nothing_old(log: Log) -> None:
 
 async def test_run_goes_on_after_errors() -> None:
     """Whatever a pass runs into, the next one comes."""
-    running = keeper(MemoryDecisionLog(MemoryStore()), FastClock())
-    passes = 0
-
-    async def failing() -> int:
-        nonlocal passes
-        passes += 1
-        raise [StoreFull("full"), RuntimeError("a defect")][passes % 2]
-
-    running.sweep = failing  # type: ignore[method-assign]
-    task = asyncio.ensure_future(running.run())
-    try:
-        await eventually(lambda: passes > 4)
-        assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    await goes_on_after_errors(keeper(MemoryDecisionLog(MemoryStore()), FastClock()))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
