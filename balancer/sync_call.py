@@ -16,18 +16,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 
 from balancer.call_status import Status
+from balancer.grpc_types import Future
+from balancer.sync_over import Over
 from balancer.sync_waiting import Waiting
-
-if TYPE_CHECKING:
-    _Future: TypeAlias = grpc.Future[Any]
-else:
-    # Generic in the stubs only.
-    _Future = grpc.Future
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +40,7 @@ POLICY_FAILED: Final = Status(
 NO_METADATA: Final = ()
 
 
-class NeverSent(grpc.RpcError, grpc.Call, _Future):
+class NeverSent(grpc.RpcError, Over):
     """A call that ended before there was anyone to send it to; also the error it raises."""
 
     def __init__(self, status: Status) -> None:
@@ -76,33 +72,9 @@ class NeverSent(grpc.RpcError, grpc.Call, _Future):
         """As gRPC's call objects have it."""
         return self._status.details
 
-    def is_active(self) -> bool:
-        """False."""
-        return False
-
-    def time_remaining(self) -> float:
-        """None is left."""
-        return 0.0
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002 - too late for it
-        """False: it has ended."""
-        return False
-
-    def cancel(self) -> bool:
-        """False: it has ended."""
-        return False
-
     def cancelled(self) -> bool:
         """Whether it was cancelled here."""
         return self._status is CANCELLED
-
-    def running(self) -> bool:
-        """False."""
-        return False
-
-    def done(self) -> bool:
-        """True."""
-        return True
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - there is no wait
         """Raises itself, or grpc.FutureCancelledError if it was cancelled here."""
@@ -123,10 +95,6 @@ class NeverSent(grpc.RpcError, grpc.Call, _Future):
         except grpc.RpcError:
             return sys.exc_info()[2]
 
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Calls `fn(self)` at once."""
-        fn(self)
-
     def __iter__(self) -> NeverSent:
         return self
 
@@ -134,7 +102,7 @@ class NeverSent(grpc.RpcError, grpc.Call, _Future):
         raise self
 
 
-class DeferredCall(grpc.Call, _Future):
+class DeferredCall(grpc.Call, Future):
     """A future or a stream that has to wait first; what gRPC's own call object can do.
 
     `begin` starts the real call, or returns the Status it ends with, or None to wait on;

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import grpc
 
+from balancer.grpc_types import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import MetadataType
 from balancer.sync_interceptors import Chain
 
-if TYPE_CHECKING:
-    _UnaryUnary: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
-    _UnaryStream: TypeAlias = grpc.UnaryStreamMultiCallable[Any, Any]
-    _StreamUnary: TypeAlias = grpc.StreamUnaryMultiCallable[Any, Any]
-    _StreamStream: TypeAlias = grpc.StreamStreamMultiCallable[Any, Any]
-else:
-    # Generic in the stubs only.
-    _UnaryUnary = grpc.UnaryUnaryMultiCallable
-    _UnaryStream = grpc.UnaryStreamMultiCallable
-    _StreamUnary = grpc.StreamUnaryMultiCallable
-    _StreamStream = grpc.StreamStreamMultiCallable
 
-
-class InterceptedSyncUnaryUnary(_UnaryUnary):
+class InterceptedSyncUnaryUnary(UnaryUnary):
     """One request, one response."""
 
     def __init__(self, chain: Chain) -> None:
@@ -72,7 +61,7 @@ class InterceptedSyncUnaryUnary(_UnaryUnary):
         )
 
 
-class InterceptedSyncUnaryStream(_UnaryStream):
+class InterceptedSyncUnaryStream(UnaryStream):
     """One request, a stream of responses."""
 
     def __init__(self, chain: Chain) -> None:
@@ -93,7 +82,7 @@ class InterceptedSyncUnaryStream(_UnaryStream):
         )
 
 
-class InterceptedSyncStreamUnary(_StreamUnary):
+class InterceptedSyncStreamUnary(StreamUnary):
     """A stream of requests, one response."""
 
     def __init__(self, chain: Chain) -> None:
@@ -142,7 +131,7 @@ class InterceptedSyncStreamUnary(_StreamUnary):
         )
 
 
-class InterceptedSyncStreamStream(_StreamStream):
+class InterceptedSyncStreamStream(StreamStream):
     """A stream of requests, a stream of responses."""
 
     def __init__(self, chain: Chain) -> None:

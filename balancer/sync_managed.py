@@ -13,27 +13,22 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final
 
 import grpc
 
+from balancer.grpc_types import Future
 from balancer.metrics import Running
 from balancer.sync_attempts import Rpc
 from balancer.sync_call import run_callback
 from balancer.sync_dispatch import SyncDispatcher
-
-if TYPE_CHECKING:
-    _Future: TypeAlias = grpc.Future[Any]
-else:
-    # Generic in the stubs only.
-    _Future = grpc.Future
 
 # Calls that somebody waits for by a callback live until it was called; any other that nobody
 # holds is cancelled, as gRPC's are. Never more than there are calls in flight.
 _awaited: Final[set[ManagedCall]] = set()
 
 
-class ManagedCall(grpc.Call, _Future):
+class ManagedCall(grpc.Call, Future):
     """A call whose attempts a subclass makes; `_call` is the one that counts now."""
 
     _call: Any = None

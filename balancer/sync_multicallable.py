@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import grpc
 
+from balancer.grpc_types import StreamStream, StreamUnary, UnaryStream, UnaryUnary
 from balancer.policy import MetadataType
 from balancer.sync_attempts import Rpc
 from balancer.sync_dispatch import SyncDispatcher
 from balancer.sync_start import caller, start
 
-if TYPE_CHECKING:
-    _UnaryUnary: TypeAlias = grpc.UnaryUnaryMultiCallable[Any, Any]
-    _UnaryStream: TypeAlias = grpc.UnaryStreamMultiCallable[Any, Any]
-    _StreamUnary: TypeAlias = grpc.StreamUnaryMultiCallable[Any, Any]
-    _StreamStream: TypeAlias = grpc.StreamStreamMultiCallable[Any, Any]
-else:
-    # Generic in the stubs only.
-    _UnaryUnary = grpc.UnaryUnaryMultiCallable
-    _UnaryStream = grpc.UnaryStreamMultiCallable
-    _StreamUnary = grpc.StreamUnaryMultiCallable
-    _StreamStream = grpc.StreamStreamMultiCallable
 
-
-class SyncUnaryUnary(_UnaryUnary):
+class SyncUnaryUnary(UnaryUnary):
     """One request, one response."""
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:
@@ -76,7 +65,7 @@ class SyncUnaryUnary(_UnaryUnary):
         )
 
 
-class SyncUnaryStream(_UnaryStream):
+class SyncUnaryStream(UnaryStream):
     """One request, a stream of responses."""
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:
@@ -98,7 +87,7 @@ class SyncUnaryStream(_UnaryStream):
         )
 
 
-class SyncStreamUnary(_StreamUnary):
+class SyncStreamUnary(StreamUnary):
     """A stream of requests, one response."""
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:
@@ -173,7 +162,7 @@ class SyncStreamUnary(_StreamUnary):
         )
 
 
-class SyncStreamStream(_StreamStream):
+class SyncStreamStream(StreamStream):
     """A stream of requests, a stream of responses."""
 
     def __init__(self, dispatcher: SyncDispatcher) -> None:

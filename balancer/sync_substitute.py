@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import grpc
 
-if TYPE_CHECKING:
-    _Future: TypeAlias = grpc.Future[Any]
-else:
-    # Generic in the stubs only.
-    _Future = grpc.Future
+from balancer.sync_over import Over
 
 _DETAILS = "Exception raised while intercepting the RPC"
 
 
-class EndedCall(grpc.Call, _Future):
+class EndedCall(Over):
     """A call that has ended with what `error` says, or well if that is None."""
 
     def __init__(self, error: Exception | None = None) -> None:
@@ -46,33 +42,9 @@ class EndedCall(grpc.Call, _Future):
         """As gRPC's call objects have it."""
         return "" if self._error is None else str(self._said("debug_error_string", self._error))
 
-    def is_active(self) -> bool:
-        """False."""
-        return False
-
-    def time_remaining(self) -> float:
-        """None is left."""
-        return 0.0
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:  # noqa: ARG002 - too late for it
-        """False: it has ended."""
-        return False
-
-    def cancel(self) -> bool:
-        """False: it has ended."""
-        return False
-
     def cancelled(self) -> bool:
         """False."""
         return False
-
-    def running(self) -> bool:
-        """False."""
-        return False
-
-    def done(self) -> bool:
-        """True."""
-        return True
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - there is no wait
         """Raises the error."""
@@ -86,10 +58,6 @@ class EndedCall(grpc.Call, _Future):
     def traceback(self, timeout: float | None = None) -> TracebackType | None:  # noqa: ARG002 - there is no wait
         """That of the error."""
         return None if self._error is None else self._error.__traceback__
-
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
-        """Calls `fn(self)` at once."""
-        fn(self)
 
     def __iter__(self) -> EndedCall:
         return self
