@@ -5,7 +5,7 @@
 As in `balancer.metrics_prometheus` they count in plain numbers of their own, which become
 series when they are scraped. There are no locks: the numbers are changed on one event
 loop, and a scrape from another thread may see a histogram in the midst of one change.
-docs/two_phase_commit.md lists the series.
+docs/metrics.md lists the series.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The values that coordinator, participant, log and transport pass to each other.
 
-They are plain frozen data, independent of protobuf and of any store, so that the same
+They are plain data that nobody changes, independent of protobuf and of any store, so that the same
 engine runs over gRPC and SQLite in production and over neither in a simulation.
 """
 
@@ -61,7 +61,7 @@ class Decision:
     """One write-once outcome row.
 
     `request` is None for an abort that an inquiry wrote: nobody's key belongs to it.
-    `decided_at_us` is UTC, microseconds since 1970, for people; nothing is decided by it.
+    `decided_at_us` is UTC, microseconds since 1970: for people, and to tell what is old.
     `ended` means that every participant has acknowledged; only commits wait for that.
     """
 

@@ -63,6 +63,14 @@ async def test_openmetrics_for_who_asks(port: int) -> None:
     assert reply.endswith(b"# EOF\n")
 
 
+async def test_what_a_client_accepts_may_be_nonsense(port: int) -> None:
+    """It gets plain text."""
+    accept = b"Accept: application/openmetrics-text; version=x"
+    reply = await said(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + accept + b"\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200")
+    assert b"Content-Type: text/plain" in reply
+
+
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [

@@ -604,6 +604,7 @@ async def test_views() -> None:
         {"abort_attempts": 0},
         {"max_active": 0},
         {"batch_size_max": 0},
+        {"batch_size_max": 1025},
         {"gather_max_s": -0.001},
         {"gather_per_transaction_s": -0.001},
     ],

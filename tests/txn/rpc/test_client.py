@@ -405,3 +405,31 @@ def test_a_limit_of_nothing_is_refused() -> None:
     """At the start, and not by waiting for ever."""
     with pytest.raises(ValueError, match="in_flight_max"):
         TransactionClient(object(), in_flight_max=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [0, 99])
+async def test_a_status_that_nobody_knows_says_nothing(code: int) -> None:
+    """It is no refusal: the transaction may have been begun."""
+    said: list[int] = []
+
+    class Odd(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
+        async def ExecuteStream(  # type: ignore[override] # noqa: N802
+            self, request_iterator: object, context: Any
+        ) -> None:
+            while (message := await context.read()) is not grpc.aio.EOF:
+                response = pb.ExecuteStreamResponse()
+                for each in message.requests:
+                    response.responses.add(number=each.number).error.code = code
+                await context.write(response)
+                said.append(code)
+
+    def add(server: grpc.aio.Server) -> None:
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(
+            Odd(),  # type: ignore[abstract]
+            server,
+        )
+
+    async with served(add) as channel, TransactionClient(channel) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.execute(BOTH, idempotency_key="k", timeout_s=SHORT_S)
+    assert {code} == set(said)
