@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from services.money import CurrencyCode, Money
 from txn.model import BranchKey, TxnId
-from txn.store.sqlite_many import select_in
+from txn.store.sqlite_many import select_in, write_rows
 from txn.value import value
 
 
@@ -115,8 +115,9 @@ class Hold:
 
 def place_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
     """Reserves on the debited accounts; the caller has checked that it is there."""
-    tx.executemany(
-        "INSERT INTO hold VALUES (?, ?, ?, ?, ?)",
+    write_rows(
+        tx,
+        "INSERT INTO hold {rows}",
         [
             (*hold.key, hold.debit_account_id, hold.credit_account_id, hold.amount_minor)
             for hold in holds
@@ -150,7 +151,7 @@ def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
         if key not in found:
             raise LookupError(f"{key} holds nothing")
         holds.append(Hold(key, *found[key]))
-    tx.executemany("DELETE FROM hold WHERE txn_id = ? AND branch_id = ?", keys)
+    write_rows(tx, "DELETE FROM hold WHERE (txn_id, branch_id) IN ({rows})", keys)
     return holds
 
 
@@ -172,8 +173,8 @@ def post_holds(
         postings.append((entry_id, 1, debit, code, -amount_minor))
         postings.append((entry_id, 2, credit, code, amount_minor))
     changes.write(tx)
-    tx.executemany("INSERT INTO journal_entry VALUES (?, ?, ?, ?, ?)", entries)
-    tx.executemany("INSERT INTO posting VALUES (?, ?, ?, ?, ?)", postings)
+    write_rows(tx, "INSERT INTO journal_entry {rows}", entries)
+    write_rows(tx, "INSERT INTO posting {rows}", postings)
 
 
 def void_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
@@ -197,9 +198,10 @@ class _Changes:
 
     def write(self, tx: sqlite3.Connection) -> None:
         """Changes the accounts."""
-        tx.executemany(
-            "UPDATE account SET posted_minor = posted_minor + ?, held_minor = held_minor + ? "
-            "WHERE account_id = ?",
+        write_rows(
+            tx,
+            "UPDATE account SET posted_minor = posted_minor + column1, "
+            "held_minor = held_minor + column2 FROM ({rows}) WHERE account_id = column3",
             [(posted, held, name) for name, (posted, held) in self._by_account.items()],
         )
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from services.order.state import TRADE_MOVES, TradeState
 from txn.state import move
-from txn.store.sqlite_many import select_in
+from txn.store.sqlite_many import select_in, write_rows
 
 _COLUMNS = (
     "trade_no, merchant_id, out_trade_no, subject, currency_code, amount_minor, "
@@ -100,9 +100,10 @@ def find_payables(tx: sqlite3.Connection, trade_nos: Iterable[str]) -> dict[str,
 
 def save_payable(tx: sqlite3.Connection, payables: Sequence[Payable]) -> None:
     """Writes back what a payment changes."""
-    tx.executemany(
-        "UPDATE trade SET state = ?, txn_id = ?, payer_account_id = ?, paid_at_us = ? "
-        "WHERE trade_no = ?",
+    write_rows(
+        tx,
+        "UPDATE trade SET state = column1, txn_id = column2, payer_account_id = column3, "
+        "paid_at_us = column4 FROM ({rows}) WHERE trade_no = column5",
         [
             (each.state.value, each.txn_id, each.payer_account_id, each.paid_at_us, each.trade_no)
             for each in payables

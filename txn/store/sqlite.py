@@ -33,6 +33,9 @@ WAL_SIZE_LIMIT_BYTES = 128 * 1024 * 1024
 # large tables are read again for every group.
 CACHE_SIZE_BYTES = 64 * 1024 * 1024
 
+# Those over many rows come in several sizes, see sqlite_many.py.
+STATEMENTS_PREPARED_MAX = 512
+
 T = TypeVar("T")
 
 
@@ -197,7 +200,12 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 def _connect(uri: str) -> sqlite3.Connection:
     # Opened on one thread, used on another, never on two at once.
     return sqlite3.connect(
-        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        uri,
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=STATEMENTS_PREPARED_MAX,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from txn.model import BranchKey, BranchRow, Operation
 from txn.state import BranchState
 from txn.store.migrate import Migration, load
-from txn.store.sqlite_many import select_in
+from txn.store.sqlite_many import select_in, write_rows
 
 # At once; the next call takes the next ones.
 ABORTED_FORGOTTEN_MAX = 64
@@ -48,8 +48,9 @@ class SqliteBranchTable:
 
     def insert_all(self, tx: sqlite3.Connection, rows: Sequence[BranchRow]) -> None:
         """See BranchTable.insert_all."""
-        tx.executemany(
-            f"INSERT INTO branch ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        write_rows(
+            tx,
+            f"INSERT INTO branch ({_COLUMNS}) {{rows}}",
             [
                 (
                     *row.key,
@@ -66,8 +67,10 @@ class SqliteBranchTable:
         self, tx: sqlite3.Connection, keys: Sequence[BranchKey], state: BranchState
     ) -> None:
         """See BranchTable.set_state_all."""
-        tx.executemany(
-            f"UPDATE branch SET state = '{state.value}' WHERE txn_id = ? AND branch_id = ?", keys
+        write_rows(
+            tx,
+            f"UPDATE branch SET state = '{state.value}' WHERE (txn_id, branch_id) IN ({{rows}})",
+            keys,
         )
 
     def prepare_horizon(self, tx: sqlite3.Connection, log_id: str) -> str:
@@ -87,8 +90,9 @@ class SqliteBranchTable:
             (log_id, horizon),
         )
         before = tx.total_changes
-        tx.executemany(
-            "DELETE FROM branch WHERE txn_id = ? AND branch_id = ? AND state = 'COMMITTED'",
+        write_rows(
+            tx,
+            "DELETE FROM branch WHERE (txn_id, branch_id) IN ({rows}) AND state = 'COMMITTED'",
             [key for key in keys if key.txn_id < horizon],
         )
         tx.execute(

@@ -15,6 +15,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,12 +28,14 @@ from txn.store import sqlite_truncation
 from txn.store.group_commit import Done, Failed, Store, write_unhurried
 from txn.store.log_mark import LogMark
 from txn.store.migrate import Migration, load
-from txn.store.sqlite_many import select_in
+from txn.store.sqlite_many import select_in, write_rows
 
 COLUMNS = (
     "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
     "refused_branch_id, decided_at_us, checksum, ended"
 )
+
+BRANCHES_REMEMBERED_MAX = 1_024
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -130,8 +133,9 @@ class SqliteDecisionLog:
         self._ending.update(txn_ids)
 
         def mark(tx: sqlite3.Connection) -> None:
-            tx.executemany(
-                "UPDATE decision SET ended = 1 WHERE txn_id = ?",
+            write_rows(
+                tx,
+                "UPDATE decision SET ended = 1 WHERE txn_id IN ({rows})",
                 [(txn_id,) for txn_id in txn_ids],
             )
 
@@ -244,9 +248,9 @@ def _answer_old_inquiries(
 
 def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequence[Decision]:
     before = tx.total_changes
-    tx.executemany(
-        f"INSERT INTO decision ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
+    write_rows(
+        tx,
+        f"INSERT INTO decision ({COLUMNS}) {{rows}} ON CONFLICT DO NOTHING",
         [_encoded(decision) for decision in decisions],
     )
     if tx.total_changes - before == len(decisions):
@@ -262,17 +266,23 @@ def _encoded(decision: Decision) -> Row:
         None if request is None else request.caller,
         None if request is None else request.idempotency_key,
         None if request is None else request.body_hash,
-        _JSON.encode(
-            [
-                (branch.branch_id, branch.participant, branch.vote and branch.vote.value)
-                for branch in decision.branches
-            ]
-        ),
+        _branches_encoded(decision.branches),
         decision.reason,
         decision.refused_branch_id,
         decision.decided_at_us,
     )
     return (*row, _checksum(row), decision.ended)
+
+
+@lru_cache(BRANCHES_REMEMBERED_MAX)
+def _branches_encoded(branches: tuple[LoggedBranch, ...]) -> str:
+    """Most transactions have branches of the same names at the same participants."""
+    return _JSON.encode(
+        [
+            (branch.branch_id, branch.participant, branch.vote and branch.vote.value)
+            for branch in branches
+        ]
+    )
 
 
 def _checksum(row: Row) -> int:

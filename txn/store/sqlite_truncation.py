@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from txn.model import TxnId
-from txn.store.sqlite_many import select_in
+from txn.store.sqlite_many import select_in, write_rows
 
 
 class Page(NamedTuple):
@@ -43,7 +43,7 @@ def look(tx: sqlite3.Connection, after: str, limit: int, before_us: int) -> Page
 def delete(tx: sqlite3.Connection, page: Page) -> int:
     """Deletes rows, and remembers in the same transaction up to where. Only what has ended."""
     before = tx.total_changes
-    tx.executemany("DELETE FROM decision WHERE txn_id = ? AND ended = 1", page.going)
+    write_rows(tx, "DELETE FROM decision WHERE txn_id IN ({rows}) AND ended = 1", page.going)
     deleted = tx.total_changes - before
     if page.newest_keyed:
         tx.execute(

@@ -428,16 +428,16 @@ async def test_a_hot_account_is_one_update_of_its_row(ledger: Ledger) -> None:
     items = [Item(key(f"t{n}"), transfer(1, "lender")) for n in range(20)]
     await ledger.store.write(lambda tx: ledger.resource.prepare_all(tx, items))
 
-    def commit(tx: sqlite3.Connection) -> int:
-        statements: list[str] = []
-        tx.set_trace_callback(statements.append)
-        try:
-            ledger.resource.commit_all(tx, items)
-        finally:
-            tx.set_trace_callback(None)
-        return len([each for each in statements if each.startswith("UPDATE account")])
+    def commit(tx: sqlite3.Connection) -> list[tuple[str]]:
+        tx.execute("CREATE TEMP TABLE touched (account_id TEXT)")
+        tx.execute(
+            "CREATE TEMP TRIGGER touch AFTER UPDATE ON account "
+            "BEGIN INSERT INTO touched VALUES (new.account_id); END"
+        )
+        ledger.resource.commit_all(tx, items)
+        return tx.execute("SELECT account_id FROM touched ORDER BY 1").fetchall()
 
-    assert 2 == await ledger.store.write(commit)
+    assert [("lender",), ("payee",)] == await ledger.store.write(commit)
     assert (20, 0, 20) == await ledger.balances("payee")
 
 
