@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.txn.wrong_participants import (
     Caches,
     ChecksAndHoldsNothing,
     ChecksAtCommit,
+    ClosesIt,
     CommitsItself,
     Counts,
     DoesNothing,
@@ -27,11 +29,14 @@ from tests.txn.wrong_participants import (
     ForgetsTheBatch,
     ForgetsToVote,
     GivesBackTooMuch,
+    GivesUp,
     KeyedByTransaction,
     LeavesOutRefusals,
     MixesUpVotes,
     NeverGivesBack,
     OnOperation,
+    OwesAtCommit,
+    OwesAtPrepare,
     OwnConnection,
     Queueing,
     RaisesSomething,
@@ -44,6 +49,8 @@ from tests.txn.wrong_participants import (
     stock,
 )
 from txn.testing import BrokenRules, Rule, check_participant
+
+DEADLINE_S = 60.0
 
 WRONG: list[tuple[type[Vouchers], Rule]] = [
     (NeverGivesBack, Rule.ABORT_GIVES_BACK),
@@ -58,6 +65,10 @@ WRONG: list[tuple[type[Vouchers], Rule]] = [
     (ChecksAtCommit, Rule.REFUSES),
     (ChecksAndHoldsNothing, Rule.HOLDS),
     (FailsAtCommit, Rule.COMMIT_SUCCEEDS),
+    (OwesAtCommit, Rule.CAN_BE_COMMITTED),
+    (OwesAtPrepare, Rule.CAN_BE_COMMITTED),
+    (GivesUp, Rule.CAN_BE_COMMITTED),
+    (ClosesIt, Rule.TRANSACTION),
     (FailsAtAbort, Rule.ABORT_SUCCEEDS),
     (DoesNothing, Rule.COMMIT_TAKES_EFFECT),
     (ForgetsToVote, Rule.ANSWERS),
@@ -75,16 +86,17 @@ WRONG: list[tuple[type[Vouchers], Rule]] = [
 ]
 
 
-async def check(resource: Callable[[], Any]) -> None:
+async def check(resource: Callable[[], Any], setup: Callable[[Any], object] = stock) -> None:
     """With the samples of all of them."""
-    await check_participant(
-        resource,
-        schema=SCHEMA,
-        setup=stock,
-        accepted=["A", "B"],
-        refused=["NO", "UNKNOWN"] if resource is not Counts else ["NO"],
-        rivals=[("ONE", "ONE")],
-    )
+    async with asyncio.timeout(DEADLINE_S):
+        await check_participant(
+            resource,
+            schema=SCHEMA,
+            setup=setup,
+            accepted=["A", "B"],
+            refused=["NO", "UNKNOWN"] if resource is not Counts else ["NO"],
+            rivals=[("ONE", "ONE")],
+        )
 
 
 async def test_what_is_noted_on_an_operation_is_lost() -> None:
@@ -108,6 +120,22 @@ async def test_what_is_kept_elsewhere_is_noticed(tmp_path: Path) -> None:
             rivals=(),
         )
     assert Rule.NOTHING_ELSEWHERE is next(iter(caught.value.broken)), str(caught.value)
+
+
+async def test_a_group_that_is_lost_is_told_in_a_rule_and_not_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the loop would say of it is left out, and heard again afterwards."""
+    with pytest.raises(BrokenRules, match=r"after commit .*FOREIGN KEY constraint failed"):
+        await check(OwesAtCommit)
+    assert not [each for each in caplog.records if each.name == "asyncio"]
+    assert asyncio.get_running_loop().get_exception_handler() is None
+
+
+async def test_a_setup_that_cannot_be_committed_is_told() -> None:
+    """It ends, and says that it was the setup."""
+    with pytest.raises(ValueError, match=r"after setup .*FOREIGN KEY constraint failed"):
+        await check(Vouchers, lambda tx: tx.execute("INSERT INTO printed VALUES ('nobody')"))
 
 
 async def test_samples_are_needed() -> None:

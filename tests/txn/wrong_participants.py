@@ -21,7 +21,8 @@ SCHEMA = {
             1,
             "CREATE TABLE voucher (code TEXT PRIMARY KEY, free INTEGER CHECK (free >= 0));\n"
             "CREATE TABLE hold (txn_id, branch_id, code, PRIMARY KEY (txn_id, branch_id));\n"
-            "CREATE TABLE used (code TEXT);",
+            "CREATE TABLE used (code TEXT);\n"
+            "CREATE TABLE printed (code REFERENCES voucher DEFERRABLE INITIALLY DEFERRED);",
         ),
     )
 }
@@ -276,6 +277,37 @@ class FailsAtCommit(Vouchers):
 
     def commit(self, tx: Any, key: BranchKey, code: str) -> None:
         raise ValueError("the printer is out of paper")
+
+
+class OwesAtCommit(Vouchers):
+    """Leaves a constraint to the COMMIT of the local transaction, which fails there."""
+
+    def commit(self, tx: Any, key: BranchKey, code: str) -> None:
+        super().commit(tx, key, code)
+        tx.execute("INSERT INTO printed VALUES ('nobody printed it')")
+
+
+class OwesAtPrepare(Vouchers):
+    """The same from the beginning."""
+
+    def prepare(self, tx: Any, key: BranchKey, code: str) -> Any:
+        tx.execute("INSERT INTO printed VALUES ('nobody printed it')")
+        return super().prepare(tx, key, code)
+
+
+class GivesUp(Vouchers):
+    """Raises at commit what is not an Exception, and no participant's to catch."""
+
+    def commit(self, tx: Any, key: BranchKey, code: str) -> None:
+        raise SystemExit("the printer is out of paper")
+
+
+class ClosesIt(Vouchers):
+    """Ends the connection, which is not its own."""
+
+    def commit(self, tx: Any, key: BranchKey, code: str) -> None:
+        super().commit(tx, key, code)
+        tx.close()
 
 
 class FailsAtAbort(Vouchers):

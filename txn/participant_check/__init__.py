@@ -19,6 +19,7 @@ from typing import TypeVar
 from txn.participant_check.one_branch import OneBranch
 from txn.participant_check.rules import Broken, BrokenRules, Rule
 from txn.participant_check.several_branches import SeveralBranches
+from txn.participant_check.site import unheard
 from txn.participant_check.subject import Subject
 from txn.resource import BatchResource, Resource
 from txn.store.opening import Schema, schema_of
@@ -49,7 +50,8 @@ async def check_participant(
     no two operations want the same thing.
 
     `state` reads what counts, if that is not all of the schema's tables: where abort leaves
-    a trace on purpose, or commit writes down the time. Raises ValueError without samples.
+    a trace on purpose, or commit writes down the time. Raises ValueError without samples,
+    and when what `setup` does cannot be committed.
     """
     if not accepted or not refused:
         raise ValueError("give at least one operation that is accepted and one that is refused")
@@ -58,7 +60,7 @@ async def check_participant(
     subject = Subject(resource, schema, setup, state, (accepted, refused, rivals))
     broken: dict[Rule, str] = {}
     for kind in (OneBranch[Op], SeveralBranches[Op]):
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory() as directory, unheard():
             scenarios = kind(Path(directory), subject)
             for scenario in scenarios.all():
                 try:

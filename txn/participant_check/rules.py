@@ -22,6 +22,10 @@ class Rule(Enum):
     ABORT_GIVES_BACK = "abort gives back all that prepare took, and no more"
     ONCE = "a repeated or late message changes nothing: write through `tx` only"
     TRANSACTION = "`tx` is the participant's: do not commit, roll back or close it"
+    CAN_BE_COMMITTED = (
+        "what a method leaves can be committed, with what others wrote: let no constraint wait for "
+        "the COMMIT, and raise nothing but Exceptions"
+    )
     NOTHING_ELSEWHERE = "what is kept is kept in `tx`, and undone with it: no memory, no file"
     SURVIVES_RESTART = "what prepare reserved is in the tables: keep nothing in memory"
     HOLDS = "what one branch has reserved no other gets: prepare writes it down and looks for it"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -28,7 +31,33 @@ from txn.store.opening import Schema, SqliteStore
 from txn.store.sqlite import SqliteReader, SqliteWriter
 
 Op = TypeVar("Op")
+T = TypeVar("T")
 Tx = sqlite3.Connection
+
+
+class _Lost(Exception):
+    """The store is of no use any more."""
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """The loop does not log what is raised for a lost group: a broken rule says it."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), _Lost):
+            return
+        if before is None:
+            loop.default_exception_handler(context)
+        else:
+            before(loop, context)
+
+    loop.set_exception_handler(handle)
+    try:
+        yield
+    finally:
+        loop.set_exception_handler(before)
 
 
 class _Unforced(SqliteWriter):
@@ -50,11 +79,12 @@ class Site(Generic[Op]):
     async def start(self) -> None:
         """Opens the store, with a new resource."""
         schema = {**self._subject.schema, **sqlite_branches.schema()}
+        self._lost: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._store = LoopStore(
             self.path.stem,
             writer=lambda: _Unforced(self.path, schema),
             reader=lambda: SqliteReader(self.path),
-            on_commit_failure=_commit_failed,
+            on_commit_failure=self._commit_failed,
         )
         resource = self._subject.resource()
         batches = hasattr(resource, "prepare_all")
@@ -70,10 +100,13 @@ class Site(Generic[Op]):
         )
 
     async def set_up(self) -> None:
-        """Fills the tables, once."""
+        """Fills the tables, once. Raises ValueError when that cannot be committed."""
         assert self._store is not None
         if self._subject.setup is not None:
-            await self._store.write(self._subject.setup)
+            try:
+                await self._durable(self._store.write(self._subject.setup), "setup")
+            except Broken as error:
+                raise ValueError(error.seen) from None
 
     async def restart(self) -> None:
         """As after a crash: only what is in the file is left."""
@@ -94,7 +127,9 @@ class Site(Generic[Op]):
     async def tell(self, *messages: Message) -> list[Reply]:
         """All at once. Raises Broken for what the resource did on the way."""
         self.watched.raised = None
-        replies = await self._participant.exchange(Batch(messages))
+        verbs = dict.fromkeys(type(message).__name__.lower() for message in messages)
+        exchange = self._participant.exchange(Batch(messages))
+        replies = await self._durable(exchange, " and ".join(verbs))
         if self.watched.broken is not None:
             raise self.watched.broken
         if any(isinstance(reply, GroupLost) for reply in replies):
@@ -127,6 +162,31 @@ class Site(Generic[Op]):
         """Aborts what has to succeed."""
         await self._settle(Abort(key), number, rule)
 
+    async def _durable(self, work: Coroutine[Any, Any, T], method: str) -> T:
+        """The result of `work`. Raises Broken when its group is lost: then nobody is answered."""
+        working = asyncio.ensure_future(work)
+        either: set[asyncio.Future[Any]] = {working, self._lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+        finally:
+            working.cancel()
+        error = self._lost.result()
+        closed = isinstance(error, sqlite3.ProgrammingError)
+        rule = Rule.TRANSACTION if closed else Rule.CAN_BE_COMMITTED
+        raise Broken(rule, f"after {method} the local transaction was lost: {error!r}")
+
+    def _commit_failed(self, error: BaseException) -> NoReturn:
+        """On the store's thread, and then on the loop with what is raised here."""
+        if not isinstance(error, _Lost):
+            self._lost.get_loop().call_soon_threadsafe(self._lose, error)
+        raise _Lost from error
+
+    def _lose(self, error: BaseException) -> None:
+        if not self._lost.done():
+            self._lost.set_result(error)
+
     async def _settle(self, message: Message, number: int, rule: Rule) -> None:
         (reply,) = await self.tell(message)
         if reply is not None:
@@ -139,7 +199,3 @@ def _hint(error: Exception | None) -> str:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return " (a connection of its own waits for `tx`, which is open: use `tx`)"
     return ""
-
-
-def _commit_failed(error: BaseException) -> NoReturn:
-    raise AssertionError("the local transaction could not be committed") from error
