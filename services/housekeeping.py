@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from services.runtime import CannotStart
 from txn.forgetter import ForgetterConfig
-from txn.log_keeper import LogKeeperConfig
+from txn.log_keeper import RETENTION_MIN_S, LogKeeperConfig
 
 RETENTION = "TALLYSTICK_IDEMPOTENCY_RETENTION_S"
 INTERVAL = "TALLYSTICK_HOUSEKEEPING_INTERVAL_S"
@@ -16,8 +16,11 @@ INTERVAL = "TALLYSTICK_HOUSEKEEPING_INTERVAL_S"
 def log_keeper_config(variables: Mapping[str, str]) -> LogKeeperConfig:
     """Of a coordinator. Raises CannotStart."""
     usual = LogKeeperConfig()
+    retention_s = _seconds(variables, RETENTION, usual.idempotency_retention_s)
+    if retention_s < RETENTION_MIN_S:
+        raise CannotStart(f"{RETENTION} is less than {RETENTION_MIN_S:g} s: {retention_s:g}")
     return LogKeeperConfig(
-        idempotency_retention_s=_seconds(variables, RETENTION, usual.idempotency_retention_s),
+        idempotency_retention_s=retention_s,
         interval_s=_seconds(variables, INTERVAL, usual.interval_s),
     )
 

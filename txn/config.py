@@ -8,6 +8,8 @@ from txn.clock import Backoff
 
 # Of one ExchangeRequest, by its proto.
 BATCH_ITEMS_MAX = 1024
+# Of one FilterEndedRequest, and of one BatchInquireRequest, by their proto.
+QUESTION_ITEMS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
+from txn.config import QUESTION_ITEMS_MAX
 from txn.errors import Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import BranchKey, BranchRow, Ended
@@ -42,7 +43,9 @@ class ForgetterConfig(SweepConfig):
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
         if self.timeout_s <= 0 or self.age_min_s < 0:
-            raise ValueError("the timeout must be positive, the age not negative")
+            raise ValueError("timeout_s must be positive, age_min_s not negative")
+        if self.rows_per_step > QUESTION_ITEMS_MAX:
+            raise ValueError(f"rows_per_step must be at most {QUESTION_ITEMS_MAX}")
 
 
 class Forgetter(Sweeper, Generic[Tx, Op]):

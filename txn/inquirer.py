@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
+from txn.config import QUESTION_ITEMS_MAX
 from txn.errors import Alarm, TxnError, UnknownBranch, Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
@@ -31,6 +32,12 @@ class InquiryConfig:
     timeout_s: float = 2.0
     # Branches of one inquiry.
     batch_size_max: int = 500
+
+    def __post_init__(self) -> None:
+        if min(self.interval_s, self.timeout_s) <= 0 or self.jitter_s < 0:
+            raise ValueError("interval_s and timeout_s must be positive, jitter_s not negative")
+        if not 1 <= self.batch_size_max <= QUESTION_ITEMS_MAX:
+            raise ValueError(f"batch_size_max must be at least 1 and at most {QUESTION_ITEMS_MAX}")
 
 
 class Inquirer(Generic[Tx, Op]):

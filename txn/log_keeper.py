@@ -16,6 +16,11 @@ from txn.decision_log import DecisionLog
 from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.sweeper import SweepConfig, Sweeper
 
+# As long as a message may be under way: no stream has a later deadline. A request that comes
+# when its key is forgotten would be done a second time, and a Prepare that comes when its
+# outcome is could stay in doubt for ever.
+RETENTION_MIN_S = 3_600.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,8 +33,8 @@ class LogKeeperConfig(SweepConfig):
 
     def __post_init__(self) -> None:
         SweepConfig.__post_init__(self)
-        if self.idempotency_retention_s <= 0:
-            raise ValueError("the retention must be positive")
+        if self.idempotency_retention_s < RETENTION_MIN_S:
+            raise ValueError(f"idempotency_retention_s must be at least {RETENTION_MIN_S:g}")
 
 
 class LogKeeper(Sweeper):

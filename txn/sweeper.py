@@ -26,7 +26,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         if min(self.interval_s, self.pause_s) <= 0:
-            raise ValueError("the interval and the pause must be positive")
+            raise ValueError("interval_s and pause_s must be positive")
         if self.rows_per_step < 1:
             raise ValueError("rows_per_step must be at least 1")
         if not 0 < self.busy_share_max <= 1:

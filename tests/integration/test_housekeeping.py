@@ -1,4 +1,4 @@
-"""A mesh that is told to forget early: what is over goes, and payments notice nothing."""
+"""A mesh whose outcomes have grown old: what is over goes, and payments notice nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services.housekeeping import INTERVAL, RETENTION
+from services.housekeeping import INTERVAL
+from tests.support.aging import age_log
 from tests.support.mesh import Mesh, Shop
 from tests.support.waiting import eventually
 
@@ -19,9 +20,8 @@ PAYMENTS = 3
 
 @pytest.fixture
 async def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mesh]:
-    """A mesh whose outcomes are old after a second."""
+    """A mesh that often looks for what is old."""
     monkeypatch.setenv(INTERVAL, "0.3")
-    monkeypatch.setenv(RETENTION, "1")
     async with Mesh(tmp_path) as mesh:
         yield mesh
 
@@ -43,6 +43,7 @@ async def test_all_books_forget_what_is_over_though_the_coordinator_was_killed(
         for _ in range(PAYMENTS)
     ]
     forgetful.processes["coordinator-0"].kill9()
+    age_log(forgetful.book("coordinator"))
     forgetful.processes["coordinator-0"].launch()
     await forgetful.processes["coordinator-0"].serving()
 

@@ -161,6 +161,7 @@ async def test_what_is_over_is_forgotten_on_both_sides(
 ) -> None:
     """Nobody has to see to it; here all is old at once, and no word of it rides with a batch."""
     monkeypatch.setattr(lane, "FORGETTABLE_MAX", 0)
+    monkeypatch.setattr(log_keeper, "RETENTION_MIN_S", 0.0)
     old = partial(LogKeeperConfig, idempotency_retention_s=1e-6, interval_s=0.02)
     monkeypatch.setattr(log_keeper, "LogKeeperConfig", old)
     often = partial(ForgetterConfig, age_min_s=0.0, interval_s=0.02)
