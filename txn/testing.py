@@ -413,6 +413,11 @@ async def check_truncation(log: DecisionLog) -> None:
     assert await log.truncate(after="", limit=1, before_us=0) == (0, None), "nothing is old"
     await log.truncate(after="", limit=9, before_us=11)
     assert await log.newest_txn_id() == "t4", "no new id may be below one that was decided"
+    await _end(log, unfinished)
+    assert await log.truncate(after="", limit=9, before_us=11) == (1, None), "now it has ended"
+    assert await log.newest_txn_id() == "t4", "what is noted of rows that are gone never goes back"
+    (between,) = await log.decide_all([replace(inquiry, txn_id=TxnId("t4"))])
+    assert isinstance(between, TooOld), "nor does what absence says nothing of"
 
 
 async def _end(log: DecisionLog, commit: Decision) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -197,13 +198,16 @@ async def test_what_was_truncated_had_ended() -> None:
 
 
 async def test_another_logs_transactions_are_not_known() -> None:
-    """Nothing can be said here of what is decided there, below a truncation or not."""
+    """Nothing can be said here of what is decided there, also not below what is truncated here."""
     log = MemoryDecisionLog(MemoryStore())
     await log.identity("-x")
-    row = commit_row("t5-x", ("ledger", Vote.COMMIT))
-    await decide(log, row)
+    for name in ("t4-x", "t5-x"):
+        row = commit_row(name, ("ledger", Vote.COMMIT), idempotency_key=name)
+        await decide(log, replace(row, ended=True))
+    assert (1, "t4-x") == await log.truncate(after="", limit=1, before_us=row.decided_at_us + 1)
     async with serving(ScriptedTransport(), log) as engine:
-        assert frozenset() == (await ended(engine, "t1-y")).txn_ids
+        answer = await ended(engine, "t1-x", "t1-y", "t4-y", "t5-y")
+    assert Ended(frozenset({TxnId("t1-x")}), TxnId("t5-x")) == answer
 
 
 async def test_over_the_wire() -> None:
