@@ -53,8 +53,14 @@ class _Asked:
     def answer(self) -> None:
         """Whatever has become of it is the answer."""
         if self.open:
-            self.open = False
+            self.leave()
             self._answered(self)
+
+    def leave(self) -> None:
+        """Nobody waits for it any more."""
+        self.open = False
+        if isinstance(self.begun, Transaction):
+            self.begun.unwatch(self)
 
 
 class ExecuteDoor:
@@ -79,16 +85,7 @@ class ExecuteDoor:
 
     async def answer(self, message: coordinator_service_pb2.ExecuteStreamRequest) -> None:
         """Begins the requests of one message; returns when all are answered or time is up."""
-        numbers: list[int] = []
-        requests: list[Request] = []
-        for each in message.requests:
-            try:
-                requests.append(self._checked(each.request))
-                numbers.append(each.number)
-            except InvalidOperation as error:
-                self._refused.append((each.number, error))
-        if self._refused:
-            self._something.set()
+        numbers, requests = self._taken(message)
         left = len(requests)
         all_answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -107,11 +104,33 @@ class ExecuteDoor:
             if isinstance(one.begun, Transaction):
                 one.begun.watch(one)
             one()
-        if left:
-            await asyncio.wait({all_answered}, timeout=self._wait_s())
+        try:
+            if left:
+                await asyncio.wait({all_answered}, timeout=self._wait_s())
+        except asyncio.CancelledError:
+            # The caller is gone; the transactions are not, and may take long.
+            for one in asked:
+                one.leave()
+            raise
         for one in asked:
             # PENDING: it goes on, and the same key finds it.
             one.answer()
+
+    def _taken(
+        self, message: coordinator_service_pb2.ExecuteStreamRequest
+    ) -> tuple[list[int], list[Request]]:
+        """The requests of a message, by their numbers; those that break a rule are refused."""
+        numbers: list[int] = []
+        requests: list[Request] = []
+        for each in message.requests:
+            try:
+                requests.append(self._checked(each.request))
+                numbers.append(each.number)
+            except InvalidOperation as error:
+                self._refused.append((each.number, error))
+        if self._refused:
+            self._something.set()
+        return numbers, requests
 
     async def _begin(self, requests: Sequence[Request]) -> Sequence[Begun]:
         try:
@@ -151,8 +170,6 @@ class ExecuteDoor:
                 await self._context.write(response)
 
     def _add(self, response: coordinator_service_pb2.ExecuteStreamResponse, asked: _Asked) -> None:
-        if isinstance(asked.begun, Transaction):
-            asked.begun.unwatch(asked)
         try:
             result = conclude(asked.request, asked.begun)
         except TxnError as error:

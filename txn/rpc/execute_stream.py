@@ -35,6 +35,8 @@ class ExecuteStream(
         self._queue: deque[pb.NumberedExecuteRequest] = deque()
         self._queued = asyncio.Event()
         self._writing = asyncio.ensure_future(self._write())
+        # Of a stream that has ended nothing is left, whether or not somebody closes it.
+        self._reading.add_done_callback(lambda _: self._writing.cancel())
 
     async def ask(self, request: pb.ExecuteRequest) -> pb.NumberedExecuteResponse:
         """Sends a request and waits, without end, for its answer.

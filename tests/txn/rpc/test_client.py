@@ -201,6 +201,19 @@ async def test_a_drained_coordinator_is_left() -> None:
     assert 2 == transport.count("prepare", "ledger")
 
 
+async def test_of_a_stream_that_has_ended_nothing_is_left() -> None:
+    """Though nobody asks again, which would take another one and close this."""
+    async with rig(ScriptedTransport()) as it:
+        await it.client.execute(BOTH, idempotency_key="a")
+        await it.servicer.drain(LONG_S)
+
+        def running() -> list[str]:
+            coroutines = [repr(task.get_coro()) for task in asyncio.all_tasks()]
+            return [each for each in coroutines if "Stream._" in each]
+
+        await eventually(lambda: running() == [])
+
+
 async def test_nobody_there_is_not_known() -> None:
     """An attempt that failed may have been heard all the same."""
     async with (

@@ -389,6 +389,33 @@ async def test_a_caller_that_goes_away_changes_nothing() -> None:
     await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
 
+@pytest.mark.parametrize("first_is_answered", [False, True])
+async def test_a_caller_that_goes_away_is_watched_for_no_more(first_is_answered: bool) -> None:
+    """A transaction that goes on for long keeps nothing of the stream that asked for it."""
+    transport = ScriptedTransport()
+    gates = Gate(Vote.COMMIT), Gate(Vote.COMMIT)
+    transport.on("prepare", "ledger", gates[0])
+    transport.on("prepare", "audit", gates[1])
+    async with door(transport) as rig:
+        stream = rig.stream()
+        asked = request("a", "ledger"), request("b", "audit")
+        await stream.send({1: asked[0], 2: asked[1], 3: asked[1]})
+        for gate in gates:
+            await gate.reached.wait()
+        if first_is_answered:
+            gates[0].opened.set()
+            await stream.read()
+        active = list(rig.engine._active.values())
+        watched = [len(each._watchers) for each in active]
+        assert ([2] if first_is_answered else [1, 2]) == watched
+        stream.call.cancel()
+        await eventually(lambda: not any(each._watchers for each in active))
+        assert active == list(rig.engine._active.values())
+        for gate in gates:
+            gate.opened.set()
+        await eventually(lambda: not rig.engine._active)
+
+
 def _raw(message: Message | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
