@@ -103,6 +103,8 @@ class NumberedStream(ABC, Generic[Req, Res, Answer]):
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(why)
+                # Who is still writing hears of it from the write, and asks no answer.
+                answer.exception()
 
 
 class Retiring:

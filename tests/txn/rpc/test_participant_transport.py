@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
@@ -428,6 +429,27 @@ async def test_who_is_still_writing_hears_that_a_replica_was_given_up() -> None:
             for name in names(200)
         ]
         assert {"DEADLINE_EXCEEDED"} == set(await raised([first, *writing]))
+
+
+async def test_what_a_break_says_to_nobody_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who was still writing has heard of it from the write."""
+
+    async def deaf(context: Any) -> None:
+        await asyncio.Event().wait()
+
+    large = b"x" * OPERATION_SIZE_MAX_BYTES
+    async with replica(deaf) as (mesh, one):
+        writing = [
+            asyncio.ensure_future(told(mesh.transport, prepare(name, value=large), 0.5))
+            for name in names(100)
+        ]
+        await eventually(lambda: one.streams)
+        await raised(writing)
+    del writing
+    gc.collect()
+    assert [] == [each.getMessage() for each in caplog.records if each.name == "asyncio"]
 
 
 async def test_a_drain_answers_what_has_come_and_ends_the_stream() -> None:
