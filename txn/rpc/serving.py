@@ -120,9 +120,11 @@ async def serve_coordinator(
 
     Its decision log is `<home>/<name>.db`, which no other process may have open. Adds
     CoordinatorService to `server` and starts that. `participants` are channels by the
-    names that branches give; participants ask back under `name`. Raises AlreadyOwned,
-    LogDamaged, and what `open_store` raises.
+    names that branches give; participants ask back under `name`. Raises ValueError when
+    `config` says otherwise, AlreadyOwned, LogDamaged, and what `open_store` raises.
     """
+    config = config or CoordinatorConfig(name=name, participants=frozenset(participants))
+    _refuse_contradiction(config, name, participants)
     async with AsyncExitStack() as stack:
         path = Path(home) / f"{name}.db"
         stack.callback(os.close, sqlite_log.take_ownership(path))
@@ -136,7 +138,7 @@ async def serve_coordinator(
         clock = SystemClock()
         decisions = sqlite_log.SqliteDecisionLog(log, clock, mark)
         coordinator = Coordinator(
-            config=config or CoordinatorConfig(name=name, participants=frozenset(participants)),
+            config=config,
             log=decisions,
             transport=transport,
             clock=clock,
@@ -153,6 +155,16 @@ async def serve_coordinator(
         stack.push_async_callback(server.stop, STOP_GRACE_S)
         stack.push_async_callback(servicer.drain, STOP_GRACE_S)
         yield coordinator
+
+
+def _refuse_contradiction(
+    config: CoordinatorConfig, name: str, participants: Mapping[str, grpc.aio.Channel]
+) -> None:
+    if config.name != name:
+        # A Prepare would name the one and a batch the other, to be asked back.
+        raise ValueError(f"config.name must be {name!r}, the name that is served: {config.name!r}")
+    if unreachable := sorted(config.participants - participants.keys()):
+        raise ValueError(f"config.participants must all have a channel: {', '.join(unreachable)}")
 
 
 def _rng() -> random.Random:

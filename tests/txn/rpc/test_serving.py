@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -17,6 +18,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from tests.support.waiting import eventually
 from txn import (
     BranchKey,
+    CoordinatorConfig,
     ForgetterConfig,
     InquiryConfig,
     LogKeeperConfig,
@@ -94,12 +96,18 @@ class Servers:
             yield store
 
     @asynccontextmanager
-    async def booking(self) -> AsyncIterator[TransactionClient]:
+    async def booking(
+        self, config: CoordinatorConfig | None = None
+    ) -> AsyncIterator[TransactionClient]:
         """The coordinator, and a client of it."""
         participants = {"seats": self.to["seats"]}
         async with (
             serve_coordinator(
-                self._servers["booking"], "booking", home=self._home, participants=participants
+                self._servers["booking"],
+                "booking",
+                home=self._home,
+                participants=participants,
+                config=config,
             ),
             TransactionClient(self.to["booking"]) as client,
         ):
@@ -193,6 +201,25 @@ async def test_a_log_has_one_coordinator(tmp_path: Path) -> None:
             with pytest.raises(AlreadyOwned):
                 await stack.enter_async_context(second.booking())
         await stack.enter_async_context(second.booking())
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (CoordinatorConfig(name="other", participants=frozenset({"seats"})), "config.name"),
+        (CoordinatorConfig(name="booking", participants=frozenset({"x"})), "config.participants"),
+    ],
+    ids=["name", "participants"],
+)
+async def test_a_config_that_contradicts_is_refused(
+    tmp_path: Path, config: CoordinatorConfig, field: str
+) -> None:
+    """Before a file is made: participants would ask back where nobody is, or never be reached."""
+    async with servers(tmp_path) as it:
+        with pytest.raises(ValueError, match=f"{field} must"):
+            async with it.booking(config):
+                raise AssertionError("it is served")
+    assert [] == await asyncio.to_thread(os.listdir, tmp_path)
 
 
 async def test_nothing_is_left_running(tmp_path: Path) -> None:
