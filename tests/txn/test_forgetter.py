@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
@@ -22,7 +23,7 @@ from tests.txn.helpers import (
     serving,
 )
 from tests.txn.participant_rig import KINDS, Rig, kind_id, open_rig
-from tests.txn.rpc.rig import TIMEOUT_S, Without, details, failed, served
+from tests.txn.rpc.rig import TIMEOUT_S, Answers, Without, details, failed, served
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
 from txn.forgetter import Forgetter, ForgetterConfig
@@ -229,6 +230,24 @@ async def test_over_the_wire() -> None:
             transport = GrpcCoordinatorTransport(lambda name: channel)
             with pytest.raises(Unreachable, match="UNIMPLEMENTED"):
                 await transport.ended("c", [TxnId("t1")], TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prepare_horizon": "t 1"},
+        {"prepare_horizon": "t" * 65},
+        {"prepare_horizon": "t9", "ended_txn_ids": [""]},
+    ],
+    ids=str,
+)
+async def test_an_answer_that_breaks_a_rule_is_none(wrong: dict[str, Any]) -> None:
+    """Nothing is forgotten on the word of who does not keep to the proto."""
+    answer = coordinator_service_pb2.FilterEndedResponse(**wrong).SerializeToString()
+    async with served(Answers(answer).add) as channel:
+        transport = GrpcCoordinatorTransport(lambda name: channel)
+        with pytest.raises(Unreachable, match="REPLY_BREAKS_A_RULE"):
+            await transport.ended("c", [TxnId("t1")], TIMEOUT_S)
 
 
 async def test_an_inquiry_that_is_too_old_says_so() -> None:

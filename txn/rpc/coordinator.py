@@ -23,7 +23,7 @@ from txn.rpc.execute_door import (
 from txn.rpc.operation import check_size, operation_from
 from txn.rpc.page import page_limit
 from txn.rpc.quick import surely_valid_execute_stream
-from txn.rpc.status import Context, abort_with, invalid_request, or_abort, status_of
+from txn.rpc.status import Context, abort_with, invalid_request, or_abort, status_of, violations_of
 from txn.rpc.streams import StreamTasks
 from txn.state import Outcome, TransactionState
 from txn.transaction import Request, Result, View
@@ -81,6 +81,9 @@ class GrpcCoordinatorTransport:
             reply = await attempt(lambda: stub.FilterEnded(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
             raise Unreachable(error.code().name) from error
+        if violations_of(reply):
+            # A horizon is written down for ever.
+            raise Unreachable("REPLY_BREAKS_A_RULE")
         return Ended(
             frozenset(TxnId(each) for each in reply.ended_txn_ids),
             TxnId(reply.prepare_horizon) if reply.prepare_horizon else None,

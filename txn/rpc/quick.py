@@ -17,7 +17,6 @@ _name = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 _service = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}").fullmatch
 _key = re.compile(r"[!-~]{1,200}").fullmatch
 _BRANCHES_MAX = 16
-_TXN_ID_LENGTH_MAX = 64
 _PREPARE = participant_service_pb2.VERB_PREPARE
 _VERBS = frozenset(
     {_PREPARE, participant_service_pb2.VERB_COMMIT, participant_service_pb2.VERB_ABORT}
@@ -68,7 +67,7 @@ def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> b
         and all(map(_name, forgettable[0]))
         and all(map(_name, set(forgettable[1])))
         and _service(request.coordinator) is not None
-        and len(request.prepare_horizon) <= _TXN_ID_LENGTH_MAX
+        and (not request.prepare_horizon or _name(request.prepare_horizon) is not None)
     )
 
 

@@ -27,7 +27,16 @@ from tests.txn.helpers import (
     start,
 )
 from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
-from tests.txn.rpc.rig import TIMEOUT_S, Answers, Without, failed, served, told, unary_found_out
+from tests.txn.rpc.rig import (
+    TIMEOUT_S,
+    Answers,
+    Without,
+    details,
+    failed,
+    served,
+    told,
+    unary_found_out,
+)
 from txn.errors import Alarm, Unreachable
 from txn.model import Abort, Batch, Commit, Operation, Prepare, Reply, TxnId, VoteReply
 from txn.participant import Participant
@@ -572,6 +581,32 @@ async def test_a_batch_that_breaks_a_rule_ends_the_stream() -> None:
         assert grpc.StatusCode.INVALID_ARGUMENT is error.code()
         rows = await one.participant.list_branches(after=None, limit=9, state=None)
         assert ["t1"] == [row.key.txn_id for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("horizon", "rule"),
+    [("t" * 65, "string.max_len"), ("t 1", "string.pattern"), ("t1\n", "string.pattern")],
+    ids=["long", "space", "newline"],
+)
+async def test_a_horizon_that_is_no_id_is_refused(horizon: str, rule: str) -> None:
+    """It would be written down for ever; the status names the field, and nothing is forgotten."""
+    async with replica() as (mesh, one):
+        await one.participant.prepare(prepare("t1"))
+        await one.participant.commit(key("t1"))
+        call = mesh.stub.Exchange(timeout=TIMEOUT_S)
+        await call.write(
+            pb.ExchangeRequest(
+                coordinator="coordinator",
+                forgettable_txn_ids=["t1"],
+                forgettable_branch_ids=[key("t1").branch_id],
+                prepare_horizon=horizon,
+            )
+        )
+        error = await failed(call.read())
+        assert grpc.StatusCode.INVALID_ARGUMENT is error.code()
+        assert ("INVALID_ARGUMENT", {"prepare_horizon": rule}) == details(error)
+        assert YES == await one.participant.prepare(prepare("t0"))
+        assert BranchState.COMMITTED is (await one.participant.get(key("t1"))).state
 
 
 async def test_a_stream_is_read_only_so_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def batches(draw: st.DrawFn) -> pb.ExchangeRequest:
         operations=[b"x"] * prepares,
         forgettable_txn_ids=draw(st.lists(NAMES, min_size=forgettable, max_size=forgettable)),
         forgettable_branch_ids=draw(st.lists(NAMES, max_size=2)),
-        prepare_horizon=draw(st.sampled_from(["", "h" * 64, "h" * 65])),
+        prepare_horizon=draw(st.sampled_from(["", "h" * 64, "h" * 65, "h h", "h\n"])),
     )
 
 

@@ -269,7 +269,7 @@ class ExchangeRequest(_message.Message):
     """Service name of the coordinator that a participant in doubt asks."""
     prepare_horizon: _builtins.str
     """No transaction of the same log with a txn_id below this one prepares any more, or
-    ever will: such a Prepare is late, however it got here.
+    ever will: such a Prepare is late, however it got here. Empty when there is none yet.
     """
     @_builtins.property
     def verbs(self) -> _containers.RepeatedScalarFieldContainer[Global___Verb.ValueType]: ...
