@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import re
@@ -19,9 +20,14 @@ TWO_PHASE_COMMIT = ROOT / "docs" / "two_phase_commit.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DISCOVERY = ROOT / "docs" / "discovery.md"
 BALANCER = ROOT / "docs" / "balancer.md"
+METRICS = ROOT / "docs" / "metrics.md"
+WITH_LIMITS = [TWO_PHASE_COMMIT, ARCHITECTURE, DISCOVERY, BALANCER, METRICS]
 _LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]+))?\)")
 _TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
 _CODE = re.compile(r"`[^`\n]+`|^\$ .*$", re.MULTILINE)
+# Names of limits, and names with a unit at their end.
+_LIMIT = re.compile(r"[A-Z][A-Z0-9_]*_(MAX|MIN|LIMIT|TIMEOUT)(_[A-Z]+)?")
+_MEASURE = re.compile(r"[A-Z][A-Z0-9_]*_(S|BYTES|PAGES|MAX|MIN|LIMIT)")
 _TEST = re.compile(r"`(test_[a-z0-9_]+)`")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -89,10 +95,33 @@ def _value_of(name: str) -> object:
         return default
 
 
-@pytest.mark.parametrize(
-    "page", [TWO_PHASE_COMMIT, ARCHITECTURE, DISCOVERY, BALANCER], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", WITH_LIMITS, ids=lambda page: page.name)
 def test_limits_are_those_of_the_code(page: Path) -> None:
     """Each limit that a page lists has the name and the value of the code."""
     listed = {quoted(row[0])[0]: row[1] for row in rows(page, "Limits")}
     assert listed == {name: str(_value_of(name)) for name in listed}
+
+
+def _constants(package: str, name: re.Pattern[str]) -> set[str]:
+    """The numbers in a package, by their full names, whose own names are of that kind."""
+    found = set()
+    for path in (ROOT / package).rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            target = node.target if isinstance(node, ast.AnnAssign) else target
+            if isinstance(target, ast.Name) and name.fullmatch(target.id):
+                found.add(f"{module}.{target.id}")
+    return {each for each in found if isinstance(_value_of(each), int | float)}
+
+
+def test_every_limit_is_listed() -> None:
+    """Of transactions all constants that measure something, of the services all limits."""
+    listed = {quoted(row[0])[0] for page in WITH_LIMITS for row in rows(page, "Limits")}
+    # A unit, not a measure.
+    measures = _constants("txn", _MEASURE) - {"txn.clock.US_PER_S"}
+    # The launcher is a tool, whose limits are nobody's to meet.
+    limits = {each for each in _constants("services", _LIMIT) if "launcher" not in each}
+    assert len(measures) > 30
+    assert len(limits) > 10
+    assert set() == (measures | limits) - listed
