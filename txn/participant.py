@@ -221,6 +221,8 @@ class Participant(Generic[Tx, Op]):
         try:
             return await self._write(works, essential=len(promised) == len(works))
         except StoreFull as full:
+            if len(promised) == len(works):
+                return [full] * len(works)
             # What was promised may use room that new work may not.
             kept = iter(await self._written(promised)) if promised else iter(())
             return [full if isinstance(work.message, Prepare) else next(kept) for work in works]

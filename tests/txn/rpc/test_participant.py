@@ -201,9 +201,9 @@ async def test_a_store_in_trouble_is_no_refusal(
     rig.backend.error = error
     failure = await failed(rig.raw_prepare())
     assert (code, (reason, {})) == (failure.code(), details(failure))
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=code.name):
         await rig.prepare()
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=code.name):
         await rig.commit()
 
 
