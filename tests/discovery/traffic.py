@@ -13,7 +13,7 @@ from discovery import Resolver
 from tests.balancer.echo import UNARY_UNARY
 
 _CALL_TIMEOUT_S = 5.0
-_PAUSE_S = 0.01
+_PAUSE_S = 0.02
 
 
 class Traffic:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -36,10 +35,3 @@ async def hurt_mesh(module_mesh: Mesh) -> AsyncIterator[Mesh]:
     """A mesh whose processes the test may stop, kill and arm; the next test finds it whole."""
     yield module_mesh
     await asyncio.gather(*(process.heal() for process in module_mesh.processes.values()))
-
-
-@pytest.fixture
-async def own_mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
-    """A mesh that the test may break."""
-    async with Mesh(tmp_path) as mesh:
-        yield mesh

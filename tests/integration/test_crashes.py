@@ -10,6 +10,7 @@ from tallystick.wallet.v1 import wallet_service_pb2
 
 from tests.support.books import books_agree
 from tests.support.mesh import Mesh, Shop
+from tests.support.waiting import eventually
 
 PAYERS = 6
 RECOVER_WITHIN_S = 30.0
@@ -54,31 +55,36 @@ class Load:
 
 
 async def test_etcd_killed_under_load_fails_no_payment_and_loses_no_registration(
-    own_mesh: Mesh,
+    hurt_mesh: Mesh,
 ) -> None:
     """Calls to endpoints that are known go on while etcd is dead, and everyone is back after it."""
-    before = own_mesh.etcd.entries("tallystick/")
-    async with Load([await Shop(own_mesh).open() for _ in range(2)]) as load:
+    everyone = {f"tallystick/{p.service}/{p.address}" for p in hurt_mesh.processes.values()}
+
+    def registered() -> set[str]:
+        return set(hurt_mesh.etcd.entries("tallystick/"))
+
+    await eventually(lambda: registered() == everyone, what="everyone registered")
+    async with Load([await Shop(hurt_mesh).open() for _ in range(2)]) as load:
         await load.until_paid(5)
-        own_mesh.etcd.kill9()
+        hurt_mesh.etcd.kill9()
         await load.until_paid(10)
-        own_mesh.etcd.start()
+        hurt_mesh.etcd.start()
         await load.until_paid(10)
 
     assert load.failed == []
-    assert own_mesh.etcd.entries("tallystick/").keys() == before.keys()
-    await books_agree(own_mesh)
+    assert registered() == everyone
+    await books_agree(hurt_mesh)
 
 
 async def test_row_12_all_services_killed_at_once_under_load_leave_both_books_the_same(
-    own_mesh: Mesh,
+    hurt_mesh: Mesh,
 ) -> None:
     """Whatever was under way when everything died ends the same way in both books."""
-    async with Load([await Shop(own_mesh).open() for _ in range(PAYERS)]) as load:
+    async with Load([await Shop(hurt_mesh).open() for _ in range(PAYERS)]) as load:
         await load.until_paid(PAYERS)
-        for process in own_mesh.processes.values():
+        for process in hurt_mesh.processes.values():
             process.kill9()
-        for process in own_mesh.processes.values():
+        for process in hurt_mesh.processes.values():
             process.launch()
         await load.until_paid(PAYERS)
-    await books_agree(own_mesh)
+    await books_agree(hurt_mesh)

@@ -72,38 +72,38 @@ async def test_taken_port_is_an_error(shared_mesh: Mesh, tmp_path: Path) -> None
     assert f"{address} is taken" in process.stderr
 
 
-async def test_service_starts_before_its_registry(own_mesh: Mesh) -> None:
+async def test_service_starts_before_its_registry(hurt_mesh: Mesh) -> None:
     """A service started while etcd is down serves, and registers once etcd is there."""
-    address = own_mesh.processes["ledger-0"].address
+    address = hurt_mesh.processes["ledger-0"].address
     key = f"tallystick/ledger/{address}"
-    await own_mesh.processes["ledger-0"].terminate()
-    assert key not in own_mesh.etcd.entries("tallystick/")
-    own_mesh.etcd.kill9()
-    own_mesh.processes["ledger-0"].launch()
-    await own_mesh.processes["ledger-0"].serving()
-    own_mesh.etcd.start()
+    await hurt_mesh.processes["ledger-0"].terminate()
+    assert key not in hurt_mesh.etcd.entries("tallystick/")
+    hurt_mesh.etcd.kill9()
+    hurt_mesh.processes["ledger-0"].launch()
+    await hurt_mesh.processes["ledger-0"].serving()
+    hurt_mesh.etcd.start()
 
     async def registered() -> bool:
-        return key in own_mesh.etcd.entries("tallystick/")
+        return key in hurt_mesh.etcd.entries("tallystick/")
 
     await eventually(registered, timeout_s=15, what="registration")
 
 
-async def test_sigterm_lets_payments_in_flight_finish(own_mesh: Mesh) -> None:
+async def test_sigterm_lets_payments_in_flight_finish(hurt_mesh: Mesh) -> None:
     """Every service stopped in order under load exits 0, and no payment is left half done."""
-    shop = await Shop(own_mesh).open()
+    shop = await Shop(hurt_mesh).open()
     trades = [await shop.trade() for _ in range(6)]
     payments = [asyncio.ensure_future(shop.pay(trade)) for trade in trades]
     await asyncio.wait(payments, return_when=asyncio.FIRST_COMPLETED)
-    codes = [await process.terminate() for process in reversed(own_mesh.processes.values())]
+    codes = [await process.terminate() for process in reversed(hurt_mesh.processes.values())]
     results = await asyncio.gather(*payments, return_exceptions=True)
 
     assert [0] * len(codes) == codes
-    assert own_mesh.etcd.entries("tallystick/") == {}
-    for process in own_mesh.processes.values():
+    assert hurt_mesh.etcd.entries("tallystick/") == {}
+    for process in hurt_mesh.processes.values():
         process.launch()
-    await asyncio.gather(*(process.serving() for process in own_mesh.processes.values()))
-    await books_agree(own_mesh)
+    await asyncio.gather(*(process.serving() for process in hurt_mesh.processes.values()))
+    await books_agree(hurt_mesh)
     for trade, result in zip(trades, results, strict=True):
         if isinstance(result, wallet_service_pb2.ConfirmPaymentResponse):
             assert await shop.state_of(trade) == "TRADE_SUCCESS"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.mesh import ROOT, Mesh, Shop, free_port
+from tests.support.mesh import ROOT, SERVICES, Mesh, Shop, free_port
 from tests.support.waiting import eventually
 
 WITHIN_S = 30.0
@@ -44,23 +46,26 @@ def listed() -> set[str]:
 
 
 @pytest.fixture
-async def ports(own_mesh: Mesh) -> dict[str, int]:
-    """Where the services of a mesh serve their metrics."""
-    ports = {}
-    for name, process in own_mesh.processes.items():
-        ports[name] = free_port()
-        process.arguments = ("--metrics", f"127.0.0.1:{ports[name]}")
-    await asyncio.gather(*(own_mesh.restart(name) for name in ports))
-    return ports
+def ports() -> dict[str, int]:
+    """Where the services of a mesh are to serve their metrics."""
+    return {service: free_port() for service in SERVICES}
 
 
-async def test_a_running_mesh_tells_what_it_does(own_mesh: Mesh, ports: dict[str, int]) -> None:
+@pytest.fixture
+async def told_mesh(tmp_path: Path, ports: dict[str, int]) -> AsyncIterator[Mesh]:
+    """A mesh that the test may break, and that serves its metrics."""
+    arguments = {name: ("--metrics", f"127.0.0.1:{port}") for name, port in ports.items()}
+    async with Mesh(tmp_path, arguments) as mesh:
+        yield mesh
+
+
+async def test_a_running_mesh_tells_what_it_does(told_mesh: Mesh, ports: dict[str, int]) -> None:
     """Payments show in every process, under the names that are documented, and no others."""
-    shop = await Shop(own_mesh).open()
+    shop = await Shop(told_mesh).open()
     for _ in range(PAYMENTS):
         await shop.pay_until_final(await shop.trade(), within_s=WITHIN_S)
     coordinator, ledger, order, wallet = [
-        await asyncio.to_thread(scrape, ports[f"{service}-0"])
+        await asyncio.to_thread(scrape, ports[service])
         for service in ("coordinator", "ledger", "order", "wallet")
     ]
     # One more, that funded the payer.
@@ -78,19 +83,20 @@ async def test_a_running_mesh_tells_what_it_does(own_mesh: Mesh, ports: dict[str
     assert listed() == set().union(*map(names, pages))
 
 
-async def test_what_is_in_doubt_shows_with_its_age(own_mesh: Mesh, ports: dict[str, int]) -> None:
+async def test_what_is_in_doubt_shows_with_its_age(told_mesh: Mesh, ports: dict[str, int]) -> None:
     """A participant whose coordinator is gone says so, and for how long."""
-    shop = await Shop(own_mesh).open()
-    await own_mesh.restart("coordinator-0", failpoint="before-decision")
+    shop = await Shop(told_mesh).open()
+    await told_mesh.restart("coordinator-0", failpoint="before-decision")
     payment = asyncio.ensure_future(shop.pay(await shop.trade(), timeout_s=5))
-    assert await own_mesh.processes["coordinator-0"].ended() == -9
+    assert await told_mesh.processes["coordinator-0"].ended() == -9
 
     async def in_doubt() -> bool:
-        numbers = await asyncio.to_thread(scrape, ports["ledger-0"])
+        numbers = await asyncio.to_thread(scrape, ports["ledger"])
         return (
             numbers["tallystick_participant_in_doubt", ""] == 1
             and numbers["tallystick_participant_in_doubt_oldest_age_seconds", ""] > 0.5
         )
 
     await eventually(in_doubt, timeout_s=WITHIN_S, what="a branch in doubt")
+    payment.cancel()
     await asyncio.gather(payment, return_exceptions=True)

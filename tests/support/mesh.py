@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,7 +40,6 @@ SERVICES = ("order", "ledger", "wallet", "coordinator")
 START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 15.0
 CALL_TIMEOUT_S = 20.0
-LOOK_EVERY_S = 0.05
 PASSWORD = "correct horse"
 
 
@@ -49,6 +49,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _is_listening(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 class ServiceProcess:
@@ -116,6 +122,9 @@ class ServiceProcess:
             assert self._process is not None
             if self._process.poll() is not None:
                 raise RuntimeError(f"{self.service} ended:\n{self.log[-3000:]}")
+            # Much cheaper than a channel, of which it would take dozens.
+            if not _is_listening(self.address):
+                return False
             async with grpc.aio.insecure_channel(self.address) as channel:
                 check = channel.unary_unary(
                     "/grpc.health.v1.Health/Check",
@@ -185,15 +194,18 @@ class Clients:
 class Mesh(Clients):
     """An etcd, one process of each service, and stubs to all of them."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, arguments: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """`arguments` are those of services that are given more than all take."""
         super().__init__(home)
         self.etcd = EtcdProcess()
         self.processes: dict[str, ServiceProcess] = {}
+        self._arguments = arguments or {}
 
     async def __aenter__(self) -> Self:
         self.etcd.start()
         for service in SERVICES:
             process = ServiceProcess(service, 0, self.etcd.endpoint, self._home)
+            process.arguments = self._arguments.get(service, ())
             self.processes[f"{service}-0"] = process
             process.launch()
         await asyncio.gather(*(process.serving() for process in self.processes.values()))

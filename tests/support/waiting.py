@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 
 import grpc
 
 WAIT_S = 10.0
 POLL_S = 0.005
+POLL_MAX_S = 0.05
+# Of what was waited for already: looks are seldom where a little more makes no difference.
+_POLL_SHARE = 0.01
 
 
 async def eventually(
@@ -24,6 +28,7 @@ async def eventually(
     not come true in time either.
     """
     reason: object = "it was not true"
+    started = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             while True:
@@ -35,6 +40,7 @@ async def eventually(
                         return
                 except (AssertionError, grpc.aio.AioRpcError) as error:
                     reason = error
-                await asyncio.sleep(POLL_S)
+                waited_s = time.monotonic() - started
+                await asyncio.sleep(min(POLL_MAX_S, max(POLL_S, _POLL_SHARE * waited_s)))
     except TimeoutError:
         raise AssertionError(f"{what} did not hold within {timeout_s:g} s: {reason}") from None
