@@ -48,6 +48,26 @@ class OnAbort(Enum):
     WAS_COMMITTED = "was committed here: alarm"
 
 
+class OnPerform(Enum):
+    """What to do with a perform."""
+
+    RUN = "reserve, make final and remember; or remember the refusal"
+    REPEAT = "was performed before: vote COMMIT"
+    LATE = "refused, resolved, or over and forgotten: vote ABORT"
+    CONFLICT = "another operation under the same name: alarm"
+    WAS_PREPARED = "is in two phases here: alarm"
+
+
+class OnResolve(Enum):
+    """What to do with the question whether something was performed."""
+
+    REMEMBER = "it was not, and never will be: leave an empty abort behind"
+    COMMITTED = "it was"
+    ABORTED = "it was not"
+    FORGOTTEN = "it may have been here, and be forgotten: alarm"
+    WAS_PREPARED = "is in two phases here: alarm"
+
+
 def on_prepare(
     row: BranchRow | None, key: BranchKey, operation: Operation, horizon: str = ""
 ) -> OnPrepare:
@@ -80,6 +100,34 @@ def on_abort(row: BranchRow | None) -> OnAbort:
         BranchState.PREPARED: OnAbort.UNDO,
         BranchState.COMMITTED: OnAbort.WAS_COMMITTED,
         BranchState.ABORTED: OnAbort.DONE,
+    }[row.state]
+
+
+def on_perform(
+    row: BranchRow | None, key: BranchKey, operation: Operation, horizon: str = ""
+) -> OnPerform:
+    """The rule for a perform, as for a prepare; but what was refused is not tried again."""
+    if row is None:
+        return OnPerform.LATE if key.txn_id < horizon else OnPerform.RUN
+    if row.state is BranchState.PREPARED:
+        return OnPerform.WAS_PREPARED
+    if row.state is BranchState.ABORTED:
+        return OnPerform.LATE
+    return OnPerform.REPEAT if row.operation == operation else OnPerform.CONFLICT
+
+
+def on_resolve(row: BranchRow | None, key: BranchKey, horizon: str = "") -> OnResolve:
+    """The rule for the question what became of a perform.
+
+    Its coordinator holds the horizon back until it knows. So below the horizon absence says
+    nothing: who asks has lost what the log had said since, and ABORT would be a guess.
+    """
+    if row is None:
+        return OnResolve.FORGOTTEN if key.txn_id < horizon else OnResolve.REMEMBER
+    return {
+        BranchState.PREPARED: OnResolve.WAS_PREPARED,
+        BranchState.COMMITTED: OnResolve.COMMITTED,
+        BranchState.ABORTED: OnResolve.ABORTED,
     }[row.state]
 
 

@@ -30,6 +30,8 @@ class CoordinatorConfig:
     # active, up to the maximum; those of a lone transaction not at all.
     gather_per_transaction_s: float = 0.0002
     gather_max_s: float = 0.012
+    # Whether a transaction with a single branch takes one phase where its participant can.
+    one_phase: bool = True
 
     def __post_init__(self) -> None:
         if not self.participants:

@@ -15,9 +15,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from txn import protocol
+from txn.claiming import Claimer
 from txn.clock import Clock, SteadyUtc
 from txn.config import CoordinatorConfig
 from txn.crash_point import (
@@ -52,8 +53,10 @@ from txn.model import (
     Decision,
     Ended,
     Message,
+    Perform,
     Prepare,
     RequestKey,
+    Resolve,
     TxnId,
     body_hash,
 )
@@ -75,6 +78,8 @@ from txn.transport import ParticipantTransport
 Begun: TypeAlias = Transaction | Decision | TxnError
 
 _OVER = (TransactionState.COMMITTED, TransactionState.ABORTED)
+# In one phase: nothing was done, and if there was another reason its coordinator died with it.
+INTERRUPTED = "INTERRUPTED"
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +127,23 @@ class Coordinator:
             ended=self._forget,
             metrics=metrics,
         )
+        self._claimer = Claimer(
+            log,
+            self._decider,
+            clock=clock,
+            crash_point=crash_point,
+            spawn=self._spawn,
+            deliver=self._deliver,
+            ended=self._forget,
+            metrics=metrics,
+        )
+        self._writes: dict[type[protocol.Action], Callable[[Transaction, Any], None]] = {
+            protocol.ForceOutcome: lambda t, action: self._decider.decide(t, action.outcome),
+            protocol.WriteEnd: lambda t, _: self._decider.end(t),
+            protocol.ForceClaim: lambda t, _: self._claimer.claim(t),
+            protocol.ForceClosed: lambda t, action: self._claimer.close(t, action.outcome),
+            protocol.WriteCommitted: lambda t, _: self._claimer.commit(t),
+        }
         self._metrics = metrics
         self._active: dict[TxnId, Transaction] = {}
         self._pace = Pace(config, clock, self._spawn, self._active.__len__)
@@ -136,12 +158,14 @@ class Coordinator:
         metrics.watch(self._activity)
 
     async def start(self) -> int:
-        """Recovers, then serves. Returns how many commits were taken up again."""
+        """Recovers, then serves. Returns how many commits and claims were taken up again."""
         self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
-        if (newest := await self._decisions.newest_txn_id()) is not None:
-            self._decider.newest_decided = newest
+        newest = await self._decisions.newest_txn_id()
+        if newest is not None:
             self._newest_id = newest.removesuffix(self._log_id)
         count = await recover(self._decisions, self._resume)
+        # Not before all claims are known: they hold the horizon back.
+        self._decider.newest_decided = newest
         self._serving = True
         return count
 
@@ -261,7 +285,7 @@ class Coordinator:
         if (active := self._active.get(txn_id)) is not None:
             return view_of_active(active)
         if (decision := await self._decisions.by_txn_id(txn_id)) is not None:
-            return view_of_decision(decision)
+            return view_of_decision(self._claimer.known(decision))
         raise NotFound(f"no transaction {txn_id}")
 
     async def get_by_key(self, caller: str, idempotency_key: str) -> View:
@@ -273,16 +297,20 @@ class Coordinator:
         decision = (await self._decisions.by_keys([name])).get(name)
         if decision is None:
             raise NotFound("no transaction under this idempotency_key")
-        return view_of_decision(decision)
+        return view_of_decision(self._claimer.known(decision))
 
     async def list_transactions(
         self, *, after: str, limit: int, unfinished_only: bool
     ) -> list[View]:
         """Logged transactions with a txn_id above `after`, ascending."""
         decisions = await self._decisions.list_decisions(
-            after=after, limit=limit, unfinished_only=unfinished_only
+            after=after,
+            limit=limit + self._claimer.unwritten(),
+            unfinished_only=unfinished_only,
         )
-        return [view_of_decision(decision) for decision in decisions]
+        known = map(self._claimer.known, decisions)
+        shown = [each for each in known if not (unfinished_only and each.ended)]
+        return [view_of_decision(decision) for decision in shown[:limit]]
 
     async def _wait(
         self, transaction: Transaction, wait_s: float, *, wait_for_applied: bool
@@ -322,7 +350,7 @@ class Coordinator:
         found: Transaction | Decision | None = self._by_key.get(name)
         if found is None and (decision := logged.get(name)) is not None:
             # A commit that is still being applied is active, under its own id.
-            found = self._active.get(decision.txn_id, decision)
+            found = self._active.get(decision.txn_id) or self._claimer.known(decision)
         try:
             if found is None:
                 self._refuse_unless_serving()
@@ -341,7 +369,11 @@ class Coordinator:
             raise Overloaded(f"{self._config.max_active} transactions are active")
         self._newest_id = self._new_txn_id(self._newest_id)
         txn_id = TxnId(self._newest_id + self._log_id)
-        progress, actions = protocol.begin([branch.branch_id for branch in branches])
+        if self._takes_one_phase(branches):
+            progress, actions = protocol.begin_in_one_phase(branches[0].branch_id)
+        else:
+            progress, actions = protocol.begin([branch.branch_id for branch in branches])
+            self._preparing[txn_id] = None
         transaction = Transaction(
             txn_id,
             request,
@@ -349,15 +381,26 @@ class Coordinator:
             {branch.branch_id: branch.operation for branch in branches},
             progress,
         )
-        self._preparing[txn_id] = None
         self._crash_point(BEFORE_PREPARE)
         self._activate(transaction, actions)
         return transaction
 
-    def _resume(self, decision: Decision) -> None:
-        progress, actions = protocol.resume(
-            (branch.branch_id, branch.vote) for branch in decision.branches
+    def _takes_one_phase(self, branches: Sequence[Branch]) -> bool:
+        return (
+            len(branches) == 1
+            and self._config.one_phase
+            and self._transport.offers_one_phase(branches[0].participant)
         )
+
+    def _resume(self, decision: Decision) -> None:
+        claimed = decision.outcome is Outcome.PENDING
+        if claimed:
+            self._claimer.open[decision.txn_id] = None
+            progress, actions = protocol.resume_claim(decision.branches[0].branch_id, INTERRUPTED)
+        else:
+            progress, actions = protocol.resume(
+                (branch.branch_id, branch.vote) for branch in decision.branches
+            )
         transaction = Transaction(
             decision.txn_id,
             decision.request,
@@ -365,7 +408,8 @@ class Coordinator:
             {},
             progress,
         )
-        transaction.decide(decision)
+        if not claimed:
+            transaction.decide(decision)
         self._activate(transaction, actions)
         self._crash_point(DURING_RECOVERY)
 
@@ -401,18 +445,13 @@ class Coordinator:
         if transaction.progress.state is not TransactionState.PREPARING:
             self._preparing.pop(transaction.txn_id, None)
         for action in actions:
-            if isinstance(action, protocol.ForceOutcome):
-                self._decider.decide(transaction, action.outcome)
-            elif isinstance(action, protocol.WriteEnd):
-                self._decider.end(transaction)
+            write = self._writes.get(type(action))
+            if write is None:
+                self._ask(transaction, cast("protocol.Send", action))
             else:
-                self._ask(transaction, action)
+                write(transaction, action)
 
-    def _ask(
-        self,
-        transaction: Transaction,
-        action: protocol.SendPrepare | protocol.SendCommit | protocol.SendAbort,
-    ) -> None:
+    def _ask(self, transaction: Transaction, action: protocol.Send) -> None:
         branch_id = action.branch_id
         key = BranchKey(transaction.txn_id, branch_id)
         message: Message
@@ -422,6 +461,11 @@ class Coordinator:
             until_s = self._clock.monotonic() + self._config.prepare_timeout_s
         elif isinstance(action, protocol.SendCommit):
             message = Commit(key)
+        elif isinstance(action, protocol.SendPerform):
+            message = Perform(key, self._config.name, transaction.operations[branch_id])
+            until_s = self._clock.monotonic() + self._config.prepare_timeout_s
+        elif isinstance(action, protocol.SendResolve):
+            message = Resolve(key)
         else:
             message = Abort(key)
         lane = self._lane(transaction.participants[branch_id])
@@ -452,11 +496,15 @@ class Coordinator:
     def _prepare_horizon(self) -> TxnId | None:
         """Below it no transaction of this log prepares, or ever will: later ids are above.
 
-        Never above what is decided and durable, so that it holds after a restart too: the
-        ids of the next incarnation begin above the newest row of the log.
+        Nor has it a claim that is open: what became of that may have to be asked yet. Never
+        above what is decided and durable, so that it holds after a restart too: the ids of the
+        next incarnation begin above the newest row of the log.
         """
         newest = self._decider.newest_decided
-        return None if newest is None else min(next(iter(self._preparing), newest), newest)
+        if newest is None:
+            return None
+        preparing, claimed = iter(self._preparing), iter(self._claimer.open)
+        return min(next(preparing, newest), next(claimed, newest), newest)
 
     def _forget(self, ended: Sequence[Transaction]) -> None:
         """Their ends are durable: no recovery will ask the participants again."""

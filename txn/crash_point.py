@@ -17,6 +17,11 @@ AFTER_APPLY = "after-apply"
 AFTER_FIRST_ACKNOWLEDGEMENT = "after-first-acknowledgement"
 BEFORE_END = "before-end"
 DURING_RECOVERY = "during-recovery"
+# In one phase.
+BEFORE_CLAIM = "before-claim"
+AFTER_CLAIM = "after-claim"
+AFTER_PERFORM = "after-perform"
+BEFORE_CLOSE = "before-close"
 
 CrashPoint = Callable[[str], None]
 

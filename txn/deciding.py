@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from txn import protocol
 from txn.clock import Backoff, Clock, SteadyUtc
@@ -23,6 +23,10 @@ from txn.state import Outcome
 from txn.transaction import Transaction
 
 _log = logging.getLogger(__name__)
+
+
+Deciding = list[tuple[Transaction, Decision]]
+Standing = Sequence[Decision | TxnError]
 
 
 class Decider:
@@ -52,7 +56,7 @@ class Decider:
         self._deliver = deliver
         self._ended = ended
         self._metrics = metrics
-        self._deciding: list[tuple[Transaction, Decision]] = []
+        self._deciding: Deciding = []
         self._ending: list[Transaction] = []
         # No transaction that is not decided yet will be below it, see `Coordinator`.
         self.newest_decided: TxnId | None = None
@@ -85,36 +89,47 @@ class Decider:
         those, self._deciding = self._deciding, []
         began_s = self._clock.monotonic()
         self._metrics.took(Phase.PREPARE, began_s - those[0][0].began_s)
+
+        def announce(those: Deciding, stand: Standing) -> None:
+            self._announce(those, stand, began_s)
+
+        await self.force(
+            those, self._decisions.decide_all, announce, (BEFORE_DECISION, AFTER_DECISION)
+        )
+
+    async def force(
+        self,
+        those: Deciding,
+        write: Callable[[Sequence[Decision]], Awaitable[Standing]],
+        announce: Callable[[Deciding, Standing], None],
+        crash_points: tuple[str, str],
+    ) -> None:
+        """Writes rows, however often that has to be tried, and announces what stands.
+
+        Writing again has to be safe, whether or not a row was written: what stands is read back.
+        """
+        before, after = crash_points
         attempt = 0
         while those:
             if attempt:
-                # Deciding again is safe, whether or not the row was written: what stands is
-                # read back.
                 await self._clock.sleep(self._retry.wait_s(attempt - 1, self._rng))
             attempt += 1
-            self._crash_point(BEFORE_DECISION)
-            stand = await self._attempt([decision for _, decision in those])
-            self._crash_point(AFTER_DECISION)
-            self._announce(those, stand, began_s)
+            self._crash_point(before)
+            stand = await _attempt(write, [decision for _, decision in those])
+            self._crash_point(after)
+            announce(those, stand)
             those = [
                 each
                 for each, row in zip(those, stand, strict=True)
                 if not isinstance(row, Decision)
             ]
 
-    async def _attempt(self, decisions: list[Decision]) -> Sequence[Decision | TxnError]:
-        try:
-            return await self._decisions.decide_all(decisions)
-        except Exception as error:  # noqa: BLE001 - no transaction may hang because a store was busy
-            _log.warning("%d decisions: %r", len(decisions), error)
-            return [TxnError(repr(error))] * len(decisions)
+    def note(self, txn_id: TxnId) -> None:
+        """A row of its own is durable."""
+        if self.newest_decided is None or txn_id > self.newest_decided:
+            self.newest_decided = txn_id
 
-    def _announce(
-        self,
-        those: list[tuple[Transaction, Decision]],
-        stand: Sequence[Decision | TxnError],
-        began_s: float,
-    ) -> None:
+    def _announce(self, those: Deciding, stand: Standing, began_s: float) -> None:
         now_s = self._clock.monotonic()
         committed = 0
         happened: list[Happened] = []
@@ -126,8 +141,7 @@ class Decider:
             transaction.decide(row)
             if row.txn_id == transaction.txn_id:
                 outcome = row.outcome
-                if self.newest_decided is None or row.txn_id > self.newest_decided:
-                    self.newest_decided = row.txn_id
+                self.note(row.txn_id)
             else:
                 outcome = Outcome.ABORTED
             committed += outcome is Outcome.COMMITTED
@@ -148,3 +162,13 @@ class Decider:
         except TxnError as error:
             # They count as unfinished, which is always safe.
             _log.warning("%d ends: %r", len(those), error)
+
+
+async def _attempt(
+    write: Callable[[Sequence[Decision]], Awaitable[Standing]], decisions: Sequence[Decision]
+) -> Standing:
+    try:
+        return await write(decisions)
+    except Exception as error:  # noqa: BLE001 - no transaction may hang because a store was busy
+        _log.warning("%d decisions: %r", len(decisions), error)
+        return [TxnError(repr(error))] * len(decisions)

@@ -4,6 +4,9 @@ An outcome row is inserted where none stands yet, under its txn_id and, where a 
 named it, under (caller, idempotency_key). Whatever stands afterwards is the outcome,
 whoever wrote it: that makes a decision, an inquiry's abort and a retried request agree
 without any lock between them.
+
+A claim is such a row whose outcome is PENDING: it has its key as an outcome has, and is
+closed once, by who wrote it (docs/adr/0005-one-phase-for-a-single-branch.md).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class DecisionLog(Protocol):
         """The log's own name, the same for ever: the first that was proposed, durable."""
 
     async def newest_txn_id(self) -> TxnId | None:
-        """The greatest txn_id that has, or had, a row under a caller's key.
+        """The greatest txn_id that has, or had, a row under a caller's key, claims too.
 
         Other rows are no measure: an inquiry may name what nobody was given.
         """
@@ -55,6 +58,16 @@ class DecisionLog(Protocol):
         StoreClosed when the marks are not even queued.
         """
 
+    async def close_all(self, claims: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """Makes each claim, by its txn_id, the outcome that is given; what stands, durable.
+
+        What is closed stays as it is. Instead of a row that was not begun its error is
+        returned. Raises when nothing is known of any of them.
+        """
+
+    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
+        """The same, riding with the next force; `durable` and errors as those of `end_all`."""
+
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """Those that are committed and whose end is durable, whether their row is still there.
 
@@ -76,4 +89,7 @@ class DecisionLog(Protocol):
     async def list_decisions(
         self, *, after: str, limit: int, unfinished_only: bool = False
     ) -> Sequence[Decision]:
-        """Rows with a txn_id above `after`, ascending; commits without an end only, if asked."""
+        """Rows with a txn_id above `after`, ascending; those without an end only, if asked.
+
+        Without an end are commits that some participant has not acknowledged, and claims.
+        """

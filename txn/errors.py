@@ -15,7 +15,10 @@ TxnError
 |   |-- UnknownBranch     commit of a branch that was never prepared here
 |   |-- BranchAborted     commit of a branch that was aborted here
 |   |-- BranchCommitted   abort of a branch that was committed here
-|   `-- ResourceFailed    a resource could not do what its vote had promised
+|   |-- ResourceFailed    a resource could not do what its vote had promised
+|   |-- BranchPrepared    asked in one phase about a branch that was prepared here
+|   |-- BranchDiffers     another operation was performed under the name of this one
+|   `-- BranchForgotten   asked what became of a branch that may have been forgotten here
 |-- TransactionAborted    to a caller: final, no branch took effect
 |-- OutcomeUnknown        to a caller: not known yet; the same key asks again
 |-- RequestRefused        to a caller: not taken by the coordinator, nothing was begun
@@ -133,6 +136,18 @@ class ResourceFailed(Alarm):
 
 class Unreachable(TxnError):
     """No answer in time: the other side may or may not have acted. Retry what is idempotent."""
+
+
+class BranchPrepared(Alarm):
+    """Asked in one phase about a branch that takes two here."""
+
+
+class BranchDiffers(Alarm):
+    """Asked to perform another operation than was performed under this name."""
+
+
+class BranchForgotten(Alarm):
+    """Asked what became of a branch so old that it may have been here and be forgotten."""
 
 
 class TransactionAborted(TxnError):

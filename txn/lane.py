@@ -19,7 +19,20 @@ from txn.clock import Clock
 from txn.config import CoordinatorConfig
 from txn.errors import Alarm, Busy, Refused, TxnError, Unreachable
 from txn.metrics import NO_METRICS, CoordinatorMetrics
-from txn.model import Abort, Batch, BranchId, BranchKey, Message, Prepare, Reply, TxnId
+from txn.model import (
+    Abort,
+    Batch,
+    BranchId,
+    BranchKey,
+    Commit,
+    Message,
+    Perform,
+    Prepare,
+    Reply,
+    Resolve,
+    TxnId,
+    VoteReply,
+)
 from txn.state import TransactionState, Vote
 from txn.transaction import Transaction
 from txn.transport import ParticipantTransport
@@ -29,6 +42,11 @@ PARTICIPANT_UNAVAILABLE = "PARTICIPANT_UNAVAILABLE"
 FORGETTABLE_MAX = 20_000
 # Of the operations in a batch; the last one may exceed it. gRPC takes messages up to 4 MiB.
 BATCH_MAX_BYTES = 2 * 1024 * 1024
+
+# What carries an operation, and where a transaction is as long as that may be asked again.
+_TO_DO = (Prepare, Perform)
+_TOLD = (Commit, Abort)
+_ASKED_IN_TIME = (TransactionState.PREPARING, TransactionState.PERFORMING)
 
 Happened = tuple[Transaction, protocol.Event]
 Spawn = Callable[[Coroutine[object, object, None]], None]
@@ -44,7 +62,7 @@ class Ask:
     def __init__(
         self, transaction: Transaction, branch_id: BranchId, message: Message, until_s: float
     ) -> None:
-        """`until_s`, on the monotonic clock, ends the attempts of a prepare."""
+        """`until_s`, on the monotonic clock, ends the attempts of a prepare or a perform."""
         self.transaction = transaction
         self.branch_id = branch_id
         self.message = message
@@ -169,7 +187,7 @@ class Lane:
             ask = queue.popleft()
             taken.append(ask)
             message = ask.message
-            if isinstance(message, Prepare):
+            if isinstance(message, _TO_DO):
                 size_bytes += len(message.operation.value)
         return taken
 
@@ -238,8 +256,8 @@ class Lane:
         now_s = self._clock.monotonic()
         happened: list[Happened] = []
         for ask in asks:
-            if isinstance(ask.message, Prepare):
-                if ask.transaction.progress.state is not TransactionState.PREPARING:
+            if isinstance(ask.message, _TO_DO):
+                if ask.transaction.progress.state not in _ASKED_IN_TIME:
                     continue
                 if now_s >= ask.until_s:
                     event = protocol.PrepareFailed(ask.branch_id, ask.reason)
@@ -253,12 +271,24 @@ class Lane:
 def _event(ask: Ask, reply: Reply) -> protocol.Event | None:
     """What an answer means to the protocol; None when it means nothing."""
     if reply is None:
-        return None if isinstance(ask.message, Prepare) else protocol.Settled(ask.branch_id)
+        return protocol.Settled(ask.branch_id) if isinstance(ask.message, _TOLD) else None
     if not isinstance(ask.message, Prepare):
-        return None
+        return _answer_in_one_phase(ask, reply)
     if isinstance(reply, Refused):
         return protocol.Voted(ask.branch_id, Vote.ABORT, reply.reason)
     if isinstance(reply, TxnError):
         ask.reason = reply.reason if isinstance(reply, Busy) else PARTICIPANT_UNAVAILABLE
         return None
     return protocol.Voted(ask.branch_id, reply.vote, reply.reason)
+
+
+def _answer_in_one_phase(ask: Ask, reply: TxnError | VoteReply) -> protocol.Event | None:
+    """Nothing but a vote says what became of it: of an error nobody keeps a row."""
+    resolve = isinstance(ask.message, Resolve)
+    if isinstance(reply, VoteReply):
+        if resolve and reply.vote is Vote.READ_ONLY:
+            return None
+        asked = resolve or isinstance(ask.message, Perform)
+        return protocol.Voted(ask.branch_id, reply.vote, reply.reason) if asked else None
+    ask.reason = reply.reason if isinstance(reply, Busy) else PARTICIPANT_UNAVAILABLE
+    return None

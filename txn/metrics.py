@@ -26,6 +26,10 @@ class Phase(Enum):
     """Until the outcome row is durable."""
     APPLY = "apply"
     """Of a commit: until every participant has acknowledged it."""
+    CLAIM = "claim"
+    """In one phase: from its begin until its key is durable."""
+    PERFORM = "perform"
+    """In one phase: until the participant has said what came of it."""
 
 
 class Activity(NamedTuple):

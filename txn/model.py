@@ -58,11 +58,14 @@ class RequestKey(NamedTuple):
 
 @value
 class Decision:
-    """One write-once outcome row.
+    """One write-once outcome row, or a claim: then `outcome` is PENDING.
 
+    A claim keeps its key for a transaction in one phase, whose participant knows the outcome
+    first; it is closed, once, when the coordinator knows it too.
     `request` is None for an abort that an inquiry wrote: nobody's key belongs to it.
     `decided_at_us` is UTC, microseconds since 1970: for people, and to tell what is old.
-    `ended` means that every participant has acknowledged; only commits wait for that.
+    `ended` means that every participant has acknowledged; only commits wait for that, and claims
+    have no end.
     """
 
     txn_id: TxnId
@@ -77,13 +80,17 @@ class Decision:
 
 @value
 class BranchRow:
-    """What a participant remembers of a branch. `operation` is None for an empty abort."""
+    """What a participant remembers of a branch. `operation` is None for an empty abort.
+
+    `reason` is that of a refusal in one phase, which leaves a row: who asks again is told it.
+    """
 
     key: BranchKey
     state: BranchState
     coordinator: str
     operation: Operation | None
     prepared_at_us: int
+    reason: str = ""
 
 
 @value
@@ -109,12 +116,32 @@ class Abort:
     key: BranchKey
 
 
-Message: TypeAlias = Prepare | Commit | Abort
+@value
+class Perform:
+    """Reserve and make final at once, or refuse for good: all of a transaction in one phase."""
+
+    key: BranchKey
+    coordinator: str
+    operation: Operation
+
+
+@value
+class Resolve:
+    """Say whether it was performed; if not, it never will be: `reason` is kept with that."""
+
+    key: BranchKey
+    reason: str = ""
+
+
+Message: TypeAlias = Prepare | Commit | Abort | Perform | Resolve
 
 
 @value
 class VoteReply:
-    """The answer to prepare. `reason` says in UPPER_SNAKE_CASE why a vote is ABORT."""
+    """The answer to prepare, perform and resolve: to the latter two it is the outcome.
+
+    `reason` says in UPPER_SNAKE_CASE why a vote is ABORT.
+    """
 
     vote: Vote
     reason: str = ""

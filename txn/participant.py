@@ -13,14 +13,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from txn import barrier
-from txn.barrier import OnAbort, OnCommit, OnPrepare
+from txn.barrier import OnAbort, OnCommit, OnPerform, OnPrepare, OnResolve
 from txn.branch_table import BranchTable
 from txn.clock import Clock
-from txn.crash_point import AFTER_APPLY, AFTER_VOTE, CrashPoint, no_crash
+from txn.crash_point import AFTER_APPLY, AFTER_PERFORM, AFTER_VOTE, CrashPoint, no_crash
 from txn.errors import (
     Alarm,
     BranchAborted,
     BranchCommitted,
+    BranchDiffers,
+    BranchForgotten,
+    BranchPrepared,
     Busy,
     FieldViolation,
     IdempotencyConflict,
@@ -42,8 +45,10 @@ from txn.model import (
     Commit,
     Message,
     Operation,
+    Perform,
     Prepare,
     Reply,
+    Resolve,
     TxnId,
     VoteReply,
     log_id_of,
@@ -53,6 +58,7 @@ from txn.state import BRANCH_MOVES, BranchState, Vote, move
 from txn.store.group_commit import Store, write_unhurried
 
 LATE_PREPARE = "LATE_PREPARE"
+INVALID_OPERATION = "INVALID_OPERATION"
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +77,15 @@ _ALARMS: Mapping[object, tuple[type[Alarm], str]] = {
     OnCommit.UNKNOWN: (UnknownBranch, "the branch was never prepared here"),
     OnCommit.WAS_ABORTED: (BranchAborted, "the branch was aborted here"),
     OnAbort.WAS_COMMITTED: (BranchCommitted, "the branch was committed here"),
+    OnPerform.CONFLICT: (BranchDiffers, "another operation was performed here under this name"),
+    OnPerform.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
+    OnResolve.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
+    OnResolve.FORGOTTEN: (BranchForgotten, "the branch may have been here and be forgotten"),
 }
+# What may be refused, since nothing depends on it yet; and what takes one phase.
+_TO_DO = (Prepare, Perform)
+_ONE_PHASE = (Perform, Resolve)
+_TOLD = (Commit, Abort)
 
 
 class _Work(NamedTuple):
@@ -193,31 +207,67 @@ class Participant(Generic[Tx, Op]):
     async def _answers(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
         results: list[VoteReply | Exception | None] = [None] * len(messages)
         works: dict[int, _Work] = {}
+        refused: dict[int, str] = {}
         for at, message in enumerate(messages):
-            if not isinstance(message, Prepare):
+            if not isinstance(message, _TO_DO):
                 works[at] = _Work(message, None)
                 continue
             try:
                 works[at] = _Work(message, self._decoded(message))
             except InvalidOperation as error:
                 results[at] = error
-        if not works:
-            return results
-        for at, result in zip(works, await self._written(list(works.values())), strict=True):
-            results[at] = (
-                VoteReply(Vote.ABORT, result.reason) if isinstance(result, Refused) else result
-            )
-        if _YES in results:
-            self._crash_point(AFTER_VOTE)
-        if any(
-            result is None and isinstance(message, Commit)
-            for message, result in zip(messages, results, strict=True)
-        ):
-            self._crash_point(AFTER_APPLY)
+                refused[at] = INVALID_OPERATION
+        if works:
+            written = await self._written(list(works.values()))
+            for at, result in zip(works, written, strict=True):
+                results[at] = result
+                if isinstance(result, Refused):
+                    results[at] = VoteReply(Vote.ABORT, result.reason)
+                    refused[at] = result.reason
+        if refused:
+            await self._remember_refusals(messages, refused, results)
+        if self._crash_point is not no_crash:
+            self._crash(messages, results)
         return results
 
+    async def _remember_refusals(
+        self,
+        messages: Sequence[Message],
+        refused: Mapping[int, str],
+        results: list[VoteReply | Exception | None],
+    ) -> None:
+        """A perform that is refused leaves a row, so that none that is late succeeds.
+
+        Where a resource raises, or an operation breaks a rule, no local transaction was left to
+        write it. Should the same one have succeeded meanwhile, that is the answer.
+        """
+        works = {
+            at: _Work(Resolve(messages[at].key, reason), None)
+            for at, reason in refused.items()
+            if isinstance(messages[at], Perform)
+        }
+        if not works:
+            return
+        for at, result in zip(works, await self._written(list(works.values())), strict=True):
+            results[at] = result
+
+    def _crash(
+        self, messages: Sequence[Message], results: Sequence[VoteReply | Exception | None]
+    ) -> None:
+        """Where a crash point is armed: what is durable, and not answered yet."""
+        for point, kind, said in (
+            (AFTER_VOTE, Prepare, _YES),
+            (AFTER_PERFORM, Perform, _YES),
+            (AFTER_APPLY, Commit, None),
+        ):
+            if any(
+                isinstance(message, kind) and result == said
+                for message, result in zip(messages, results, strict=True)
+            ):
+                self._crash_point(point)
+
     async def _written(self, works: Sequence[_Work]) -> Sequence[VoteReply | Exception | None]:
-        promised = [work for work in works if not isinstance(work.message, Prepare)]
+        promised = [work for work in works if not isinstance(work.message, _TO_DO)]
         try:
             return await self._write(works, essential=len(promised) == len(works))
         except StoreFull as full:
@@ -225,7 +275,7 @@ class Participant(Generic[Tx, Op]):
                 return [full] * len(works)
             # What was promised may use room that new work may not.
             kept = iter(await self._written(promised)) if promised else iter(())
-            return [full if isinstance(work.message, Prepare) else next(kept) for work in works]
+            return [full if isinstance(work.message, _TO_DO) else next(kept) for work in works]
         except TxnError as error:
             return [error] * len(works)
 
@@ -236,7 +286,7 @@ class Participant(Generic[Tx, Op]):
             self._apply_all, works, essential=essential, alone=self._alone
         )
 
-    def _decoded(self, message: Prepare) -> Op:
+    def _decoded(self, message: Prepare | Perform) -> Op:
         if message.coordinator not in self.coordinators:
             raise InvalidOperation([_UNKNOWN_COORDINATOR])
         return self._codec.decode(message.operation)
@@ -248,6 +298,7 @@ class Participant(Generic[Tx, Op]):
             # What frees goes before what takes.
             self._settle(tx, works, round_, rows, replies)
             self._vote(tx, works, round_, rows, replies)
+            self._in_one_phase(tx, works, round_, rows, replies)
         return replies
 
     def _settle(
@@ -263,7 +314,7 @@ class Participant(Generic[Tx, Op]):
         to_remember: list[BranchRow] = []
         for at in round_:
             message = works[at].message
-            if isinstance(message, Prepare):
+            if not isinstance(message, _TOLD):
                 continue
             row = rows.get(message.key)
             verdict = (
@@ -301,8 +352,7 @@ class Participant(Generic[Tx, Op]):
                 replies[at] = _YES if verdict is OnPrepare.REPEAT else _LATE
         if not to_run:
             return
-        items = [Item(works[at].message.key, works[at].operation) for at in to_run]
-        votes = self._resource.prepare_all(tx, items)
+        votes = self._resource.prepare_all(tx, _items(works, to_run))
         prepared: list[BranchRow] = []
         for at, vote in zip(to_run, votes, strict=True):
             replies[at] = _reply(vote)
@@ -316,6 +366,79 @@ class Participant(Generic[Tx, Op]):
                 )
         if prepared:
             self._branches.insert_all(tx, prepared)
+
+    def _in_one_phase(
+        self,
+        tx: Tx,
+        works: Sequence[_Work],
+        round_: Iterable[int],
+        rows: Mapping[BranchKey, BranchRow],
+        replies: list[VoteReply | TxnError | None],
+    ) -> None:
+        """What is asked to be done is, and what is asked about is answered; each leaves a row."""
+        to_run: list[int] = []
+        to_remember: list[BranchRow] = []
+        for at in round_:
+            message = works[at].message
+            if not isinstance(message, _ONE_PHASE):
+                continue
+            key = message.key
+            row = rows.get(key)
+            horizon = self._branches.prepare_horizon(tx, log_id_of(key.txn_id))
+            verdict = (
+                barrier.on_perform(row, key, message.operation, horizon)
+                if isinstance(message, Perform)
+                else barrier.on_resolve(row, key, horizon)
+            )
+            if verdict is OnPerform.RUN:
+                to_run.append(at)
+            elif isinstance(message, Resolve) and verdict is OnResolve.REMEMBER:
+                to_remember.append(self._row(key, BranchState.ABORTED, reason=message.reason))
+                replies[at] = VoteReply(Vote.ABORT, message.reason)
+            elif verdict in _ALARMS:
+                alarm, says = _ALARMS[verdict]
+                replies[at] = alarm(says)
+            elif verdict in (OnPerform.REPEAT, OnResolve.COMMITTED):
+                replies[at] = _YES
+            else:
+                reason = "" if row is None else row.reason
+                late = LATE_PREPARE if verdict is OnPerform.LATE else ""
+                replies[at] = VoteReply(Vote.ABORT, reason or late)
+        if to_run:
+            to_remember += self._performed(tx, works, to_run, replies)
+        if to_remember:
+            self._branches.insert_all(tx, to_remember)
+
+    def _performed(
+        self,
+        tx: Tx,
+        works: Sequence[_Work],
+        to_run: Sequence[int],
+        replies: list[VoteReply | TxnError | None],
+    ) -> list[BranchRow]:
+        """Reserves and makes final; returns what has to be remembered of that.
+
+        Nothing is promised before: a resource that fails at commit has what it did undone.
+        """
+        votes = self._resource.prepare_all(tx, _items(works, to_run))
+        agreed: list[int] = []
+        remember: list[BranchRow] = []
+        for at, vote in zip(to_run, votes, strict=True):
+            reply = replies[at] = _reply(vote)
+            message = works[at].message
+            assert isinstance(message, Perform)
+            if reply is _YES:
+                agreed.append(at)
+                row = self._row(
+                    message.key, BranchState.COMMITTED, message.coordinator, message.operation
+                )
+                remember.append(row)
+            elif isinstance(reply, VoteReply) and reply.vote is Vote.ABORT:
+                row = self._row(message.key, BranchState.ABORTED, reason=reply.reason)
+                remember.append(row)
+        if agreed:
+            self._resource.commit_all(tx, _items(works, agreed))
+        return remember
 
     def _verdicts(
         self,
@@ -343,9 +466,10 @@ class Participant(Generic[Tx, Op]):
         state: BranchState,
         coordinator: str = "",
         operation: Operation | None = None,
+        reason: str = "",
     ) -> BranchRow:
         to = move(BRANCH_MOVES, None, state)
-        return BranchRow(key, to, coordinator, operation, self._clock.utc_us())
+        return BranchRow(key, to, coordinator, operation, self._clock.utc_us(), reason)
 
     def _keep_promises(
         self,
@@ -382,6 +506,10 @@ class Participant(Generic[Tx, Op]):
             )
         except TxnError as error:
             _log.info("%d branches are not forgotten: %s", len(keys), error)
+
+
+def _items(works: Sequence[_Work], places: Iterable[int]) -> list[Item[Any]]:
+    return [Item(works[at].message.key, works[at].operation) for at in places]
 
 
 def _inside(error: Exception) -> Unreachable:

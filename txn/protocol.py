@@ -2,6 +2,9 @@
 
 No clock, no network, no store: the engine in coordinator.py performs the actions and
 feeds back what happened. Docs: docs/two_phase_commit.md.
+
+A single branch may take one phase (docs/adr/0005-one-phase-for-a-single-branch.md): its key
+is claimed, its participant decides, and the coordinator finds out.
 """
 
 from __future__ import annotations
@@ -66,7 +69,12 @@ class Settled:
     branch_id: BranchId
 
 
-Event = Voted | PrepareFailed | OutcomeStands | Settled
+@value
+class ClaimStands:
+    """In one phase: the key is this transaction's, durably."""
+
+
+Event = Voted | PrepareFailed | OutcomeStands | Settled | ClaimStands
 
 
 @value
@@ -102,12 +110,46 @@ class WriteEnd:
     """Note that nobody needs this decision any more; need not be forced."""
 
 
-Action = SendPrepare | SendCommit | SendAbort | ForceOutcome | WriteEnd
+@value
+class ForceClaim:
+    """Write down whose the key is, and wait until it is durable; nothing was sent before."""
+
+
+@value
+class SendPerform:
+    """Ask for all of it at once."""
+
+    branch_id: BranchId
+
+
+@value
+class SendResolve:
+    """Ask whether it was performed, until that is answered."""
+
+    branch_id: BranchId
+
+
+@value
+class ForceClosed:
+    """Make the claim an outcome that nobody else knows, and wait until that is durable."""
+
+    outcome: Outcome
+
+
+@value
+class WriteCommitted:
+    """Make the claim a commit, which its participant knows; need not be forced."""
+
+
+Send = SendPrepare | SendCommit | SendAbort | SendPerform | SendResolve
+Action = Send | ForceOutcome | WriteEnd | ForceClaim | ForceClosed | WriteCommitted
 
 Step = tuple[Progress, tuple[Action, ...]]
 
 _UNKNOWN = BranchProgress()
 _NO_PART = (Vote.ABORT, Vote.READ_ONLY)
+_ASKED = (TransactionState.PERFORMING, TransactionState.RESOLVING)
+_UNDECIDED = (TransactionState.PREPARING, *_ASKED)
 
 
 def begin(branch_ids: Iterable[BranchId]) -> Step:
@@ -129,6 +171,22 @@ def resume(votes: Iterable[tuple[BranchId, Vote | None]]) -> Step:
     return _finish_if_settled(progress, actions)
 
 
+def begin_in_one_phase(branch_id: BranchId) -> Step:
+    """A new transaction with one branch: its key is claimed before anything is sent."""
+    branches = {branch_id: _UNKNOWN}
+    return Progress(TransactionState.CLAIMING, branches, 0), (ForceClaim(),)
+
+
+def resume_claim(branch_id: BranchId, reason: str) -> Step:
+    """A transaction of which the log has a claim: its participant has to be asked.
+
+    `reason` is told should it turn out that nothing was done, for no reason that is known.
+    """
+    branches = {branch_id: _UNKNOWN}
+    progress = Progress(TransactionState.RESOLVING, branches, 0, reason, branch_id)
+    return progress, (SendResolve(branch_id),)
+
+
 def step(progress: Progress, event: Event) -> Step:
     """What follows from `event`. Late and repeated events change nothing."""
     return _STEPS[type(event)](progress, event)
@@ -137,7 +195,7 @@ def step(progress: Progress, event: Event) -> Step:
 def _on_vote(progress: Progress, event: Voted) -> Step:
     branch_id, vote = event.branch_id, event.vote
     if not _is_awaited(progress, branch_id):
-        return progress, ()
+        return _on_answer(progress, event) if progress.state in _ASKED else (progress, ())
     if vote is Vote.ABORT:
         return _refuse(progress, branch_id, event.reason, vote)
     branches = {**progress.branches, branch_id: BranchProgress(vote)}
@@ -149,9 +207,15 @@ def _on_vote(progress: Progress, event: Voted) -> Step:
 
 
 def _on_prepare_failed(progress: Progress, event: PrepareFailed) -> Step:
-    if not _is_awaited(progress, event.branch_id):
+    branch_id, reason = event.branch_id, event.reason
+    if progress.state is TransactionState.PERFORMING:
+        # It may be performed all the same, or be yet.
+        state = move(TRANSACTION_MOVES, progress.state, TransactionState.RESOLVING)
+        progress = Progress(state, progress.branches, 0, reason, branch_id)
+        return progress, (SendResolve(branch_id),)
+    if not _is_awaited(progress, branch_id):
         return progress, ()
-    return _refuse(progress, event.branch_id, event.reason, None)
+    return _refuse(progress, branch_id, reason, None)
 
 
 def _refuse(progress: Progress, branch_id: BranchId, reason: str, vote: Vote | None) -> Step:
@@ -163,6 +227,34 @@ def _refuse(progress: Progress, branch_id: BranchId, reason: str, vote: Vote | N
     return refused, (*actions, _FORCE_ABORT)
 
 
+def _on_claim(progress: Progress, _event: ClaimStands) -> Step:
+    if progress.state is not TransactionState.CLAIMING:
+        return progress, ()
+    actions = tuple([SendPerform(branch_id) for branch_id in progress.branches])
+    return _moved(progress, TransactionState.PERFORMING), actions
+
+
+def _on_answer(progress: Progress, event: Voted) -> Step:
+    """What came of a single branch in one phase: its participant's word is the outcome.
+
+    Of a commit the participant has a row, which it keeps until the claim is closed: so that
+    need not be forced. What only the coordinator knows is, before anybody hears of it: that
+    there was nothing to do, and for which reason nothing was done.
+    """
+    branch_id, vote = event.branch_id, event.vote
+    branches = {branch_id: BranchProgress(vote, settled=True)}
+    if vote is Vote.COMMIT:
+        state = move(TRANSACTION_MOVES, progress.state, TransactionState.COMMITTED)
+        done = Progress(state, branches, 0, durable=Outcome.COMMITTED)
+        return done, (WriteCommitted(),)
+    if vote is Vote.READ_ONLY:
+        state = move(TRANSACTION_MOVES, progress.state, TransactionState.COMMITTING)
+        return Progress(state, branches, 0), (ForceClosed(Outcome.COMMITTED),)
+    state = move(TRANSACTION_MOVES, progress.state, TransactionState.ABORTING)
+    reason = event.reason or progress.reason
+    return Progress(state, branches, 0, reason, branch_id), (ForceClosed(Outcome.ABORTED),)
+
+
 def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
     """A branch has one word. Were a second to replace a COMMIT, nobody would tell it to abort."""
     preparing = progress.state is TransactionState.PREPARING
@@ -170,9 +262,13 @@ def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
 
 
 def _on_outcome(progress: Progress, event: OutcomeStands) -> Step:
-    if progress.durable is not None or progress.state is TransactionState.PREPARING:
+    if progress.durable is not None or progress.state in _UNDECIDED:
         return progress, ()
     state, branches, awaited, reason, refused_branch_id, _ = progress
+    if state is TransactionState.CLAIMING:
+        # The key is another's, and nothing was sent.
+        state = move(TRANSACTION_MOVES, state, TransactionState.ABORTING)
+        event = _ANOTHERS
     progress = Progress(state, branches, awaited, reason, refused_branch_id, event.outcome)
     if state is not TransactionState.DECIDING:
         return _finish_if_settled(progress, ())
@@ -227,9 +323,11 @@ def _moved(progress: Progress, to: TransactionState) -> Progress:
 _FORCE_COMMIT = ForceOutcome(Outcome.COMMITTED)
 _FORCE_ABORT = ForceOutcome(Outcome.ABORTED)
 _END = WriteEnd()
+_ANOTHERS = OutcomeStands(Outcome.ABORTED)
 _STEPS: Mapping[type[Event], Callable[[Progress, Any], Step]] = {
     Voted: _on_vote,
     PrepareFailed: _on_prepare_failed,
     OutcomeStands: _on_outcome,
     Settled: _on_settled,
+    ClaimStands: _on_claim,
 }

@@ -1,4 +1,4 @@
-"""What a coordinator does before it serves: take up every commit that has no end.
+"""What a coordinator does before it serves: take up every commit and every claim without an end.
 
 Transactions without a row need nothing: they were never decided, so they are aborts,
 and their participants ask. Re-entrant: a crash in here only means doing it again,
@@ -17,7 +17,7 @@ RECOVERY_PAGE = 500
 
 
 async def recover(log: DecisionLog, resume: Callable[[Decision], None]) -> int:
-    """Hands every unfinished commit to `resume`; returns how many there were."""
+    """Hands every unfinished commit, and every claim, to `resume`; returns how many there were."""
     count = 0
     after = ""
     while page := await log.list_decisions(after=after, limit=RECOVERY_PAGE, unfinished_only=True):

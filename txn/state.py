@@ -43,6 +43,10 @@ class TransactionState(_State):
     ABORTING = "ABORTING"
     COMMITTED = "COMMITTED"
     ABORTED = "ABORTED"
+    # Of a transaction in one phase, before it is COMMITTED or an outcome is forced.
+    CLAIMING = "CLAIMING"
+    PERFORMING = "PERFORMING"
+    RESOLVING = "RESOLVING"
 
 
 class BranchState(_State):
@@ -66,12 +70,18 @@ TRANSACTION_MOVES: Mapping[TransactionState, frozenset[TransactionState]] = {
     _T.ABORTING: frozenset({_T.ABORTED}),
     _T.COMMITTED: frozenset(),
     _T.ABORTED: frozenset(),
+    # To ABORTING when another has the key.
+    _T.CLAIMING: frozenset({_T.PERFORMING, _T.ABORTING}),
+    # To COMMITTING when nothing was to be done: only its row says so, which is forced.
+    _T.PERFORMING: frozenset({_T.COMMITTED, _T.COMMITTING, _T.ABORTING, _T.RESOLVING}),
+    _T.RESOLVING: frozenset({_T.COMMITTED, _T.ABORTING}),
 }
 
 _B = BranchState
 BRANCH_MOVES: Mapping[BranchState | None, frozenset[BranchState]] = {
-    # None is a branch never heard of; straight to ABORTED is the empty abort.
-    None: frozenset({_B.PREPARED, _B.ABORTED}),
+    # None is a branch never heard of; straight to ABORTED is the empty abort, and a refusal in
+    # one phase; straight to COMMITTED is what is performed.
+    None: frozenset({_B.PREPARED, _B.ABORTED, _B.COMMITTED}),
     _B.PREPARED: frozenset({_B.COMMITTED, _B.ABORTED}),
     _B.COMMITTED: frozenset(),
     _B.ABORTED: frozenset(),

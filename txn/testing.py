@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
 from txn.decision_log import DecisionLog, Truncated
-from txn.errors import StoreError, TooOld, TxnError
+from txn.errors import TooOld, TxnError
 from txn.model import (
     BranchId,
     BranchKey,
@@ -31,11 +30,10 @@ from txn.participant_check import Rule as Rule
 from txn.participant_check import check_participant as check_participant
 from txn.state import BranchState, Outcome, Vote
 from txn.store.group_commit import (
-    Done,
-    Failed,
     GroupCommit,
     Report,
     Store,
+    ride_along,
     write_all_through,
     write_through,
 )
@@ -175,15 +173,18 @@ class MemoryDecisionLog:
             for txn_id in txn_ids:
                 rows[txn_id] = replace(rows[txn_id], ended=True)
 
-        def report(result: Done[Any] | Failed) -> None:
-            if isinstance(result, Done):
-                durable()
-            elif isinstance(result.error, StoreError):
-                # Nobody would write them down before the next recovery otherwise.
-                with suppress(TxnError):
-                    self.end_all(txn_ids, durable)
+        ride_along(self._store, mark, durable)
 
-        self._store.write_lazily(mark, report, essential=True)
+    async def close_all(self, claims: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """See DecisionLog.close_all."""
+        rows = await self._store.write_all(_close_claims, claims, essential=True)
+        return [
+            row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
+        ]
+
+    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
+        """See DecisionLog.close_lazily."""
+        ride_along(self._store, lambda tx: _close_claims(tx, claims), durable)
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """See DecisionLog.ended."""
@@ -265,6 +266,15 @@ def _insert_decisions(tx: Tables, decisions: Sequence[Decision]) -> list[Decisio
             row = rows[decision.txn_id] = decision
         stand.append(row)
     return stand
+
+
+def _close_claims(tx: Tables, claims: Sequence[Decision]) -> list[Decision]:
+    rows: dict[Any, Decision] = tx["decision"]
+    for claim in claims:
+        row = rows[claim.txn_id]
+        if row.outcome is Outcome.PENDING and row.request == claim.request:
+            rows[claim.txn_id] = claim
+    return [rows[claim.txn_id] for claim in claims]
 
 
 def _with_key(rows: dict[Any, Decision], request: RequestKey | None) -> Decision | None:
@@ -371,6 +381,55 @@ async def check_decision_log(log: DecisionLog) -> None:
     assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == []
 
 
+async def check_claims(log: DecisionLog) -> None:
+    """Checks what becomes of claims in an empty `log`; raises AssertionError."""
+    claim = Decision(
+        TxnId("t1"),
+        Outcome.PENDING,
+        RequestKey("caller", "key", b"body"),
+        (LoggedBranch(BranchId("b"), "ledger", None),),
+        decided_at_us=1,
+    )
+    voted = (LoggedBranch(BranchId("b"), "ledger", Vote.COMMIT),)
+    commit = replace(claim, outcome=Outcome.COMMITTED, branches=voted, decided_at_us=2, ended=True)
+    refused = replace(
+        claim,
+        txn_id=TxnId("t2"),
+        outcome=Outcome.ABORTED,
+        request=RequestKey("caller", "key2", b"body"),
+        reason="NO",
+        refused_branch_id="b",
+        ended=True,
+    )
+    other = replace(refused, outcome=Outcome.PENDING, reason="", refused_branch_id="", ended=False)
+    inquiry = Decision(TxnId("t1"), Outcome.ABORTED, None, (), decided_at_us=3, ended=True)
+    rival = replace(claim, txn_id=TxnId("t3"))
+    assert await _decide(log, claim, other) == [claim, other]
+    assert await _decide(log, claim) == [claim], "a claim that is made again stands"
+    assert await _decide(log, inquiry) == [claim], "an inquiry finds the claim, and leaves it"
+    assert await _decide(log, rival) == [claim], "a claim has its key"
+    assert await log.newest_txn_id() == "t2", "a claim is a row with a key"
+    assert await log.by_txn_id(TxnId("t1")) == claim
+    assert await log.by_keys([("caller", "key")]) == {("caller", "key"): claim}
+    unfinished = await log.list_decisions(after="", limit=9, unfinished_only=True)
+    assert list(unfinished) == [claim, other], "a claim has no end"
+    assert await log.truncate(after="", limit=9, before_us=10) == (0, None), "a claim stays"
+    assert await log.ended([TxnId("t1")]) == frozenset(), "what is claimed has not ended"
+    assert list(await log.close_all([refused])) == [refused], "a claim is closed as is said"
+    changed = replace(refused, reason="OTHER")
+    assert list(await log.close_all([changed])) == [refused], "and only once"
+    durable = asyncio.Event()
+    log.close_lazily([commit], durable.set)
+    await _decide(log, replace(inquiry, txn_id=TxnId("t4")))
+    async with asyncio.timeout(DURABLE_TIMEOUT_S):
+        await durable.wait()
+    assert await log.by_txn_id(TxnId("t1")) == commit, "the next force closes it"
+    assert await _decide(log, inquiry, rival) == [commit, commit], "and then it stands"
+    assert await log.ended([TxnId("t1"), TxnId("t2")]) == {"t1"}
+    assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == []
+    assert await log.newest_txn_id() == "t2"
+
+
 async def check_truncation(log: DecisionLog) -> None:
     """Checks what an empty `log` deletes, and what it still says of that; AssertionError."""
     keyed = Decision(
@@ -440,7 +499,7 @@ async def check_branch_table(store: Store[Tx], table: BranchTable[Tx]) -> None:
     )
     second = replace(first, key=BranchKey(TxnId("t1"), BranchId("b")))
     unknown = BranchKey(TxnId("t9"), BranchId("a"))
-    empty = BranchRow(BranchKey(TxnId("t2"), BranchId("a")), BranchState.ABORTED, "", None, 2)
+    empty = BranchRow(BranchKey(TxnId("t2"), BranchId("a")), BranchState.ABORTED, "", None, 2, "NO")
 
     def insert_and_fail(tx: Tx) -> None:
         table.insert_all(tx, [replace(first, key=BranchKey(TxnId("t3"), BranchId("a")))])

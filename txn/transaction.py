@@ -138,7 +138,11 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
     stands = transaction.stands
     if stands is None:
         return Result(transaction.txn_id, Outcome.PENDING)
-    outcome, applied = stands.outcome, transaction.applied
+    if stands.outcome is Outcome.PENDING:
+        # The claim of another that has the key: who asks again joins it.
+        return result_of(stands)
+    applied = transaction.applied
+    outcome: Outcome = stands.outcome
     if outcome is Outcome.COMMITTED and wait_for_applied and not applied:
         outcome = Outcome.PENDING
     return Result(stands.txn_id, outcome, stands.reason, stands.refused_branch_id, applied)
@@ -161,8 +165,11 @@ def view_of_active(transaction: Transaction) -> View:
 
 def view_of_decision(decision: Decision) -> View:
     """A logged transaction, as people see it."""
+    decided_at_us: int | None = decision.decided_at_us
     if decision.outcome is Outcome.ABORTED:
         state = TransactionState.ABORTED
+    elif decision.outcome is Outcome.PENDING:
+        state, decided_at_us = TransactionState.PERFORMING, None
     elif decision.ended:
         state = TransactionState.COMMITTED
     else:
@@ -174,5 +181,5 @@ def view_of_decision(decision: Decision) -> View:
         decision.outcome,
         decision.reason,
         decision.branches,
-        decision.decided_at_us,
+        decided_at_us,
     )

@@ -17,9 +17,17 @@ class ParticipantTransport(Protocol):
 
         Of Prepare: a vote, or Refused when the participant would not take the request, or
         Busy when another transaction is in the way. Of Commit and Abort: None when it is
-        durable there, or an Alarm when it cannot be. Of each: Unreachable, or any other
-        error, when no answer came or none that says anything; the message may have arrived
-        all the same. Raises Unreachable when that is so of them all.
+        durable there, or an Alarm when it cannot be. Of Perform and Resolve: a vote, which is
+        the outcome, or Busy, or an Alarm. Of each: Unreachable, or any other error, when no
+        answer came or none that says anything; the message may have arrived all the same.
+        Raises Unreachable when that is so of them all.
+        """
+
+    def offers_one_phase(self, participant: str) -> bool:
+        """Whether it has said, on the way that is open to it now, that it knows Perform.
+
+        What has begun in one phase ends so. While the way is open to a replica that does not
+        know it, the reply to Perform and Resolve is Unreachable, and they are not sent.
         """
 
 

@@ -22,6 +22,11 @@ RARE_FROM = 2_000
 RARE = (
     "empty abort",
     "late prepare",
+    "performed",
+    "Perform answered ABORT",
+    "Perform answered READ_ONLY",
+    "Resolve answered COMMIT",
+    "Resolve answered ABORT",
     "branch forgotten",
     "inquiry answered COMMITTED",
     "inquiry answered ABORTED",

@@ -15,12 +15,14 @@ from unittest.mock import patch
 
 from tests.sim import books
 from txn import barrier, coordinator, inquirer, lane, participant, protocol, testing
-from txn.barrier import OnAbort, OnCommit, OnPrepare
+from txn.barrier import OnAbort, OnCommit, OnPerform, OnPrepare, OnResolve
+from txn.claiming import Claimer
 from txn.coordinator import Coordinator
 from txn.deciding import Decider
 from txn.errors import Overloaded, TxnError, Unreachable
 from txn.inquirer import Inquirer
-from txn.model import BranchKey, BranchRow, Commit, Decision, Prepare, TxnId
+from txn.model import BranchKey, BranchRow, Commit, Decision, Perform, Prepare, TxnId, VoteReply
+from txn.participant import Participant
 from txn.state import BranchState, Outcome, TransactionState, Vote
 from txn.store.group_commit import Done, GroupCommit
 from txn.store.loop_store import LoopStore
@@ -460,3 +462,231 @@ def late_inquiry_is_an_alarm(stack: ExitStack) -> None:
 def unlocked_balance_check(stack: ExitStack) -> None:
     """A bank looks at balances and not at holds."""
     _swap(stack, books.Bank, "reserved_minor", lambda self, tx, account: 0)
+
+
+@mutant
+def refusal_without_row(stack: ExitStack) -> None:
+    """What is refused in one phase leaves no row, as a vote to abort leaves none."""
+    performed = Participant._performed
+
+    def forgetful(self: Any, *arguments: Any) -> list[BranchRow]:
+        rows = performed(self, *arguments)
+        return [row for row in rows if row.state is BranchState.COMMITTED]
+
+    async def nothing(self: Any, *arguments: Any) -> None:
+        return
+
+    _swap(stack, Participant, "_performed", forgetful)
+    _swap(stack, Participant, "_remember_refusals", nothing)
+
+
+@mutant
+def raised_refusal_without_row(stack: ExitStack) -> None:
+    """A refusal in one phase leaves a row only where the resource does not raise it."""
+
+    async def nothing(self: Any, *arguments: Any) -> None:
+        return
+
+    _swap(stack, Participant, "_remember_refusals", nothing)
+
+
+@mutant
+def refused_is_tried_again(stack: ExitStack) -> None:
+    """A perform after its refusal, or after it was resolved, is done."""
+    _permissive(stack)
+    on_perform = barrier.on_perform
+
+    def rule(row: BranchRow | None, key: Any, operation: Any, horizon: str = "") -> OnPerform:
+        aborted = row is not None and row.state is BranchState.ABORTED
+        return on_perform(None if aborted else row, key, operation, horizon)
+
+    _swap(stack, barrier, "on_perform", rule)
+
+
+@mutant
+def performed_twice(stack: ExitStack) -> None:
+    """A repeated perform is done again, since nobody looks whether it was."""
+    _permissive(stack)
+    on_perform = barrier.on_perform
+
+    def rule(row: BranchRow | None, key: Any, operation: Any, horizon: str = "") -> OnPerform:
+        verdict = on_perform(row, key, operation, horizon)
+        return OnPerform.RUN if verdict is OnPerform.REPEAT else verdict
+
+    _swap(stack, barrier, "on_perform", rule)
+
+
+@mutant
+def perform_below_the_horizon(stack: ExitStack) -> None:
+    """What was performed and forgotten is performed again."""
+    on_perform = barrier.on_perform
+    _swap(
+        stack,
+        barrier,
+        "on_perform",
+        lambda row, key, operation, horizon="": on_perform(row, key, operation),
+    )
+
+
+@mutant
+def claim_holds_nothing_back(stack: ExitStack) -> None:
+    """The horizon passes claims that are open."""
+    horizon = Coordinator._prepare_horizon
+
+    def passing(self: Any) -> TxnId | None:
+        held, self._claimer.open = self._claimer.open, {}
+        try:
+            return horizon(self)
+        finally:
+            self._claimer.open = held
+
+    _swap(stack, Coordinator, "_prepare_horizon", passing)
+
+
+@mutant
+def recovered_claim_holds_nothing_back(stack: ExitStack) -> None:
+    """The horizon passes claims of before the restart."""
+    resume = Coordinator._resume
+
+    def passing(self: Any, decision: Decision) -> None:
+        resume(self, decision)
+        self._claimer.open = _Lenient()
+
+    _swap(stack, Coordinator, "_resume", passing)
+
+
+class _Lenient(dict[TxnId, None]):
+    """Where what is not there may be taken away."""
+
+    def __delitem__(self, key: TxnId) -> None:
+        self.pop(key, None)
+
+
+@mutant
+def performed_is_forgotten_too_early(stack: ExitStack) -> None:
+    """What was performed may be forgotten when its outcome is known, and not when it is durable."""
+    commit = Claimer.commit
+
+    def early(self: Claimer, transaction: Any) -> None:
+        commit(self, transaction)
+        self.open = _Lenient(self.open)
+        del self.open[transaction.txn_id]
+        self._ended([transaction])
+
+    _swap(stack, Claimer, "commit", early)
+
+
+@mutant
+def perform_before_claim(stack: ExitStack) -> None:
+    """Perform is sent beside the force of its claim."""
+    claim = Claimer.claim
+
+    def early(self: Claimer, transaction: Any) -> None:
+        claim(self, transaction)
+        asyncio.get_running_loop().call_soon(self._deliver, [(transaction, protocol.ClaimStands())])
+
+    _swap(stack, Claimer, "claim", early)
+
+
+@mutant
+def loser_performs_too(stack: ExitStack) -> None:
+    """A transaction whose key another one has is performed all the same."""
+
+    def insert(tx: Tables, decisions: Sequence[Decision]) -> Any:
+        rows = tx.setdefault("decision", {})
+        claims = [each for each in decisions if each.outcome is Outcome.PENDING]
+        rows.update({each.txn_id: each for each in claims if each.txn_id not in rows})
+        return inserted(tx, decisions)
+
+    inserted = testing._insert_decisions
+    _swap(stack, testing, "_insert_decisions", insert)
+
+
+@mutant
+def resolve_remembers_nothing(stack: ExitStack) -> None:
+    """Who is asked about what it does not know says ABORT, and may do it later."""
+    on_resolve = barrier.on_resolve
+
+    def rule(row: BranchRow | None, key: Any, horizon: str = "") -> OnResolve:
+        verdict = on_resolve(row, key, horizon)
+        return OnResolve.ABORTED if verdict is OnResolve.REMEMBER else verdict
+
+    _swap(stack, barrier, "on_resolve", rule)
+
+
+@mutant
+def nobody_resolves(stack: ExitStack) -> None:
+    """What is not answered in time counts as not performed."""
+    step = protocol.step
+
+    def guessing(progress: Any, event: Any) -> Any:
+        if isinstance(event, protocol.PrepareFailed) and not progress.awaited:
+            event = protocol.Voted(event.branch_id, Vote.ABORT, event.reason)
+        return step(progress, event)
+
+    _swap(stack, protocol, "step", guessing)
+
+
+@mutant
+def refusal_is_written_lazily(stack: ExitStack) -> None:
+    """A refusal in one phase is told before its row is there."""
+
+    async def early(self: MemoryDecisionLog, claims: Sequence[Decision]) -> Any:
+        self.close_lazily(claims, lambda: None)
+        return list(claims)
+
+    _swap(stack, MemoryDecisionLog, "close_all", early)
+
+
+@mutant
+def claims_are_not_resumed(stack: ExitStack) -> None:
+    """After a restart nobody asks what became of a claim."""
+    resume = Coordinator._resume
+
+    def only_commits(self: Any, decision: Decision) -> None:
+        if decision.outcome is not Outcome.PENDING:
+            resume(self, decision)
+
+    _swap(stack, Coordinator, "_resume", only_commits)
+
+
+@mutant
+def claim_resumed_as_commit(stack: ExitStack) -> None:
+    """After a restart a claim counts as a commit of which nobody has heard."""
+    resume = Coordinator._resume
+
+    def hasty(self: Any, decision: Decision) -> None:
+        if decision.outcome is Outcome.PENDING:
+            decision = replace(decision, outcome=Outcome.COMMITTED)
+        resume(self, decision)
+
+    _swap(stack, Coordinator, "_resume", hasty)
+
+
+@mutant
+def refusal_by_error(stack: ExitStack) -> None:
+    """No answer to a perform counts as a refusal."""
+    event = lane._event
+
+    def hasty(ask: Any, reply: Any) -> Any:
+        if isinstance(ask.message, Perform) and isinstance(reply, Unreachable):
+            return protocol.Voted(ask.branch_id, Vote.ABORT, "GONE")
+        return event(ask, reply)
+
+    _swap(stack, lane, "_event", hasty)
+
+
+@mutant
+def performed_before_force(stack: ExitStack) -> None:
+    """What was performed is answered while its force is still to come."""
+    write_all = LoopStore.write_all
+
+    async def early(self: LoopStore[Any], apply: Any, inputs: Any, **how: Any) -> Any:
+        writing = asyncio.ensure_future(write_all(self, apply, inputs, **how))
+        messages = [getattr(each, "message", None) for each in inputs]
+        if not all(isinstance(message, Perform) for message in messages):
+            return await writing
+        writing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return [VoteReply(Vote.COMMIT)] * len(inputs)
+
+    _swap(stack, LoopStore, "write_all", early)

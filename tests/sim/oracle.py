@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tests.sim.books import INITIAL_MINOR, Account, Entry, held_minor
-from tests.sim.plan import BANKS, PARTICIPANTS, PROBE, Wish
+from tests.sim.plan import ALONE, BANKS, PARTICIPANTS, PROBE, Wish
 from txn.errors import TxnError
 from txn.model import (
     Abort,
@@ -25,11 +25,14 @@ from txn.model import (
     Commit,
     Decision,
     Operation,
+    Perform,
     Prepare,
     Reply,
+    Resolve,
     TxnId,
     VoteReply,
 )
+from txn.participant import LATE_PREPARE
 from txn.state import BranchState, Outcome, Vote
 from txn.testing import Tables
 from txn.transaction import Result, View
@@ -64,6 +67,7 @@ class Oracle:
         self._committed: set[tuple[str, BranchKey]] = set()
         self._aborted: set[tuple[str, BranchKey]] = set()
         self._told: dict[tuple[str, BranchKey], set[Outcome]] = {}
+        self._asked: set[tuple[str, BranchKey]] = set()
         self._abort_acknowledged: set[tuple[str, BranchKey]] = set()
         self._entries: dict[str, dict[BranchKey, Entry]] = {name: {} for name in PARTICIPANTS}
         # Of each key, the transaction whose outcome row it has.
@@ -113,6 +117,8 @@ class Oracle:
                 self._broken("I5", f"{key} at {name} is held after its abort was acknowledged")
             if place in self._committed:
                 self._broken("I4", f"{key} at {name} is held again after it was committed")
+        elif now is BranchState.COMMITTED and was is None:
+            self._performed(place, decided)
         elif now is BranchState.COMMITTED:
             self._committed.add(place)
             if decided is not Outcome.COMMITTED:
@@ -127,6 +133,19 @@ class Oracle:
                 self._broken("I2", f"{key} is aborted at {name}, and COMMITTED in the log")
             self._check_told(name, key, Outcome.ABORTED)
 
+    def _performed(self, place: tuple[str, BranchKey], decided: Outcome | None) -> None:
+        """In one phase: the claim is there, and nobody knows of another outcome."""
+        self.see("performed")
+        if decided is not Outcome.PENDING:
+            self._broken("I2", f"{place} is performed, and {decided} in the log")
+        if place in self._committed or place in self._prepared:
+            self._broken("I4", f"{place} is performed again")
+        if place in self._aborted:
+            self._broken("I3", f"{place} is performed after it was aborted")
+        if place not in self._asked:
+            self._broken("I6", f"{place} is performed without having been asked for")
+        self._committed.add(place)
+
     def _check_told(self, name: str, key: BranchKey, outcome: Outcome) -> None:
         if outcome not in self._told.get((name, key), ()):
             self._broken("I6", f"{name} made {key} {outcome.name} without having been told")
@@ -138,6 +157,8 @@ class Oracle:
         row = self.log.get("decision", {}).get(key.txn_id)
         if state is BranchState.COMMITTED and (row is None or not row.ended):
             self._broken("I6", f"{name} forgot {key} before the end was durable")
+        if row is not None and row.outcome is Outcome.PENDING:
+            self._broken("I6", f"{name} forgot {key}, of which it may be asked yet")
 
     def _posted(self, name: str, entry: Entry) -> None:
         entries = self._entries[name]
@@ -161,13 +182,34 @@ class Oracle:
         rows, old = after.get("decision", {}), before.get("decision", {})
         for txn_id, row in old.items():
             now: Decision | None = rows.get(txn_id)
-            if now is not row and (now is None or replace(now, ended=row.ended) != row):
+            if now is row:
+                continue
+            if now is not None and row.outcome is Outcome.PENDING:
+                self._closed(row, now)
+            elif now is None or replace(now, ended=row.ended) != row:
                 self._broken("I3", f"the outcome row of {txn_id} has changed")
-            elif now is not None and now.ended and not row.ended:
+            if now is not None and now.ended and not row.ended:
                 self._ended(now)
         for txn_id, row in rows.items():
             if txn_id not in old:
                 self._decision_forced(row)
+
+    def _closed(self, claim: Decision, row: Decision) -> None:
+        """A claim has become an outcome: that of its participant, which knows it durably."""
+        self._note("closed", row.txn_id, row.outcome.name, row.reason)
+        if (claim.txn_id, claim.request) != (row.txn_id, row.request):
+            self._broken("I4", f"{claim} is closed as {row}")
+        (branch,) = row.branches
+        place = branch.participant, BranchKey(row.txn_id, branch.branch_id)
+        read_only = branch.vote is Vote.READ_ONLY
+        if row.outcome is Outcome.COMMITTED and (place in self._committed) is read_only:
+            self._broken("I2", f"{row.txn_id} is committed with {branch}, and {place} is not so")
+        if row.outcome is Outcome.ABORTED and place in self._committed:
+            self._broken("I2", f"{row.txn_id} is aborted, and {place} was performed")
+        if row.outcome is Outcome.ABORTED and place not in self._aborted:
+            self._broken("I6", f"{row.txn_id} is aborted, and {place} remembers nothing of it")
+        if row.outcome is Outcome.PENDING:
+            self._broken("I3", f"the claim of {row.txn_id} has changed, and is none the wiser")
 
     def _decision_forced(self, row: Decision) -> None:
         self._note("decided", row.txn_id, row.outcome.name, row.reason)
@@ -199,6 +241,7 @@ class Oracle:
 
     def sending(self, participant: str, batch: Batch) -> None:
         """See Watcher.sending."""
+        self._check_horizon(batch)
         for message in batch.messages:
             decided = self._decided(message.key.txn_id)
             if isinstance(message, Prepare):
@@ -207,15 +250,28 @@ class Oracle:
                 winner = self._rows.get(_name(message.operation))
                 if winner not in (None, message.key.txn_id):
                     self.see("key lost to another")
+            if isinstance(message, Perform):
+                self._names[message.key.txn_id] = _name(message.operation)
+            if isinstance(message, Perform | Resolve) and decided is not Outcome.PENDING:
+                self._broken("I6", f"{message} leaves, and the log has {decided} and no claim")
             if isinstance(message, Commit) and decided is not Outcome.COMMITTED:
                 self._broken("I6", f"{message} leaves before its decision is durable")
             if isinstance(message, Abort) and decided is Outcome.COMMITTED:
                 self._broken("I2", f"{message} leaves, and the log says COMMITTED")
 
+    def _check_horizon(self, batch: Batch) -> None:
+        """Below it nothing may be asked any more, as it may of every claim that is open."""
+        horizon = batch.prepare_horizon or ""
+        for txn_id, row in self.log.get("decision", {}).items():
+            if txn_id < horizon and row.outcome is Outcome.PENDING:
+                self._broken("I6", f"{txn_id} is claimed, and {horizon} is told as the horizon")
+
     def told(self, participant: str, batch: Batch) -> None:
         """See Watcher.told."""
         for message in batch.messages:
-            if not isinstance(message, Prepare):
+            if isinstance(message, Perform):
+                self._asked.add((participant, message.key))
+            elif not isinstance(message, Prepare):
                 committed = isinstance(message, Commit)
                 outcome = Outcome.COMMITTED if committed else Outcome.ABORTED
                 self._told.setdefault((participant, message.key), set()).add(outcome)
@@ -224,10 +280,12 @@ class Oracle:
         """See Watcher.replying."""
         for message, reply in zip(batch.messages, replies, strict=True):
             place = participant, message.key
-            if isinstance(reply, VoteReply):
+            if isinstance(message, Perform | Resolve):
+                self._answering(message, place, reply)
+            elif isinstance(reply, VoteReply):
                 if reply.vote is Vote.COMMIT and place not in self._prepared:
                     self._broken("I6", f"the vote of {place} leaves before it is durable")
-                if reply.reason == "LATE_PREPARE":
+                if reply.reason == LATE_PREPARE:
                     self.see("late prepare")
             elif reply is None and isinstance(message, Commit) and place not in self._committed:
                 self._broken("I6", f"{message} is acknowledged at {participant} and not applied")
@@ -236,6 +294,21 @@ class Oracle:
                 row = self.books[participant].get("branch", {}).get(message.key)
                 if row is not None and row.state is not BranchState.ABORTED:
                     self._broken("I6", f"{message} is acknowledged, and the branch is {row.state}")
+
+    def _answering(
+        self, message: Perform | Resolve, place: tuple[str, BranchKey], reply: Reply
+    ) -> None:
+        """What is said in one phase is the outcome."""
+        if not isinstance(reply, VoteReply):
+            return
+        self.see(f"{type(message).__name__} answered {reply.vote.name}")
+        if reply.vote is Vote.COMMIT and place not in self._committed:
+            self._broken("I6", f"{place} is answered with COMMIT before it is durable")
+        # What is below the horizon is late, and over: nobody waits for the answer.
+        decided = self._decided(message.key.txn_id)
+        over = reply.reason == LATE_PREPARE and decided is not Outcome.PENDING
+        if reply.vote is Vote.ABORT and place not in self._aborted and not over:
+            self._broken("I6", f"{place} is answered with ABORT, and that is not remembered")
 
     def answering(self, keys: Sequence[BranchKey], outcomes: Sequence[Outcome]) -> None:
         """See Watcher.answering."""
@@ -265,7 +338,7 @@ class Oracle:
         """A result is about to leave the coordinator."""
         if result.outcome is Outcome.PENDING:
             return
-        if self._decided(result.txn_id) is not result.outcome:
+        if self._final(result.txn_id) is not result.outcome:
             self._broken("I3", f"{wish.name} is told {result.outcome.name} before it is durable")
         if result.outcome is Outcome.COMMITTED and wish.for_applied and not result.applied:
             self.see("told COMMITTED, not yet applied")
@@ -314,7 +387,7 @@ class Oracle:
         rows: dict[TxnId, Decision] = self.log.get("decision", {})
         for name in PARTICIPANTS:
             for key in self._entries[name]:
-                if self._decided(key.txn_id) is not Outcome.COMMITTED:
+                if self._final(key.txn_id) is not Outcome.COMMITTED:
                     self.fail("I2", f"{key} is in the books of {name}, and not committed")
         for row in rows.values():
             if row.outcome is Outcome.COMMITTED:
@@ -336,21 +409,22 @@ class Oracle:
             left += [f"{key} is held at {bank}" for key in self.books[bank].get("hold", {})]
         trades = self.books["shop"].get("trade", {})
         left += [f"{trade} is PAYING" for trade, (state, _) in trades.items() if state == "PAYING"]
+        left += [
+            f"{txn_id} is claimed"
+            for txn_id in self.log.get("decision", {})
+            if self._final(txn_id) is Outcome.PENDING
+        ]
         return left
 
     def without_end(self) -> list[str]:
         """Commits whose end is not written; the newest may be, for it waits for company."""
         rows: list[Decision] = list(self.log.get("decision", {}).values())
-        return [
-            f"{row.txn_id} has no end"
-            for row in rows[:-1]
-            if row.outcome is Outcome.COMMITTED and not row.ended
-        ]
+        return [f"{row.txn_id} has no end" for row in rows[:-1] if not row.ended]
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Outcome | None]:
         """Of all transactions that are decided, but for those that look whether all is well."""
         return [
-            row.outcome
+            self._final(row.txn_id)
             for row in self.log.get("decision", {}).values()
             if row.request is None or row.request.caller != PROBE
         ]
@@ -390,7 +464,11 @@ class Oracle:
                     for entry in self._entries[bank].values()
                     if entry.subject == subject
                 )
-                total += account.balance_minor
+                total += account.balance_minor - sum(
+                    entry.amount_minor
+                    for entry in self._entries[bank].values()
+                    if entry.subject == subject and entry.effect.endswith(ALONE)
+                )
                 accounts += 1
                 if account.balance_minor != INITIAL_MINOR + posted:
                     self.fail("I1", f"{subject} has {account}, and its journal says {posted}")
@@ -400,6 +478,15 @@ class Oracle:
     def _decided(self, txn_id: TxnId) -> Outcome | None:
         row: Decision | None = self.log.get("decision", {}).get(txn_id)
         return None if row is None else row.outcome
+
+    def _final(self, txn_id: TxnId) -> Outcome | None:
+        """What stands: in one phase a participant knows of a commit before the log does."""
+        row: Decision | None = self.log.get("decision", {}).get(txn_id)
+        if row is None or row.outcome is not Outcome.PENDING:
+            return None if row is None else row.outcome
+        (branch,) = row.branches
+        place = branch.participant, BranchKey(txn_id, branch.branch_id)
+        return Outcome.COMMITTED if place in self._committed else Outcome.PENDING
 
     def _lost(self, key: BranchKey) -> bool:
         """Whether its key went to another transaction: then it needs no row to be aborted."""

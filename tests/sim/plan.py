@@ -18,8 +18,16 @@ COORDINATOR = "coordinator"
 # The caller who pays when the weather is good again.
 PROBE = "probe"
 ACCOUNTS_EACH = 3
-CRASH_POINTS = ("before-decision", "after-decision", "after-vote", "after-apply")
+CRASH_POINTS = {
+    True: ("before-decision", "after-decision", "before-claim", "after-claim", "before-close"),
+    False: ("after-vote", "after-apply", "after-perform"),
+}
+# Marks the effects that have no other side in the books.
+ALONE = "alone"
 CLIENTS = 4
+# Single branches that nothing comes of: to read, of an account that is not there, of a verb that
+# is not known, and where the resource has a defect.
+ONCE_IN_A_WHILE = ("look", "nobody", "steal", "break")
 
 KINDS = (
     "kill",
@@ -103,6 +111,8 @@ class Weather:
     cancels: float = 0.5
     # Of the messages to a dead process, how many are refused at once.
     refused: float = 0.7
+    # How often a way to a participant is open to a replica that knows no single phase.
+    old: float = 0.0
 
 
 CALM = Weather()
@@ -193,6 +203,7 @@ def _weather(rng: Random) -> Weather:
         apart=sometimes(0.3, 1.0),
         cancels=rng.choice((0.0, 0.5, 1.0)),
         refused=rng.choice((0.0, 0.7, 1.0)),
+        old=rng.choice((0.0, 0.0, 0.3, 1.0)),
     )
 
 
@@ -246,6 +257,23 @@ def _client(rng: Random) -> str:
 
 
 def _parts(rng: Random, effect: str) -> tuple[Part, ...]:
+    return (_part(rng, effect + ALONE),) if rng.random() < 0.33 else _several(rng, effect)
+
+
+def _part(rng: Random, effect: str) -> Part:
+    """The only branch of a transaction: money comes from outside, or goes there."""
+    bank = rng.choice(BANKS)
+    account = f"{bank}.{rng.randrange(ACCOUNTS_EACH)}"
+    amount_minor = rng.choice((1, 10, 40, 60, 90))
+    verb = rng.choice(("debit",) * 5 + ("credit",) * 3 + ("pay",) * 3 + ONCE_IN_A_WHILE)
+    if verb == "pay":
+        return Part("trade", "shop", Step("pay", f"trade{rng.randrange(4)}", 0, effect))
+    if verb == "nobody":
+        return Part("nobody", bank, Step("credit", "nobody", 1, effect))
+    return Part("only", bank, Step(verb, account, amount_minor, effect))
+
+
+def _several(rng: Random, effect: str) -> tuple[Part, ...]:
     amount_minor = rng.choice((1, 10, 40, 60, 90))
     source, target = rng.choice((BANKS, BANKS[::-1], (BANKS[0], BANKS[0])))
     debited, credited = rng.sample(range(ACCOUNTS_EACH), 2)
@@ -292,8 +320,8 @@ def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
     for_s = min(rng.expovariate(1.0), 8.0)
     number = rng.randrange(1, 40)
     if kind == "kill-point":
-        points = CRASH_POINTS[:2] if target == COORDINATOR else CRASH_POINTS[2:]
-        other, number = rng.choice(points), rng.randrange(1, 6)
+        other = rng.choice(CRASH_POINTS[target == COORDINATOR])
+        number = rng.randrange(1, 6)
     elif kind == "kill-force":
         number = rng.randrange(1, 8)
     elif kind == "kill-step":

@@ -14,6 +14,7 @@ from dataclasses import replace
 from tests.sim.books import Step
 from tests.sim.loop import Process
 from tests.sim.plan import (
+    ALONE,
     BANKS,
     COORDINATOR,
     PARTICIPANTS,
@@ -33,20 +34,28 @@ _DOWN_S = 0.1
 RECOVERY_STEPS = 16
 
 
-def _plan(amount_minor: int) -> Plan:
+def _plan(amount_minor: int, *, alone: bool = False) -> Plan:
     effect = "ann/k0#0"
     source, target = BANKS
-    parts = (
+    parts: tuple[Part, ...] = (
         Part("from", source, Step("debit", f"{source}.1", amount_minor, effect)),
         Part("to", target, Step("credit", f"{target}.1", amount_minor, effect)),
         Part("trade", "shop", Step("pay", "trade0", 0, effect)),
     )
+    if alone:
+        parts = (Part("only", source, Step("debit", f"{source}.1", amount_minor, effect + ALONE)),)
     wish = Wish(0.0, "client-0", "ann", "k0", parts, wait_s=0.4)
     return Plan(0, _SAFETY_S, 1, Limits(), Weather(), (wish,), ())
 
 
-# One that is committed, and one that is refused by the bank that has to pay.
-PLANS = {"committed": _plan(40), "refused": _plan(140)}
+# One that is committed, and one that is refused by the bank that has to pay; and each in one
+# phase.
+PLANS = {
+    "committed": _plan(40),
+    "refused": _plan(140),
+    "performed": _plan(40, alone=True),
+    "refused alone": _plan(140, alone=True),
+}
 
 
 def hosts() -> list[str]:

@@ -20,7 +20,7 @@ from txn.errors import (
     TxnError,
     Unreachable,
 )
-from txn.model import Batch, BranchKey, Commit, Prepare, Reply
+from txn.model import Batch, BranchKey, Commit, Perform, Prepare, Reply, Resolve
 from txn.participant import Participant
 from txn.state import Outcome
 from txn.testing import Tables
@@ -69,6 +69,10 @@ class ToParticipants:
     def __init__(self, world: Between) -> None:
         self._world = world
         self._rng = Random(f"apart/{world.seed}")
+
+    def offers_one_phase(self, participant: str) -> bool:
+        """See ParticipantTransport.offers_one_phase."""
+        return self._rng.random() >= self._world.network.weather.old
 
     async def exchange(self, participant: str, batch: Batch, timeout_s: float) -> Sequence[Reply]:
         """See ParticipantTransport.exchange."""
@@ -122,6 +126,9 @@ async def _together(serving: Participant[Tables, Step], batch: Batch) -> Sequenc
 async def _alone(serving: Participant[Tables, Step], batch: Batch) -> Sequence[Reply]:
     """As the unary calls do it; a defect is an error of the call."""
     (message,) = batch.messages
+    if isinstance(message, Perform | Resolve):
+        # Only batches have these.
+        return await serving.exchange(batch)
     try:
         if isinstance(message, Prepare):
             return [await serving.prepare(message)]

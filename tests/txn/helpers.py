@@ -25,9 +25,11 @@ from txn.model import (
     LoggedBranch,
     Message,
     Operation,
+    Perform,
     Prepare,
     Reply,
     RequestKey,
+    Resolve,
     TxnId,
     VoteReply,
 )
@@ -133,7 +135,13 @@ class ManualClock(FastClock):
 
 
 Scripted = Vote | VoteReply | BaseException | Callable[[], Awaitable[object]] | None
-VERBS: dict[type[Message], str] = {Prepare: "prepare", Commit: "commit", Abort: "abort"}
+VERBS: dict[type[Message], str] = {
+    Prepare: "prepare",
+    Commit: "commit",
+    Abort: "abort",
+    Perform: "perform",
+    Resolve: "resolve",
+}
 
 
 class ScriptedTransport:
@@ -143,6 +151,7 @@ class ScriptedTransport:
         self.calls: list[tuple[str, str]] = []
         self.batches: list[tuple[str, Batch]] = []
         self.always: dict[tuple[str, str], Scripted] = {}
+        self.one_phase = False
         self._script: dict[tuple[str, str], deque[Scripted]] = defaultdict(deque)
 
     def on(self, verb: str, participant: str, *replies: Scripted) -> None:
@@ -162,9 +171,13 @@ class ScriptedTransport:
         self.batches.append((participant, batch))
         return await asyncio.gather(*(self._answer(participant, each) for each in batch.messages))
 
+    def offers_one_phase(self, participant: str) -> bool:
+        """See ParticipantTransport.offers_one_phase."""
+        return self.one_phase
+
     async def _answer(self, participant: str, message: Message) -> Reply:
         reply = await self._reply(VERBS[type(message)], participant)
-        if isinstance(reply, TxnError) or not isinstance(message, Prepare):
+        if isinstance(reply, TxnError) or isinstance(message, Commit | Abort):
             return reply if isinstance(reply, TxnError) else None
         if isinstance(reply, VoteReply):
             return reply

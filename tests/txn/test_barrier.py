@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from tests.txn.helpers import key, operation
-from txn.barrier import OnAbort, OnCommit, OnPrepare, in_the_way, on_abort, on_commit, on_prepare
+from txn.barrier import (
+    OnAbort,
+    OnCommit,
+    OnPerform,
+    OnPrepare,
+    OnResolve,
+    in_the_way,
+    on_abort,
+    on_commit,
+    on_perform,
+    on_prepare,
+    on_resolve,
+)
 from txn.errors import Busy, Refused
 from txn.model import BranchRow, TxnId
 from txn.state import BranchState
@@ -98,3 +110,40 @@ def test_what_is_remembered_goes_before_the_horizon(
     row = _row(state)
     assert verdict is on_prepare(row, key("t1"), OP, "t2")
     assert verdict_other is on_prepare(row, key("t1"), OTHER, "t2")
+
+
+@pytest.mark.parametrize(
+    ("state", "perform", "perform_other", "resolve"),
+    [
+        (None, OnPerform.RUN, OnPerform.RUN, OnResolve.REMEMBER),
+        (
+            BranchState.PREPARED,
+            OnPerform.WAS_PREPARED,
+            OnPerform.WAS_PREPARED,
+            OnResolve.WAS_PREPARED,
+        ),
+        (BranchState.COMMITTED, OnPerform.REPEAT, OnPerform.CONFLICT, OnResolve.COMMITTED),
+        (BranchState.ABORTED, OnPerform.LATE, OnPerform.LATE, OnResolve.ABORTED),
+    ],
+)
+def test_table_of_one_phase(
+    state: BranchState | None,
+    perform: OnPerform,
+    perform_other: OnPerform,
+    resolve: OnResolve,
+) -> None:
+    """What was performed is answered so, and what was refused or resolved is never performed."""
+    row = _row(state)
+    for horizon in ("", "t1", "t0"):
+        assert perform is on_perform(row, key("t1"), OP, horizon)
+        assert perform_other is on_perform(row, key("t1"), OTHER, horizon)
+        assert resolve is on_resolve(row, key("t1"), horizon)
+
+
+def test_below_the_horizon_nothing_is_performed_and_nothing_guessed() -> None:
+    """Without a row it may have been done and be forgotten: late, and no answer."""
+    assert OnPerform.LATE is on_perform(None, key("t1"), OP, "t2")
+    assert OnResolve.FORGOTTEN is on_resolve(None, key("t1"), "t2")
+    done = _row(BranchState.COMMITTED)
+    assert OnPerform.REPEAT is on_perform(done, key("t1"), OP, "t2")
+    assert OnResolve.COMMITTED is on_resolve(done, key("t1"), "t2")

@@ -33,6 +33,7 @@ from tests.txn.wrong_participants import (
     KeyedByTransaction,
     LeavesOutRefusals,
     MixesUpVotes,
+    NeedsTwoTransactions,
     NeverGivesBack,
     OnOperation,
     OwesAtCommit,
@@ -82,6 +83,7 @@ WRONG: list[tuple[type[Vouchers], Rule]] = [
     (MixesUpVotes, Rule.BATCHES_ARE_ALIKE),
     (LeavesOutRefusals, Rule.BATCHES_ARE_ALIKE),
     (ForgetsTheBatch, Rule.BATCHES_ARE_ALIKE),
+    (NeedsTwoTransactions, Rule.ONE_PHASE),
     (WritesAndRefuses, Rule.REFUSAL_CHANGES_NOTHING),
 ]
 

@@ -12,16 +12,22 @@ from txn import protocol
 from txn.model import BranchId
 from txn.protocol import (
     Action,
+    ClaimStands,
     Event,
+    ForceClaim,
+    ForceClosed,
     ForceOutcome,
     OutcomeStands,
     PrepareFailed,
     Progress,
     SendAbort,
     SendCommit,
+    SendPerform,
     SendPrepare,
+    SendResolve,
     Settled,
     Voted,
+    WriteCommitted,
     WriteEnd,
 )
 from txn.state import Outcome, TransactionState, Vote
@@ -271,3 +277,117 @@ def _check(before: Progress, now: Progress, done: list[Action], settled: set[Bra
     if before.state in (S.COMMITTED, S.ABORTED):
         assert before == now
     assert (WriteEnd() in done) == (now.state is S.COMMITTED)
+
+
+CLAIMED = (ClaimStands(), (SendPerform(A),))
+CLOSE_ABORTED = ForceClosed(Outcome.ABORTED)
+IN_ONE_PHASE = {
+    "performed": Case((A,), (CLAIMED, (yes(A), (WriteCommitted(),))), S.COMMITTED),
+    "refused, and told when that is durable": Case(
+        (A,), (CLAIMED, (no(A), (CLOSE_ABORTED,)), (ABORTED, ())), S.ABORTED
+    ),
+    "refused, and not durable yet": Case((A,), (CLAIMED, (no(A), (CLOSE_ABORTED,))), S.ABORTING),
+    "nothing to do, and told when that is durable": Case(
+        (A,),
+        (CLAIMED, (read_only(A), (ForceClosed(Outcome.COMMITTED),)), (COMMITTED, (WriteEnd(),))),
+        S.COMMITTED,
+    ),
+    "the key is another's: nothing is sent": Case((A,), ((ABORTED, ()),), S.ABORTED),
+    "not before the claim": Case((A,), ((yes(A), ()), (no(A), ())), S.CLAIMING),
+    "not answered in time, and done": Case(
+        (A,),
+        (CLAIMED, (PrepareFailed(A, "GONE"), (SendResolve(A),)), (yes(A), (WriteCommitted(),))),
+        S.COMMITTED,
+    ),
+    "not answered in time, and not done": Case(
+        (A,),
+        (
+            CLAIMED,
+            (PrepareFailed(A, "GONE"), (SendResolve(A),)),
+            (Voted(A, Vote.ABORT), (CLOSE_ABORTED,)),
+            (ABORTED, ()),
+        ),
+        S.ABORTED,
+    ),
+    "repeated events change nothing": Case(
+        (A,),
+        (
+            CLAIMED,
+            (ClaimStands(), ()),
+            (PrepareFailed(A, "GONE"), (SendResolve(A),)),
+            (PrepareFailed(A, "GONE"), ()),
+            (yes(A), (WriteCommitted(),)),
+            (yes(A), ()),
+            (no(A), ()),
+            (COMMITTED, ()),
+            (ABORTED, ()),
+            (Settled(A), ()),
+        ),
+        S.COMMITTED,
+    ),
+    "what nobody can have said changes nothing": Case(
+        (A,), (CLAIMED, (COMMITTED, ()), (ABORTED, ()), (Settled(A), ())), S.PERFORMING
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IN_ONE_PHASE.values(), ids=IN_ONE_PHASE.keys())
+def test_sequence_in_one_phase(case: Case) -> None:
+    """A key is claimed, a branch performed, and what only the coordinator knows is forced."""
+    progress, actions = protocol.begin_in_one_phase(A)
+    assert (ForceClaim(),) == actions
+    for event, expected in case.steps:
+        progress, actions = protocol.step(progress, event)
+        assert expected == actions
+    assert case.ends is progress.state
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("", "GONE"), ("INSUFFICIENT_FUNDS", "INSUFFICIENT_FUNDS")]
+)
+def test_the_reason_of_a_refusal_goes_before_that_of_silence(said: str, reason: str) -> None:
+    """Who did not answer in time may have refused: then that is why."""
+    progress, _ = protocol.begin_in_one_phase(A)
+    progress, _ = protocol.step(progress, ClaimStands())
+    progress, _ = protocol.step(progress, PrepareFailed(A, "GONE"))
+    progress, _ = protocol.step(progress, Voted(A, Vote.ABORT, said))
+    assert (reason, A) == (progress.reason, progress.refused_branch_id)
+
+
+def test_a_claim_that_is_resumed_is_asked_about() -> None:
+    """What became of it its participant knows, and nobody else."""
+    progress, actions = protocol.resume_claim(A, "INTERRUPTED")
+    assert (S.RESOLVING, (SendResolve(A),)) == (progress.state, actions)
+    done, actions = protocol.step(progress, yes(A))
+    assert (S.COMMITTED, (WriteCommitted(),)) == (done.state, actions)
+    assert ("", "") == (done.reason, done.refused_branch_id)
+    undone, actions = protocol.step(progress, Voted(A, Vote.ABORT))
+    assert ((CLOSE_ABORTED,), "INTERRUPTED") == (actions, undone.reason)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), resumed=st.booleans())
+def test_in_one_phase_any_order_of_events_has_one_outcome(
+    data: st.DataObject, resumed: bool
+) -> None:
+    """One outcome at most, that of the first answer, and none without an answer."""
+    begun = protocol.resume_claim(A, "LATE") if resumed else protocol.begin_in_one_phase(A)
+    progress, _ = begun
+    done: list[Action] = []
+    events = st.one_of(
+        st.just(ClaimStands()),
+        st.builds(Voted, st.just(A), st.sampled_from([Vote.COMMIT, Vote.ABORT]), st.just("NO")),
+        st.builds(PrepareFailed, st.just(A), st.just("GONE")),
+        st.builds(Settled, st.just(A)),
+    )
+    answers: list[Vote] = []
+    for event in data.draw(st.lists(events, max_size=12)):
+        asked = progress.state in (S.PERFORMING, S.RESOLVING)
+        progress, actions = protocol.step(progress, event)
+        if asked and isinstance(event, Voted):
+            answers.append(event.vote)
+        done += actions
+    outcomes = [each for each in done if isinstance(each, WriteCommitted | ForceClosed)]
+    expected = [WriteCommitted() if vote is Vote.COMMIT else CLOSE_ABORTED for vote in answers[:1]]
+    assert expected == outcomes
+    assert len(done) == len(set(done)), "nothing is asked for twice"

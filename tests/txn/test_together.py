@@ -74,6 +74,10 @@ class Network:
         await self._may_lose()
         return replies
 
+    def offers_one_phase(self, participant: str) -> bool:
+        """See ParticipantTransport.offers_one_phase."""
+        return True
+
     async def inquire(
         self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
     ) -> Sequence[Outcome]:
@@ -146,7 +150,7 @@ class Mesh:
                 name="coordinator",
                 participants=frozenset(NAMES),
                 retry=Backoff(initial_s=0.05, max_s=0.5),
-                **self.limits,
+                **self.limits,  # type: ignore[arg-type]
             ),
             log=self.log,
             transport=self.network,

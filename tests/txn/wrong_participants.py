@@ -99,6 +99,23 @@ class Queueing(Vouchers):
         return super().prepare(tx, key, code)
 
 
+class NeedsTwoTransactions(Vouchers):
+    """Counts on something having been written between prepare and commit."""
+
+    def __init__(self) -> None:
+        self._after = -1
+
+    def prepare(self, tx: Any, key: BranchKey, code: str) -> Any:
+        vote = super().prepare(tx, key, code)
+        self._after = tx.total_changes
+        return vote
+
+    def commit(self, tx: Any, key: BranchKey, code: str) -> None:
+        if tx.total_changes == self._after:
+            raise LookupError(key)
+        super().commit(tx, key, code)
+
+
 class NeverGivesBack(Vouchers):
     """Drops the hold, and what was held with it."""
 

@@ -30,6 +30,7 @@ class Rule(Enum):
     SURVIVES_RESTART = "what prepare reserved is in the tables: keep nothing in memory"
     HOLDS = "what one branch has reserved no other gets: prepare writes it down and looks for it"
     BRANCHES_ARE_APART = "a branch touches only its own reservation: keep it under the whole key"
+    ONE_PHASE = "commit may follow prepare in the same `tx`: it finds there what prepare wrote"
     BATCHES_ARE_ALIKE = "a batch does what its items would do alone, and votes in their order"
 
 

@@ -32,7 +32,26 @@ class SeveralBranches(Files[Op]):
             self._rivalry,
             self._restarts,
             self._replicas,
+            self._one_phase,
         )
+
+    async def _one_phase(self) -> None:
+        rule = Rule.ONE_PHASE
+        for number in self.subject.accepted:
+            expected, _ = await self.done(number)
+            site = await self.site()
+            for _ in range(2):
+                await site.perform(key(), number)
+                seen = f"prepare and commit of {self.name(number)} in one `tx` came out otherwise"
+                same(expected, await site.state(), rule, seen)
+        for number in self.subject.refused:
+            site = await self.site()
+            before = await site.state()
+            (reply,) = await site.tell(self.subject.perform(key(), number))
+            if _vote(reply) is not Vote.ABORT:
+                raise Broken(Rule.REFUSES, f"{self.name(number)} was done in one phase")
+            seen = f"{self.name(number)} was refused in one phase, and the tables changed"
+            same(before, await site.state(), Rule.REFUSAL_CHANGES_NOTHING, seen)
 
     async def _restarts(self) -> None:
         rule = Rule.SURVIVES_RESTART

@@ -154,6 +154,13 @@ class Site(Generic[Op]):
         self._subject.taken.add(number)
         return reply.vote
 
+    async def perform(self, key: BranchKey, number: int) -> None:
+        """Does at once what has to succeed."""
+        (reply,) = await self.tell(self._subject.perform(key, number))
+        if not isinstance(reply, VoteReply) or reply.vote is Vote.ABORT:
+            name, error = self._subject.name(number), self.watched.raised
+            raise Broken(Rule.ONE_PHASE, f"{name} in one phase came to {error or reply!r}")
+
     async def commit(self, key: BranchKey, number: int, rule: Rule = Rule.COMMIT_SUCCEEDS) -> None:
         """Commits what has to succeed."""
         await self._settle(Commit(key), number, rule)

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from txn.model import BranchKey, Operation, Prepare
+from txn.model import BranchKey, Operation, Perform, Prepare
 from txn.participant_check.tables import Tables
 from txn.resource import BatchResource, Resource
 from txn.store.opening import Schema
@@ -54,6 +54,11 @@ class Subject(Generic[Op]):
     def prepare(self, key: BranchKey, number: int) -> Prepare:
         """The message for a sample."""
         return Prepare(key, COORDINATOR, Operation("check/sample", str(number).encode()))
+
+    def perform(self, key: BranchKey, number: int) -> Perform:
+        """The message for a sample in one phase."""
+        prepare = self.prepare(key, number)
+        return Perform(prepare.key, prepare.coordinator, prepare.operation)
 
     def decode(self, operation: Operation) -> Op:
         """See Codec."""

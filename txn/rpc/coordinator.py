@@ -44,6 +44,9 @@ _STATES_OUT = {
     TransactionState.ABORTING: coordinator_service_pb2.TRANSACTION_STATE_ABORTING,
     TransactionState.COMMITTED: coordinator_service_pb2.TRANSACTION_STATE_COMMITTED,
     TransactionState.ABORTED: coordinator_service_pb2.TRANSACTION_STATE_ABORTED,
+    TransactionState.CLAIMING: coordinator_service_pb2.TRANSACTION_STATE_CLAIMING,
+    TransactionState.PERFORMING: coordinator_service_pb2.TRANSACTION_STATE_PERFORMING,
+    TransactionState.RESOLVING: coordinator_service_pb2.TRANSACTION_STATE_RESOLVING,
 }
 
 

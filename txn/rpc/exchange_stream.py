@@ -29,6 +29,8 @@ class ExchangeStream(
         """See NumberedStream."""
         super().__init__(call)
         self._next_id = 0
+        # Whether the replica has said that it knows one phase.
+        self.one_phase = False
         self._writing = asyncio.Lock()
 
     @property
@@ -75,4 +77,5 @@ class ExchangeStream(
                 answer.cancel()
 
     def _deliver(self, response: participant_service_pb2.ExchangeResponse) -> None:
+        self.one_phase = response.one_phase
         self._answer(response.batch_id, response)

@@ -18,7 +18,9 @@ from txn.model import (
     BranchRow,
     Commit,
     Operation,
+    Perform,
     Prepare,
+    Resolve,
     TxnId,
 )
 from txn.participant import Participant
@@ -150,6 +152,10 @@ def batch_from(request: participant_service_pb2.ExchangeRequest) -> Batch:
             else Commit(key)
             if verb == participant_service_pb2.VERB_COMMIT
             else Abort(key)
+            if verb == participant_service_pb2.VERB_ABORT
+            else Perform(key, coordinator, next(operations))
+            if verb == participant_service_pb2.VERB_PERFORM
+            else Resolve(key)
             for verb, key in zip(request.verbs, keys, strict=True)
         ],
         list(_keys(request.forgettable_txn_ids, request.forgettable_branch_ids)),

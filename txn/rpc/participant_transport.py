@@ -9,7 +9,7 @@ import grpc
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from txn.errors import TxnError, Unreachable
-from txn.model import Abort, Batch, Commit, Message, Prepare, Reply
+from txn.model import Abort, Batch, Commit, Message, Perform, Prepare, Reply, Resolve
 from txn.rpc.attempt import attempt
 from txn.rpc.exchange_stream import ExchangeStream
 from txn.rpc.numbered_stream import STREAM_MAX_AGE_S, NotOffered, Retiring
@@ -24,7 +24,14 @@ _VERBS: dict[type[Message], participant_service_pb2.Verb.ValueType] = {
     Prepare: participant_service_pb2.VERB_PREPARE,
     Commit: participant_service_pb2.VERB_COMMIT,
     Abort: participant_service_pb2.VERB_ABORT,
+    Perform: participant_service_pb2.VERB_PERFORM,
+    Resolve: participant_service_pb2.VERB_RESOLVE,
 }
+_ONE_PHASE = (Perform, Resolve)
+_WITH_OPERATION = frozenset({Prepare, Perform})
+
+
+_NOT_OFFERED = Unreachable("ONE_PHASE_NOT_OFFERED")
 
 
 class GrpcParticipantTransport:
@@ -52,6 +59,11 @@ class GrpcParticipantTransport:
             *(self._ask_alone(participant, each, timeout_s, places) for each in batch.messages)
         )
 
+    def offers_one_phase(self, participant: str) -> bool:
+        """See ParticipantTransport.offers_one_phase."""
+        stream = self._streams.get(participant)
+        return stream is not None and stream.usable and stream.one_phase
+
     async def close(self) -> None:
         """Ends all streams."""
         streams, self._streams = self._streams, {}
@@ -60,8 +72,26 @@ class GrpcParticipantTransport:
 
     async def _ask_stream(self, participant: str, batch: Batch, timeout_s: float) -> list[Reply]:
         stream = self._stream(participant)
+        if not stream.one_phase and any(isinstance(each, _ONE_PHASE) for each in batch.messages):
+            # What it knows it says with any answer.
+            await stream.ask(_request(Batch([]), self._coordinator), timeout_s)
+            if not stream.one_phase:
+                return await self._ask_without(stream, batch, timeout_s)
         response = await stream.ask(_request(batch, self._coordinator), timeout_s)
         return replies_in(batch.messages, response)
+
+    async def _ask_without(
+        self, stream: ExchangeStream, batch: Batch, timeout_s: float
+    ) -> list[Reply]:
+        """What the replica knows; the rest waits for another one."""
+        known = [each for each in batch.messages if not isinstance(each, _ONE_PHASE)]
+        rest = Batch(known, batch.forgettable, batch.prepare_horizon)
+        response = await stream.ask(_request(rest, self._coordinator), timeout_s)
+        replies = iter(replies_in(known, response))
+        return [
+            _NOT_OFFERED if isinstance(each, _ONE_PHASE) else next(replies)
+            for each in batch.messages
+        ]
 
     def _stream(self, participant: str) -> ExchangeStream:
         stream = self._streams.get(participant)
@@ -90,6 +120,8 @@ class GrpcParticipantTransport:
                         await _commit(stub, message, timeout_s)
                     case Abort():
                         await _abort(stub, message, timeout_s)
+                    case Perform() | Resolve():
+                        return _NOT_OFFERED
             except grpc.aio.AioRpcError as error:
                 return error_in(message, error)
             except TxnError as error:
@@ -135,8 +167,9 @@ def _abort(
 
 
 def _request(batch: Batch, coordinator: str) -> participant_service_pb2.ExchangeRequest:
-    prepares = [each for each in batch.messages if type(each) is Prepare]
-    types = dict.fromkeys(each.operation.type_url for each in prepares)
+    to_do: list[Prepare | Perform]
+    to_do = [each for each in batch.messages if type(each) in _WITH_OPERATION]  # type: ignore[misc]
+    types = dict.fromkeys(each.operation.type_url for each in to_do)
     places = {url: place for place, url in enumerate(types)}
     return participant_service_pb2.ExchangeRequest(
         coordinator=coordinator,
@@ -144,8 +177,8 @@ def _request(batch: Batch, coordinator: str) -> participant_service_pb2.Exchange
         txn_ids=[each.key.txn_id for each in batch.messages],
         branch_ids=[each.key.branch_id for each in batch.messages],
         operation_type_urls=list(types),
-        operation_types=[places[each.operation.type_url] for each in prepares],
-        operations=[each.operation.value for each in prepares],
+        operation_types=[places[each.operation.type_url] for each in to_do],
+        operations=[each.operation.value for each in to_do],
         forgettable_txn_ids=[key.txn_id for key in batch.forgettable],
         forgettable_branch_ids=[key.branch_id for key in batch.forgettable],
         prepare_horizon=batch.prepare_horizon or "",

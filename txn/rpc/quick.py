@@ -18,9 +18,10 @@ _service = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}").fullmatch
 _key = re.compile(r"[!-~]{1,200}").fullmatch
 _BRANCHES_MAX = 16
 _PREPARE = participant_service_pb2.VERB_PREPARE
-_VERBS = frozenset(
-    {_PREPARE, participant_service_pb2.VERB_COMMIT, participant_service_pb2.VERB_ABORT}
-)
+_PERFORM = participant_service_pb2.VERB_PERFORM
+_VERBS = frozenset(participant_service_pb2.Verb.values()) - {
+    participant_service_pb2.VERB_UNSPECIFIED
+}
 _WAIT_FOR = tuple(coordinator_service_pb2.WaitFor.values())
 
 
@@ -56,7 +57,8 @@ def surely_valid_exchange(request: participant_service_pb2.ExchangeRequest) -> b
     forgettable = (request.forgettable_txn_ids, request.forgettable_branch_ids)
     return (
         len(verbs) == len(txn_ids) == len(branch_ids)
-        and len(types) == len(request.operations) == verbs.count(_PREPARE)
+        and len(types) == len(request.operations)
+        and len(types) == verbs.count(_PREPARE) + verbs.count(_PERFORM)
         and len(forgettable[0]) == len(forgettable[1])
         and max(len(verbs), len(forgettable[0]), len(urls)) <= BATCH_ITEMS_MAX
         and max(types, default=-1) < len(urls)

@@ -11,6 +11,9 @@ from txn.errors import (
     Alarm,
     BranchAborted,
     BranchCommitted,
+    BranchDiffers,
+    BranchForgotten,
+    BranchPrepared,
     Busy,
     Refused,
     ResourceFailed,
@@ -18,7 +21,7 @@ from txn.errors import (
     UnknownBranch,
     Unreachable,
 )
-from txn.model import Message, Prepare, Reply, VoteReply
+from txn.model import Message, Perform, Prepare, Reply, Resolve, VoteReply
 from txn.rpc.status import reason_in, reason_of, status_of
 from txn.state import Vote
 
@@ -36,7 +39,12 @@ _ALARMS: dict[str, type[Alarm]] = {
     "BRANCH_ABORTED": BranchAborted,
     "BRANCH_COMMITTED": BranchCommitted,
     "RESOURCE_FAILED": ResourceFailed,
+    "BRANCH_PREPARED": BranchPrepared,
+    "BRANCH_DIFFERS": BranchDiffers,
+    "BRANCH_FORGOTTEN": BranchForgotten,
 }
+# What is answered by a vote.
+_VOTED_ON = frozenset({Prepare, Perform, Resolve})
 # A participant that answers prepare with one of these has understood and said no.
 _REFUSALS = frozenset(
     {
@@ -67,7 +75,7 @@ def replies_in(
     if len(votes) != len(messages):
         raise Unreachable("ANSWERS_MISSING")
     replies: list[Reply] = [
-        (_PLAIN.get(vote) or vote_in(vote, "")) if type(message) is Prepare else None
+        (_PLAIN.get(vote) or vote_in(vote, "")) if type(message) in _VOTED_ON else None
         for message, vote in zip(messages, votes, strict=True)
     ]
     for note in response.notes:
@@ -78,7 +86,7 @@ def replies_in(
         if note.HasField("error"):
             code = _CODES.get(note.error.code, grpc.StatusCode.UNKNOWN)
             replies[place] = _error_in(message, code, reason_in(note.error), note.error.message)
-        elif type(message) is Prepare:
+        elif type(message) in _VOTED_ON:
             replies[place] = vote_in(votes[place], note.reason)
     return replies
 
@@ -94,6 +102,7 @@ def replies_out(
     """The answer to a batch. What is neither a vote nor an error is unspecified: done."""
     response = participant_service_pb2.ExchangeResponse(
         batch_id=batch_id,
+        one_phase=True,
         votes=[
             VOTES_OUT[reply.vote] if isinstance(reply, VoteReply) else _NO_VOTE for reply in replies
         ],
@@ -113,6 +122,8 @@ def _error_in(message: Message, code: grpc.StatusCode, reason: str, details: str
             return Busy(reason or "BUSY")
         if code in _REFUSALS:
             return Refused(reason or code.name)
+    elif isinstance(message, Perform) and code is grpc.StatusCode.ABORTED:
+        return Busy(reason or "BUSY")
     elif (alarm := _ALARMS.get(reason)) is not None:
         return alarm(details)
     return Unreachable(code.name)

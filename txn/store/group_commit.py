@@ -26,7 +26,15 @@ from contextlib import suppress
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.clock import Clock
-from txn.errors import GroupLost, Overloaded, StoreClosed, StoreError, StoreFull
+from txn.errors import (
+    GroupLost,
+    LogDamaged,
+    Overloaded,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    TxnError,
+)
 from txn.value import value
 
 # Of each kind: what is waited for, and what rides along.
@@ -432,6 +440,33 @@ async def write_unhurried(
             with suppress(StoreFull):
                 await store.write(_nothing)
     return future.result()
+
+
+def ride_along(
+    store: Store[Tx],
+    work: Callable[[Tx], object],
+    durable: Callable[[], None],
+    lost: Callable[[], None] = lambda: None,
+) -> None:
+    """Has `work`, which must not get lost, ride with the next force; then `durable` is called.
+
+    What goes with a group that the storage undid, or would not begin, rides with the next one:
+    nobody would write it down otherwise. `lost` is called when that cannot be either. Raises
+    Overloaded or StoreClosed when it is not even queued.
+    """
+
+    def report(result: Done[Any] | Failed) -> None:
+        if isinstance(result, Done):
+            durable()
+            return
+        if isinstance(result.error, StoreError) and not isinstance(result.error, LogDamaged):
+            with suppress(TxnError):
+                ride_along(store, work, durable, lost)
+                return
+        _log.warning("what rode along is not written: %r", result.error)
+        lost()
+
+    store.write_lazily(work, report, essential=True)
 
 
 def _nothing(tx: object) -> None:

@@ -15,7 +15,8 @@ from txn.store.sqlite_many import select_in, write_rows
 # At once; the next call takes the next ones.
 ABORTED_FORGOTTEN_MAX = 64
 
-_COLUMNS = "txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us"
+_WRITTEN = "txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us"
+_COLUMNS = f"{_WRITTEN}, reason"
 
 
 _STATES = {state.value: state for state in BranchState}
@@ -50,7 +51,7 @@ class SqliteBranchTable:
         """See BranchTable.insert_all."""
         write_rows(
             tx,
-            f"INSERT INTO branch ({_COLUMNS}) {{rows}}",
+            f"INSERT INTO branch ({_WRITTEN}) {{rows}}",
             [
                 (
                     *row.key,
@@ -62,6 +63,9 @@ class SqliteBranchTable:
                 for row in rows
             ],
         )
+        # Few have one.
+        if given := [(row.reason, *row.key) for row in rows if row.reason]:
+            tx.executemany("UPDATE branch SET reason = ? WHERE txn_id = ? AND branch_id = ?", given)
 
     def set_state_all(
         self, tx: sqlite3.Connection, keys: Sequence[BranchKey], state: BranchState
@@ -123,11 +127,12 @@ class SqliteBranchTable:
 
 
 def _decoded(row: tuple[Any, ...]) -> BranchRow:
-    txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us = row
+    txn_id, branch_id, state, coordinator, operation_type, operation, prepared_at_us, reason = row
     return BranchRow(
         BranchKey(txn_id, branch_id),
         _STATES[state],
         coordinator,
         None if operation_type is None else Operation(operation_type, operation),
         prepared_at_us,
+        reason,
     )

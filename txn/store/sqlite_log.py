@@ -14,18 +14,17 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Truncated
-from txn.errors import AlreadyOwned, LogDamaged, StoreError, TooOld, TxnError
+from txn.errors import AlreadyOwned, LogDamaged, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store import sqlite_truncation
-from txn.store.group_commit import Done, Failed, Store, write_unhurried
+from txn.store.group_commit import Store, ride_along, write_unhurried
 from txn.store.log_mark import LogMark
 from txn.store.migrate import Migration, load
 from txn.store.sqlite_many import select_in, write_rows
@@ -128,6 +127,20 @@ class SqliteDecisionLog:
                 self._mark.write(row.txn_id)
                 break
 
+    async def close_all(self, claims: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """See DecisionLog.close_all."""
+        try:
+            rows = await self._store.write_all(_close, claims, essential=True)
+        except TxnError as error:
+            return [error] * len(claims)
+        return [
+            row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
+        ]
+
+    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
+        """See DecisionLog.close_lazily."""
+        ride_along(self._store, lambda tx: _close(tx, claims), durable)
+
     def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
         """See DecisionLog.end_all."""
         self._ending.update(txn_ids)
@@ -139,20 +152,18 @@ class SqliteDecisionLog:
                 [(txn_id,) for txn_id in txn_ids],
             )
 
-        def report(result: Done[Any] | Failed) -> None:
-            # When it failed they count as unfinished, which is always safe.
+        def lost() -> None:
+            # They count as unfinished, which is always safe.
             self._ending.difference_update(txn_ids)
-            if isinstance(result, Done):
-                durable()
-            elif isinstance(result.error, StoreError):
-                # Nobody would write them down before the next recovery otherwise.
-                with suppress(TxnError):
-                    self.end_all(txn_ids, durable)
+
+        def written() -> None:
+            self._ending.difference_update(txn_ids)
+            durable()
 
         try:
-            self._store.write_lazily(mark, report, essential=True)
+            ride_along(self._store, mark, written, lost)
         except TxnError:
-            self._ending.difference_update(txn_ids)
+            lost()
             raise
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
@@ -256,6 +267,30 @@ def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequen
     if tx.total_changes - before == len(decisions):
         return decisions
     return [_read_back(tx, decision) for decision in decisions]
+
+
+def _close(tx: sqlite3.Connection, claims: Sequence[Decision]) -> Sequence[Decision]:
+    """A claim has its key already; what else is in the row is known only now."""
+    before = tx.total_changes
+    tx.executemany(
+        "UPDATE decision SET outcome = ?2, branches = ?6, reason = ?7, refused_branch_id = ?8, "
+        "decided_at_us = ?9, checksum = ?10, ended = ?11 WHERE txn_id = ?1 "
+        "AND outcome = 'PENDING' AND (caller, idempotency_key, body_hash) = (?3, ?4, ?5)",
+        [_encoded(claim) for claim in claims],
+    )
+    if tx.total_changes - before == len(claims):
+        return claims
+    return [_closed(tx, claim) for claim in claims]
+
+
+def _closed(tx: sqlite3.Connection, claim: Decision) -> Decision:
+    row = _by_txn_id(tx, claim.txn_id)
+    if row is None:
+        raise LogDamaged(f"the claim of {claim.txn_id} was written and is not there")
+    stands = _decoded(row, frozenset())
+    if stands.outcome is Outcome.PENDING:
+        raise LogDamaged(f"the claim of {claim.txn_id} is not that of its key")
+    return stands
 
 
 def _encoded(decision: Decision) -> Row:

@@ -24,9 +24,9 @@ URLS = st.sampled_from(["x/a", "x/b", ""])
 @st.composite
 def batches(draw: st.DrawFn) -> pb.ExchangeRequest:
     """Batches whose columns mostly fit each other."""
-    verbs = draw(st.lists(st.sampled_from([1, 2, 3, 1, 2, 3, 0, 9]), max_size=5))
+    verbs = draw(st.lists(st.sampled_from([1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 0, 9]), max_size=5))
     count = len(verbs) + draw(st.sampled_from([0, 0, 0, 1]))
-    prepares = verbs.count(1) + draw(st.sampled_from([0, 0, 0, 1]))
+    prepares = verbs.count(1) + verbs.count(4) + draw(st.sampled_from([0, 0, 0, 1]))
     forgettable = draw(st.integers(0, 2))
     return pb.ExchangeRequest(
         coordinator=draw(SERVICES),
@@ -79,12 +79,12 @@ def test_good_messages_are_recognized() -> None:
     batch = pb.ExchangeRequest(
         batch_id=1,
         coordinator="coordinator",
-        verbs=[pb.VERB_PREPARE, pb.VERB_COMMIT],
-        txn_ids=["t1", "t2"],
-        branch_ids=["a", "b"],
+        verbs=[pb.VERB_PREPARE, pb.VERB_COMMIT, pb.VERB_PERFORM, pb.VERB_RESOLVE],
+        txn_ids=["t1", "t2", "t3", "t4"],
+        branch_ids=["a", "b", "a", "a"],
         operation_type_urls=["x/a"],
-        operation_types=[0],
-        operations=[b"x"],
+        operation_types=[0, 0],
+        operations=[b"x", b"y"],
         forgettable_txn_ids=["t0"],
         forgettable_branch_ids=["a"],
         prepare_horizon="t1",

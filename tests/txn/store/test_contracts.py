@@ -27,6 +27,7 @@ from txn.testing import (
     MemoryDecisionLog,
     MemoryStore,
     check_branch_table,
+    check_claims,
     check_decision_log,
     check_forgetting,
     check_truncation,
@@ -67,6 +68,17 @@ async def test_truncation_on_sqlite(tmp_path: Path) -> None:
     """The log on SQLite forgets what it may, and knows what it has forgotten."""
     async with open_sqlite(tmp_path / "s.db") as store:
         await check_truncation(SqliteDecisionLog(store))
+
+
+async def test_claims_in_memory() -> None:
+    """The log in memory keeps claims, and closes them once."""
+    await check_claims(MemoryDecisionLog(MemoryStore()))
+
+
+async def test_claims_on_sqlite(tmp_path: Path) -> None:
+    """The log on SQLite keeps claims, and closes them once."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_claims(SqliteDecisionLog(store))
 
 
 async def test_branch_table_in_memory() -> None:

@@ -67,6 +67,12 @@ class _TransactionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tran
     """Every participant has acknowledged the commit."""
     TRANSACTION_STATE_ABORTED: _TransactionState.ValueType  # 6
     """Every participant that had to hear of the abort has acknowledged it."""
+    TRANSACTION_STATE_CLAIMING: _TransactionState.ValueType  # 7
+    """In one phase, of a single branch: the key is being forced. Nothing was sent."""
+    TRANSACTION_STATE_PERFORMING: _TransactionState.ValueType  # 8
+    """The participant was asked to do it, or may have been by the coordinator before this one."""
+    TRANSACTION_STATE_RESOLVING: _TransactionState.ValueType  # 9
+    """No answer came in time: the participant is asked whether it was done."""
 
 class TransactionState(_TransactionState, metaclass=_TransactionStateEnumTypeWrapper):
     """Where a transaction stands at its coordinator."""
@@ -84,6 +90,12 @@ TRANSACTION_STATE_COMMITTED: TransactionState.ValueType  # 5
 """Every participant has acknowledged the commit."""
 TRANSACTION_STATE_ABORTED: TransactionState.ValueType  # 6
 """Every participant that had to hear of the abort has acknowledged it."""
+TRANSACTION_STATE_CLAIMING: TransactionState.ValueType  # 7
+"""In one phase, of a single branch: the key is being forced. Nothing was sent."""
+TRANSACTION_STATE_PERFORMING: TransactionState.ValueType  # 8
+"""The participant was asked to do it, or may have been by the coordinator before this one."""
+TRANSACTION_STATE_RESOLVING: TransactionState.ValueType  # 9
+"""No answer came in time: the participant is asked whether it was done."""
 Global___TransactionState: _TypeAlias = TransactionState  # noqa: Y015
 
 class _WaitFor:
@@ -156,7 +168,8 @@ class ExecuteResponse(_message.Message):
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Why the outcome is OUTCOME_ABORTED, in UPPER_SNAKE_CASE: the reason of the
-    vote that refused, or PARTICIPANT_UNAVAILABLE when no vote came in time.
+    vote that refused, or PARTICIPANT_UNAVAILABLE when no vote came in time. INTERRUPTED
+    when the coordinator had to find out after a restart that nothing was done.
     """
     refused_branch_id: _builtins.str
     """branch_id of the branch that refused, when one did."""
@@ -331,7 +344,7 @@ class ListTransactionsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before; empty for the first."""
     unfinished_only: _builtins.bool
-    """Only transactions whose second phase is still running."""
+    """Only transactions whose second phase is still running, or whose only one is."""
     def __init__(
         self,
         *,

@@ -32,6 +32,15 @@ class _VerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verb.ValueType],
     VERB_PREPARE: _Verb.ValueType  # 1
     VERB_COMMIT: _Verb.ValueType  # 2
     VERB_ABORT: _Verb.ValueType  # 3
+    VERB_PERFORM: _Verb.ValueType  # 4
+    """All of a transaction with a single branch: validates, reserves and makes final, or refuses.
+    Either is durable before it is answered, and remembered: repeated, it is answered the same.
+    Only batches have it.
+    """
+    VERB_RESOLVE: _Verb.ValueType  # 5
+    """Whether a VERB_PERFORM was done: VOTE_COMMIT if it was. VOTE_ABORT if not, and then it never
+    will be: that is remembered, as an empty abort is.
+    """
 
 class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
     """What a message asks for."""
@@ -40,6 +49,15 @@ VERB_UNSPECIFIED: Verb.ValueType  # 0
 VERB_PREPARE: Verb.ValueType  # 1
 VERB_COMMIT: Verb.ValueType  # 2
 VERB_ABORT: Verb.ValueType  # 3
+VERB_PERFORM: Verb.ValueType  # 4
+"""All of a transaction with a single branch: validates, reserves and makes final, or refuses.
+Either is durable before it is answered, and remembered: repeated, it is answered the same.
+Only batches have it.
+"""
+VERB_RESOLVE: Verb.ValueType  # 5
+"""Whether a VERB_PERFORM was done: VOTE_COMMIT if it was. VOTE_ABORT if not, and then it never
+will be: that is remembered, as an empty abort is.
+"""
 Global___Verb: _TypeAlias = Verb  # noqa: Y015
 
 class _Vote:
@@ -57,7 +75,7 @@ class _VoteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Vote.ValueType],
     """Nothing to commit; the participant takes no part in phase two."""
 
 class Vote(_Vote, metaclass=_VoteEnumTypeWrapper):
-    """A participant's answer to Prepare."""
+    """A participant's answer to Prepare. To VERB_PERFORM and VERB_RESOLVE it is the outcome."""
 
 VOTE_UNSPECIFIED: Vote.ValueType  # 0
 VOTE_COMMIT: Vote.ValueType  # 1
@@ -246,8 +264,9 @@ Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
 @_typing.final
 class ExchangeRequest(_message.Message):
     """One batch from a coordinator, in columns: message number i is what stands at place i of
-    `verbs`, `txn_ids` and `branch_ids`, and says what Prepare, Commit or Abort would. Columns,
-    because reading or writing one costs about as much as a single message of its own.
+    `verbs`, `txn_ids` and `branch_ids`, and says what Prepare, Commit or Abort would, or what only
+    batches can, see Verb. Columns, because reading or writing one costs about as much as a single
+    message of its own.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -283,11 +302,13 @@ class ExchangeRequest(_message.Message):
 
     @_builtins.property
     def operation_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Of each VERB_PREPARE, in order: the place of its type in `operation_type_urls`."""
+        """Of each VERB_PREPARE and VERB_PERFORM, in order: the place of its type in
+        `operation_type_urls`.
+        """
 
     @_builtins.property
     def operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Of each VERB_PREPARE, in order: the operation."""
+        """Of each VERB_PREPARE and VERB_PERFORM, in order: the operation."""
 
     @_builtins.property
     def forgettable_txn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -329,11 +350,16 @@ class ExchangeResponse(_message.Message):
     BATCH_ID_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    ONE_PHASE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
+    one_phase: _builtins.bool
+    """Who says so knows VERB_PERFORM and VERB_RESOLVE. To who has not said so on this stream
+    they are not sent: a verb that is not known ends the stream.
+    """
     @_builtins.property
     def votes(self) -> _containers.RepeatedScalarFieldContainer[Global___Vote.ValueType]:
-        """One for each message, in order. VOTE_UNSPECIFIED where the message was no prepare, or
-        where a note has an error.
+        """One for each message, in order. VOTE_UNSPECIFIED where the message was VERB_COMMIT or
+        VERB_ABORT, or where a note has an error.
         """
 
     @_builtins.property
@@ -346,10 +372,11 @@ class ExchangeResponse(_message.Message):
         batch_id: _builtins.int = ...,
         votes: _abc.Iterable[Global___Vote.ValueType] | None = ...,
         notes: _abc.Iterable[Global___BranchNote] | None = ...,
+        one_phase: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "notes", b"notes", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "notes", b"notes", "one_phase", b"one_phase", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -370,7 +397,10 @@ class BranchNote(_message.Message):
     """Why the vote is VOTE_ABORT."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """As the status of the method of the same name: absent where it would have succeeded."""
+        """As the status of the method of the same name: absent where it would have succeeded. To
+        VERB_PERFORM and VERB_RESOLVE an error is no outcome; FAILED_PRECONDITION is an alarm, with
+        ErrorInfo.reason BRANCH_PREPARED, BRANCH_DIFFERS or BRANCH_FORGOTTEN.
+        """
 
     def __init__(
         self,

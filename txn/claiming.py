@@ -1,0 +1,188 @@
+"""The coordinator's writes in one phase: claims are forced first, and closed last.
+
+A claim says whose a key is before anything is sent. It is closed when the outcome is known:
+a commit with whatever force comes next, since its participant keeps it until then; what only
+the coordinator knows is forced (docs/adr/0005-one-phase-for-a-single-branch.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from txn import protocol
+from txn.clock import Clock, SteadyUtc
+from txn.crash_point import (
+    AFTER_CLAIM,
+    AFTER_DECISION,
+    BEFORE_CLAIM,
+    BEFORE_CLOSE,
+    BEFORE_DECISION,
+    CrashPoint,
+)
+from txn.deciding import Decider, Deciding, Standing
+from txn.decision_log import DecisionLog
+from txn.errors import StoreClosed, TxnError
+from txn.lane import Happened, Spawn
+from txn.metrics import NO_METRICS, CoordinatorMetrics, Phase
+from txn.model import Decision, TxnId
+from txn.state import Outcome
+from txn.transaction import Transaction
+
+# Until what was not even queued is tried again.
+CLOSE_AGAIN_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Claimer:
+    """See the module's docstring. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        log: DecisionLog,
+        decider: Decider,
+        *,
+        clock: Clock,
+        crash_point: CrashPoint,
+        spawn: Spawn,
+        deliver: Callable[[Sequence[Happened]], None],
+        ended: Callable[[Sequence[Transaction]], None],
+        metrics: CoordinatorMetrics = NO_METRICS,
+    ) -> None:
+        """`deliver` is told what stands, `ended` which commits nobody will ask about any more."""
+        self._decisions = log
+        self._decider = decider
+        self._clock = clock
+        self._utc = SteadyUtc(clock)
+        self._crash_point = crash_point
+        self._spawn = spawn
+        self._deliver = deliver
+        self._ended = ended
+        self._metrics = metrics
+        # Those whose outcome is not durable here, in the order of their ids.
+        self.open: dict[TxnId, None] = {}
+        # Commits that are known, and not durable here yet.
+        self._known: dict[TxnId, Decision] = {}
+        self._claiming: Deciding = []
+        self._closing: Deciding = []
+        self._committed: list[Transaction] = []
+
+    def claim(self, transaction: Transaction) -> None:
+        """Writes down whose the key is, however often that has to be tried."""
+        self.open[transaction.txn_id] = None
+        if not self._claiming:
+            self._spawn(self._force_claims())
+        self._claiming.append((transaction, self._row(transaction, Outcome.PENDING)))
+
+    def close(self, transaction: Transaction, outcome: Outcome) -> None:
+        """Makes the claim an outcome, however often that has to be tried."""
+        if not self._closing:
+            self._spawn(self._force_closed())
+        self._closing.append((transaction, self._row(transaction, outcome)))
+
+    def commit(self, transaction: Transaction) -> None:
+        """The participant has it: that stands, and is written down with the next force."""
+        row = self._row(transaction, Outcome.COMMITTED, ended=True)
+        self._known[row.txn_id] = row
+        if not self._committed:
+            asyncio.get_running_loop().call_soon(self._close_committed)
+        self._committed.append(transaction)
+        transaction.decide(row)
+
+    def known(self, row: Decision) -> Decision:
+        """What is known of a row that was read: a commit stands before it is durable here."""
+        return self._known.get(row.txn_id, row)
+
+    def unwritten(self) -> int:
+        """How many rows `known` changes."""
+        return len(self._known)
+
+    def _row(self, transaction: Transaction, outcome: Outcome, *, ended: bool = False) -> Decision:
+        progress = transaction.progress
+        return Decision(
+            transaction.txn_id,
+            outcome,
+            transaction.request,
+            transaction.logged_branches(),
+            self._utc.written_us(),
+            reason=progress.reason,
+            refused_branch_id=progress.refused_branch_id,
+            ended=ended or outcome is Outcome.ABORTED,
+        )
+
+    async def _force_claims(self) -> None:
+        those, self._claiming = self._claiming, []
+        await self._decider.force(
+            those, self._decisions.decide_all, self._claimed, (BEFORE_CLAIM, AFTER_CLAIM)
+        )
+
+    def _claimed(self, those: Deciding, stand: Standing) -> None:
+        now_s = self._clock.monotonic()
+        self._metrics.took(Phase.CLAIM, now_s - those[0][0].began_s)
+        happened: list[Happened] = []
+        for (transaction, _), row in zip(those, stand, strict=True):
+            if not isinstance(row, Decision):
+                _log.warning("claim of %s: %r", transaction.txn_id, row)
+                continue
+            transaction.decided_s = now_s
+            if row.txn_id == transaction.txn_id and row.outcome is Outcome.PENDING:
+                self._decider.note(row.txn_id)
+                happened.append((transaction, protocol.ClaimStands()))
+            else:
+                # Of another who has the key; it may itself be a claim.
+                del self.open[transaction.txn_id]
+                transaction.decide(self.known(row))
+                happened.append((transaction, protocol.OutcomeStands(Outcome.ABORTED)))
+        self._deliver(happened)
+
+    async def _force_closed(self) -> None:
+        those, self._closing = self._closing, []
+        self._metrics.took(Phase.PERFORM, self._clock.monotonic() - those[0][0].decided_s)
+        await self._decider.force(
+            those, self._decisions.close_all, self._closed, (BEFORE_DECISION, AFTER_DECISION)
+        )
+
+    def _closed(self, those: Deciding, stand: Standing) -> None:
+        happened: list[Happened] = []
+        aborted = 0
+        for (transaction, _), row in zip(those, stand, strict=True):
+            if not isinstance(row, Decision):
+                _log.warning("outcome of %s: %r", transaction.txn_id, row)
+                continue
+            del self.open[transaction.txn_id]
+            transaction.decide(row)
+            aborted += row.outcome is Outcome.ABORTED
+            happened.append((transaction, protocol.OutcomeStands(row.outcome)))
+        if happened:
+            self._metrics.decided(len(happened) - aborted, aborted)
+            self._deliver(happened)
+
+    def _close_committed(self) -> None:
+        those, self._committed = self._committed, []
+        self._crash_point(BEFORE_CLOSE)
+        self._metrics.took(Phase.PERFORM, self._clock.monotonic() - those[0].decided_s)
+        self._metrics.decided(len(those), 0)
+        self._write(those)
+
+    def _write(self, those: list[Transaction]) -> None:
+        rows = [self._known[transaction.txn_id] for transaction in those]
+        try:
+            self._decisions.close_lazily(rows, lambda: self._durable(those))
+        except StoreClosed:
+            # The next start asks their participants.
+            return
+        except TxnError as error:
+            _log.warning("%d outcomes: %r", len(those), error)
+            self._spawn(self._write_again(those))
+
+    async def _write_again(self, those: list[Transaction]) -> None:
+        await self._clock.sleep(CLOSE_AGAIN_S)
+        self._write(those)
+
+    def _durable(self, those: list[Transaction]) -> None:
+        for transaction in those:
+            del self.open[transaction.txn_id]
+            del self._known[transaction.txn_id]
+        self._ended(those)
