@@ -18,7 +18,7 @@ from tallystick.txn.v1 import participant_service_pb2 as pb
 from bench import stocking, wal
 from bench.forces import Strace
 from bench.paying import Figure, Run, Side
-from bench.payments import PARTICIPANTS
+from bench.payments import PARTICIPANTS, Series
 from bench.rig import SERVICES, Rig
 from discovery import NAMESPACE, Endpoint, EtcdClient, Registrar
 
@@ -30,9 +30,19 @@ _REGISTERED_TIMEOUT_S: Final = 20.0
 
 async def forces_per_txn_alone(run: Run, side: Side, rig: Rig) -> Figure:
     """Forces of one transaction after the other."""
+    return await _forces_alone(run, side, rig, run.sizes.uniform)
+
+
+async def forces_one_phase(run: Run, side: Side, rig: Rig) -> Figure:
+    """The same for one with a single branch."""
+    await side.send("unary", run.sizes.single, WARM_UP, 1)
+    return await _forces_alone(run, side, rig, run.sizes.single)
+
+
+async def _forces_alone(run: Run, side: Side, rig: Rig, series: Series) -> Figure:
     count = run.sizes.alone
     strace = _strace(run, rig)
-    figures = await side.send("unary", run.sizes.uniform, count, 1)
+    figures = await side.send("unary", series, count, 1)
     return _figure(strace.stop(), count, figures)
 
 
@@ -137,9 +147,18 @@ class _Between:
 
 async def messages_alone(run: Run) -> Figure:
     """Messages between the coordinator and its participants, both ways, of a lone transaction."""
+    return await _messages(run, run.sizes.uniform)
+
+
+async def messages_one_phase(run: Run) -> Figure:
+    """The same for one with a single branch."""
+    return await _messages(run, run.sizes.single)
+
+
+async def _messages(run: Run, series: Series) -> Figure:
     count = run.sizes.alone
-    home = run.scratch / "messages"
-    side = Side(client=run.client, home=home, stocked={run.sizes.uniform: WARM_UP + count})
+    home = run.scratch / f"messages-{series.name}"
+    side = Side(client=run.client, home=home, stocked={series: WARM_UP + count})
     stocking.stock(home, side.stocked)
     counted: Counter[str] = Counter()
     async with AsyncExitStack() as stack:
@@ -160,9 +179,9 @@ async def messages_alone(run: Run) -> Figure:
             await asyncio.wait_for(registration.registered.wait(), _REGISTERED_TIMEOUT_S)
         await front.launch("coordinator")
         side.address = front.address
-        await side.send("unary", run.sizes.uniform, WARM_UP, 1)
+        await side.send("unary", series, WARM_UP, 1)
         counted.clear()
-        await side.send("unary", run.sizes.uniform, count, 1)
+        await side.send("unary", series, count, 1)
         of_one = {name: number / count for name, number in sorted(counted.items())}
         await front.stop()
     side.check()

@@ -53,6 +53,11 @@ class Sizes:
         return Series("uniform", self.accounts)
 
     @property
+    def single(self) -> Series:
+        """Payments to many, of which no trade knows."""
+        return Series("single", self.accounts, single=True)
+
+    @property
     def hot(self) -> Series:
         """Payments to one."""
         return Series("hot", self.accounts, hot=True)
@@ -91,7 +96,7 @@ class Side:
                 payments=payments,
             )
         )
-        self.paid += count * payments
+        self.paid += 0 if series.single else count * payments
         return figures
 
     def check(self) -> None:

@@ -19,7 +19,8 @@ from tallystick.type.v1 import money_pb2
 
 CURRENCY: Final = "EUR"
 AMOUNT_MINOR: Final = 100
-PARTICIPANTS: Final = ("order", "ledger")
+LEDGER: Final = "ledger"
+PARTICIPANTS: Final = ("order", LEDGER)
 HOT_PAYEE: Final = "payee-hot"
 
 
@@ -27,12 +28,13 @@ HOT_PAYEE: Final = "payee-hot"
 class Series:
     """Payments 0, 1, 2...: each of its own trade, by one of many payers, to one of as many payees.
 
-    With `hot` all of them are to one payee.
+    With `hot` all of them are to one payee. Those that are `single` are at the ledger alone.
     """
 
     name: str
     accounts: int
     hot: bool = False
+    single: bool = False
 
     def trade_no(self, number: int) -> str:
         """The trade that payment `number` is for."""
@@ -71,6 +73,8 @@ class Series:
             for participant, operation in zip(
                 PARTICIPANTS, self.operations(first + at), strict=True
             ):
+                if self.single and participant != LEDGER:
+                    continue
                 request.branches.add(
                     branch_id=f"{participant}-{at}",
                     participant=participant,

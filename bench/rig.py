@@ -6,7 +6,7 @@ They are the shipped services, one replica of each, over stores that are filled 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,8 +20,15 @@ SERVICES = ("order", "ledger", "coordinator")
 class Rig:
     """See the module's docstring. On entering, `services` are started."""
 
-    def __init__(self, home: Path, services: Sequence[str] = SERVICES) -> None:
+    def __init__(
+        self,
+        home: Path,
+        services: Sequence[str] = SERVICES,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables` are of the environment of all that is launched."""
         self.home = home
+        self._variables = dict(variables or {})
         self.etcd = EtcdProcess()
         self.processes: dict[str, ServiceProcess] = {}
         self._services = services
@@ -38,6 +45,7 @@ class Rig:
     async def launch(self, service: str) -> None:
         """Launches one service, and returns when it serves."""
         process = ServiceProcess(service, 0, self.etcd.endpoint, self.home)
+        process.variables = self._variables
         self.processes[service] = process
         process.launch()
         await process.serving()

@@ -50,6 +50,11 @@ and the participants in both directions (a unary call counts two), for one trans
 the other. They are counted by a proxy in the place of each participant, found by a registry of
 the coordinator's own; `entries` are what the messages of the stream contain.
 
+**A single branch.** A transfer at the ledger alone, by unary Execute, one after the other.
+`one_phase_vs_two`: its median latency in one phase over that in two, which is what the same system
+beside it takes that was started with TALLYSTICK_ONE_PHASE=0. `forces_one_phase` and
+`messages_one_phase` are counted as above, after the first few, of which the very first takes two.
+
 **Starts.** `indoubt_10k_s`: order, ledger and coordinator are launched over stores with
 10,000 transactions in doubt; the time from launch, Python's own start included, until no
 branch is in doubt in the files and the coordinator lists nothing unfinished. Once with
@@ -77,7 +82,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench import counting, full, paying, starting, stocking
+from bench import counting, full, one_phase, paying, starting, stocking
 from bench.balancer import machine
 from bench.disk import scratch_directory
 from bench.load import Client
@@ -122,6 +127,9 @@ ON_RIG: Final[dict[str, OnRig]] = {
         lambda s: {s.uniform: _slices(s) * s.alone * (1 + BRANCHED_PAYMENTS)},
     ),
     "forces_per_txn_alone": OnRig(counting.forces_per_txn_alone, lambda s: {s.uniform: s.alone}),
+    "forces_one_phase": OnRig(
+        counting.forces_one_phase, lambda s: {s.single: counting.WARM_UP + s.alone}
+    ),
     "forces_per_txn_512": OnRig(
         counting.forces_per_txn_512, lambda s: {s.uniform: counting.WARM_UP + s.stream + s.logged}
     ),
@@ -129,6 +137,8 @@ ON_RIG: Final[dict[str, OnRig]] = {
 
 APART: Final[dict[str, Callable[[Run], Awaitable[Figure]]]] = {
     "messages_alone": counting.messages_alone,
+    "messages_one_phase": counting.messages_one_phase,
+    "one_phase_vs_two": one_phase.one_phase_vs_two,
     "indoubt_10k_s": starting.indoubt,
     "start_1m_s": starting.start,
     "full_vs_empty": full.full_vs_empty,
@@ -144,8 +154,11 @@ TARGETS: Final = {
     "alone_vs_floor": "<= 1.6",
     "eight_branches_vs_two": "<= 1.5",
     "forces_per_txn_alone": "<= 5",
+    "forces_one_phase": "<= 2",
     "forces_per_txn_512": "<= 0.1",
     "messages_alone": "<= 8",
+    "messages_one_phase": "<= 2",
+    "one_phase_vs_two": "<= 0.75",
     "indoubt_10k_s": "<= 10",
     "start_1m_s": "<= 2",
     "full_vs_empty": ">= 0.9",

@@ -26,6 +26,10 @@ from txn.store import sqlite_log
 from txn.store.log_mark import LogMark
 from txn.store.sqlite_verify import verify
 
+# Set to 0, a single branch takes two phases: before participants are taken back to a release
+# that does not know one.
+ONE_PHASE = "TALLYSTICK_ONE_PHASE"
+
 # Who may be named in a branch: a coordinator does not call whatever a caller names. That it
 # knows their operations lets it refuse a malformed one before anything is begun, and lets
 # reflection show them, so that grpcurl can write them as JSON.
@@ -57,7 +61,11 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     log = sqlite_log.SqliteDecisionLog(store, runtime.clock, mark)
     metrics = PrometheusCoordinatorMetrics(runtime.registry)
     coordinator = Coordinator(
-        config=CoordinatorConfig(name=service, participants=frozenset(OPERATIONS)),
+        config=CoordinatorConfig(
+            name=service,
+            participants=frozenset(OPERATIONS),
+            one_phase=os.environ.get(ONE_PHASE) != "0",
+        ),
         log=log,
         transport=transport,
         clock=runtime.clock,

@@ -65,6 +65,8 @@ class ServiceProcess:
         self.address = f"127.0.0.1:{free_port()}"
         # Beside those that every service takes.
         self.arguments: tuple[str, ...] = ()
+        # Of its environment, beside ours.
+        self.variables: dict[str, str] = {}
         self._replica = replica
         self._etcd = etcd
         self._home = home
@@ -94,7 +96,7 @@ class ServiceProcess:
                     "--etcd", self._etcd, "--home", str(self._home), *self.arguments,
                 ],
                 cwd=ROOT,
-                env={**os.environ, VARIABLE: failpoint},
+                env={**os.environ, **self.variables, VARIABLE: failpoint},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
