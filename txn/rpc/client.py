@@ -40,7 +40,7 @@ from txn.rpc.execute_stream import ExecuteStream
 from txn.rpc.numbered_stream import STREAM_MAX_AGE_S, NotOffered, Retiring
 from txn.rpc.operation import any_from, check_size
 from txn.rpc.participant_transport import UNARY_ONLY_S
-from txn.rpc.status import reason_in, status_from
+from txn.rpc.status import detail_in, reason_in, status_from
 
 EXECUTE_TIMEOUT_S = 15.0
 # Transactions of one client at once; who comes then waits for a place.
@@ -273,20 +273,18 @@ def _refusal(status: status_pb2.Status, reason: str) -> TxnError:
     if name == "ALREADY_EXISTS":
         return IdempotencyConflict(status.message)
     if name == "INVALID_ARGUMENT":
-        bad = error_details_pb2.BadRequest()
-        for detail in status.details:
-            detail.Unpack(bad)
+        bad = detail_in(status, error_details_pb2.BadRequest)
+        named = bad.field_violations if bad is not None else ()
         return InvalidOperation(
-            [FieldViolation(v.field, v.reason, v.description) for v in bad.field_violations]
+            [FieldViolation(v.field, v.reason, v.description) for v in named]
             or [FieldViolation("", "invalid_argument", status.message)]
         )
     return RequestRefused(reason)
 
 
 def _retry_delay_s(status: status_pb2.Status) -> float:
-    info = error_details_pb2.RetryInfo()
-    for detail in status.details:
-        if detail.Unpack(info):
-            asked_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
-            return min(max(asked_s, 0.0), RETRY_DELAY_MAX_S)
-    return 0.0
+    info = detail_in(status, error_details_pb2.RetryInfo)
+    if info is None:
+        return 0.0
+    asked_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+    return min(max(asked_s, 0.0), RETRY_DELAY_MAX_S)

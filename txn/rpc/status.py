@@ -45,6 +45,7 @@ RETRY_DELAY_S = 1
 FIELD_VIOLATIONS_MAX = 20
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _STATUS: tuple[tuple[type[TxnError], grpc.StatusCode, str], ...] = (
@@ -142,11 +143,21 @@ def status_from(error: grpc.RpcError) -> status_pb2.Status:
 
 def reason_in(status: status_pb2.Status) -> str:
     """ErrorInfo.reason of a status; empty when it has none."""
+    info = detail_in(status, error_details_pb2.ErrorInfo)
+    return "" if info is None else info.reason
+
+
+def detail_in(status: status_pb2.Status, kind: type[M]) -> M | None:
+    """The first detail of that kind that can be read: whoever sent it may have sent anything."""
     for detail in status.details:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info):
-            return str(info.reason)
-    return ""
+        found = kind()
+        try:
+            if detail.Unpack(found):
+                return found
+        except DecodeError:
+            # It says what it is, and is not.
+            continue
+    return None
 
 
 def violations_of(message: Message, prefix: str = "") -> list[FieldViolation]:

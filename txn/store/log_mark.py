@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 _SIZE_BYTES = 128
@@ -35,10 +36,11 @@ class LogMark:
         if not found.strip(b"\0"):
             return None
         checksum, text = found[:_CHECKSUM_BYTES], found[_CHECKSUM_BYTES:]
-        if len(found) < _SIZE_BYTES or checksum != _checksum(text):
-            _log.warning("%s cannot be read: whether the log has lost its end is not known", self)
-            return None
-        return text.rstrip(b"\0").decode()
+        if len(found) == _SIZE_BYTES and checksum == _checksum(text):
+            with suppress(UnicodeDecodeError):
+                return text.rstrip(b"\0").decode()
+        _log.warning("%s cannot be read: whether the log has lost its end is not known", self)
+        return None
 
     def write(self, txn_id: str) -> None:
         """Puts down a row that is durable. Never raises: the row is no less durable for it."""

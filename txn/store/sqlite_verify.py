@@ -26,6 +26,7 @@ from txn.store.sqlite_log import COLUMNS, Row, check_row
 STRUCTURE_MAX_BYTES = 256 * 1024 * 1024
 # Of the newest rows whose contents and keys are looked at: each key is a page somewhere else.
 NEWEST_ROWS_MAX = 2_000
+_SHOWN_CHARS_MAX = 500
 
 _UNFINISHED = "SELECT txn_id FROM decision INDEXED BY decision_unfinished WHERE ended = 0"
 _KEYS_THAT_LEAD_ASTRAY = """
@@ -53,9 +54,14 @@ def verify(path: Path, mark: LogMark) -> None:
             _verify(connection, forced)
     except (LogDamaged, sqlite3.Error) as error:
         raise LogDamaged(
-            f"{path} is not as it was written: {error}. Nothing was changed. Put back what is "
-            f"missing; one that is to be believed as it is starts without {mark}"
+            f"{path} is not as it was written: {_shown(error)}. Nothing was changed. Put back "
+            f"what is missing; one that is to be believed as it is starts without {mark}"
         ) from error
+
+
+def _shown(error: Exception) -> str:
+    """SQLite quotes what it finds, and that may be anything."""
+    return "".join(each if each.isprintable() else " " for each in str(error)[:_SHOWN_CHARS_MAX])
 
 
 def _verify(connection: sqlite3.Connection, forced: str | None) -> None:
@@ -79,7 +85,7 @@ def _verify(connection: sqlite3.Connection, forced: str | None) -> None:
         if forced > _truncated(connection):
             _find(connection, rows, forced)
         name = connection.execute("SELECT log_id FROM log_identity").fetchone()
-        if name is None or not forced.endswith(name[0]):
+        if name is None or not forced.endswith(str(name[0])):
             raise LogDamaged("its name is not that of its rows")
 
 

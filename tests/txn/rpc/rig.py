@@ -141,3 +141,16 @@ def packed(message: Any) -> any_pb2.Any:
     any_ = any_pb2.Any()
     any_.Pack(message)
     return any_
+
+
+def garbled(code: grpc.StatusCode) -> status_pb2.Status:
+    """A status with details that say what they are, and are not."""
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    return status_pb2.Status(
+        code=code.value[0],
+        message="said so",
+        details=[
+            any_pb2.Any(type_url=f"type.googleapis.com/{kind.DESCRIPTOR.full_name}", value=b"\xff")
+            for kind in kinds
+        ],
+    )

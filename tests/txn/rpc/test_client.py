@@ -18,7 +18,7 @@ from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from tests.support.waiting import eventually
 from tests.txn.helpers import Gate, ScriptedTransport, coordinator, start
-from tests.txn.rpc.rig import Without, served, transfer
+from tests.txn.rpc.rig import Without, garbled, served, transfer
 from txn.coordinator import Coordinator
 from txn.errors import (
     IdempotencyConflict,
@@ -343,10 +343,14 @@ async def test_closing_tells_who_waits() -> None:
 
 
 class Says(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
-    """A coordinator without streams that answers with these statuses, the last for ever."""
+    """A coordinator without streams that answers with these statuses, the last for ever.
 
-    def __init__(self, *codes: grpc.StatusCode) -> None:
+    If it `garbles`, nobody can read the details of one.
+    """
+
+    def __init__(self, *codes: grpc.StatusCode, garbles: bool = False) -> None:
         self.codes = list(codes)
+        self.garbles = garbles
         self.keys: list[str] = []
 
     async def Execute(self, request: pb.ExecuteRequest, context: Any) -> pb.ExecuteResponse:  # noqa: N802
@@ -355,6 +359,8 @@ class Says(coordinator_service_pb2_grpc.CoordinatorServiceServicer):
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         if code is grpc.StatusCode.OK:
             return pb.ExecuteResponse(txn_id="t", outcome=pb.OUTCOME_COMMITTED)
+        if self.garbles:
+            await context.abort_with_status(rpc_status.to_status(garbled(code)))
         status = status_pb2.Status(code=code.value[0], message="said so")
         status.details.add().Pack(error_details_pb2.ErrorInfo(reason="SAID_SO"))
         await context.abort_with_status(rpc_status.to_status(status))
@@ -405,6 +411,29 @@ async def test_statuses_are_what_may_be_concluded(
             with pytest.raises(error):
                 await asking
         assert {"a"} == set(says.keys)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (C.INVALID_ARGUMENT, InvalidOperation),
+        (C.RESOURCE_EXHAUSTED, Overloaded),
+        (C.UNAVAILABLE, OutcomeUnknown),
+    ],
+)
+async def test_details_that_are_garbage_change_nothing(
+    code: grpc.StatusCode, error: type[TxnError]
+) -> None:
+    """What may be concluded follows from the code; it was a DecodeError, which says nothing."""
+    says = Says(code, garbles=True)  # type: ignore[abstract]
+
+    def add(server: grpc.aio.Server) -> None:
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(says, server)
+
+    async with served(add) as channel, TransactionClient(channel) as client:
+        await eventually(lambda: _has_no_stream(client))
+        with pytest.raises(error):
+            await client.execute(BOTH, idempotency_key="a", timeout_s=1)
 
 
 async def _has_no_stream(client: TransactionClient) -> bool:

@@ -33,11 +33,12 @@ from tests.txn.rpc.rig import (
     Without,
     details,
     failed,
+    garbled,
     served,
     told,
     unary_found_out,
 )
-from txn.errors import Alarm, Unreachable
+from txn.errors import Alarm, Refused, Unreachable
 from txn.model import Abort, Batch, Commit, Operation, Prepare, Reply, TxnId, VoteReply
 from txn.participant import Participant
 from txn.rpc import (
@@ -301,6 +302,24 @@ async def test_a_note_about_nothing_makes_the_answer_say_nothing() -> None:
 
     async with replica(misplaced) as (mesh, _):
         assert ["ANSWERS_MISPLACED"] == await raised(mesh.asking("t1"))
+
+
+async def test_an_error_whose_details_are_garbage_is_an_error_all_the_same() -> None:
+    """What it says in its code counts, and the other messages of the batch are answered."""
+
+    async def garbling(context: Any) -> None:
+        request = await context.read()
+        response = pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_COMMIT] * 2)
+        response.notes.add(place=0, error=garbled(grpc.StatusCode.PERMISSION_DENIED))
+        await context.write(response)
+        await context.read()
+
+    async with replica(garbling) as (mesh, _):
+        batch = Batch([prepare("t1"), prepare("t2")])
+        refused, voted = await mesh.transport.exchange("ledger", batch, TIMEOUT_S)
+        assert isinstance(refused, Refused)
+        assert "PERMISSION_DENIED" == str(refused)
+        assert YES == voted
 
 
 async def test_operations_of_several_types_keep_theirs() -> None:

@@ -22,7 +22,7 @@ from tests.txn.support import open_sqlite
 from txn.errors import LogDamaged, TxnError
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
-from txn.store import opening
+from txn.store import log_mark, opening
 from txn.store.log_mark import LogMark
 from txn.store.migrate import apply
 from txn.store.sqlite_log import SqliteDecisionLog, schema
@@ -213,6 +213,52 @@ async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None
     assert [] == await contradictions(whole)
     with closing(LogMark(whole)) as mark:
         assert decision(ROWS - 1).txn_id == mark.read()
+
+
+async def test_a_note_of_something_that_is_no_text_accuses_nobody(tmp_path: Path) -> None:
+    """Even where its checksum is right."""
+    with closing(LogMark(tmp_path / "c.db")) as mark:
+        text = b"\xff".ljust(log_mark._SIZE_BYTES - log_mark._CHECKSUM_BYTES, b"\0")
+        mark.path.write_bytes(log_mark._checksum(text) + text)
+        assert None is mark.read()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "body_hash = 'text'",
+        "body_hash = 1",
+        "branches = '[', checksum = NULL",
+        "branches = '[1]', checksum = NULL",
+        "branches = x'00', checksum = NULL",
+        """branches = '[["a", "b", "MAYBE"]]', checksum = NULL""",
+    ],
+)
+async def test_a_column_of_another_type_is_damage(tmp_path: Path, change: str) -> None:
+    """A flipped bit may make a blob a text: that is a damaged log, and no TypeError."""
+    path = tmp_path / "c.db"
+    async with opened(path) as log:
+        await log.decide_all([decision(1)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"UPDATE decision SET {change}")
+        connection.commit()
+    with pytest.raises(LogDamaged):
+        async with opened(path) as log:
+            await log.by_txn_id(txn_id(1))
+
+
+async def test_what_is_quoted_of_a_damaged_log_is_on_one_line(tmp_path: Path) -> None:
+    """SQLite tells of damage in several lines, and with whatever it has found."""
+    path = tmp_path / "c.db"
+    async with opened(path) as log:
+        await log.decide_all([decision(1)])
+    content = bytearray(path.read_bytes())
+    # Of the header: a file that was never vacuumed step by step says that it was.
+    content[64:68] = b"\0\0\0\1"
+    path.write_bytes(content)
+    with closing(LogMark(path)) as mark, pytest.raises(LogDamaged) as refused:
+        verify(path, mark)
+    assert str(refused.value).isprintable()
 
 
 async def test_rows_from_before_checksums_are_believed(tmp_path: Path) -> None:
