@@ -11,6 +11,10 @@ Calls fail as they do on any gRPC channel: with grpc.aio.AioRpcError.
 
 from __future__ import annotations
 
+from typing import Final
+
+SHOWN_CHARS_MAX: Final = 200
+
 
 class BalancerError(ValueError):
     """The channel cannot be set up as asked."""
@@ -30,3 +34,8 @@ class UnknownPolicyError(BalancerError):
 
 class PolicyNameTakenError(BalancerError):
     """Another policy is registered under that name."""
+
+
+def shown(value: object) -> str:
+    """What somebody else wrote, as an error quotes it: on one line, and not without end."""
+    return repr(value)[:SHOWN_CHARS_MAX]

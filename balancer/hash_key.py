@@ -24,7 +24,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 from balancer.policy import HashKey, PickInfo, PolicyContext
 
 MAX_MESSAGE_CLASSES: Final = 256
@@ -55,7 +55,7 @@ def from_metadata(name: str) -> HashKey:
     """
     wanted = name.lower()
     if not _METADATA_KEY.fullmatch(wanted):
-        raise InvalidConfigError(f"hash_key is not the name of a metadata key: {name!r}")
+        raise InvalidConfigError(f"hash_key is not the name of a metadata key: {shown(name)}")
 
     def first_value(info: PickInfo) -> bytes | None:
         for key, value in info.metadata:
@@ -76,7 +76,7 @@ def from_field(path: str) -> HashKey:
     Raises InvalidConfigError unless `path` is names joined by dots, at most MAX_PATH_DEPTH.
     """
     if not _FIELD_PATH.fullmatch(path) or path.count(".") >= MAX_PATH_DEPTH:
-        raise InvalidConfigError(f"hash_key is not the path of a field: {path[:200]!r}")
+        raise InvalidConfigError(f"hash_key is not the path of a field: {shown(path)}")
     getters: dict[type, _Getter] = {}
 
     def value_at_path(info: PickInfo) -> bytes | None:

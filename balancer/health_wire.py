@@ -17,6 +17,7 @@ REPLY_BYTES_MAX: Final = 1024
 
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES_MAX = 10
+_TAG_BYTES_MAX = 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _FIELD = 1
 _SERVICE_TAG = bytes([_FIELD << 3 | _LENGTH_DELIMITED])
@@ -52,8 +53,10 @@ def decode_response(reply: bytes) -> ServingStatus:
         raise MalformedReplyError(f"{len(reply)} bytes are more than {REPLY_BYTES_MAX}")
     status, position = 0, 0
     while position < len(reply):
-        tag, position = _read_varint(reply, position)
-        field, wire_type = (tag & _UINT32) >> 3, tag & 7
+        tag, position = _read_varint(reply, position, _TAG_BYTES_MAX)
+        if tag > _UINT32:
+            raise MalformedReplyError(f"no field has the tag {tag}")
+        field, wire_type = tag >> 3, tag & 7
         if field == 0:
             raise MalformedReplyError("a field has the number 0")
         if field == _FIELD and wire_type == _VARINT:
@@ -77,10 +80,10 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: bytes, position: int, bytes_max: int = _VARINT_BYTES_MAX) -> tuple[int, int]:
     """The number that begins there, and where the next thing does."""
     value = 0
-    for index, byte in enumerate(data[position : position + _VARINT_BYTES_MAX]):
+    for index, byte in enumerate(data[position : position + bytes_max]):
         value |= (byte & 0x7F) << 7 * index
         if byte <= 0x7F:
             return value, position + index + 1

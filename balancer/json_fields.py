@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import grpc
 
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 
 UINT32_MAX: Final = 2**32 - 1
 MAX_DURATION_S: Final = 315_576_000_000
@@ -86,6 +86,11 @@ class Fields:
         value = self._values.get(name)
         if value is not None and not isinstance(value, str):
             raise self.error(name, "is not a string")
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            # Half of a surrogate pair, which JSON can write and nobody can send.
+            raise self.error(name, "is not text that UTF-8 can hold") from None
         return value
 
     def boolean(self, name: str) -> bool | None:
@@ -169,7 +174,7 @@ class Fields:
         elif isinstance(value, int) and not isinstance(value, bool):
             code = _CODES_BY_NUMBER.get(value)
         if code is None:
-            raise self.error(name, f"has an unknown status code: {value!r}")
+            raise self.error(name, f"has an unknown status code: {shown(value)}")
         return code
 
 
@@ -185,7 +190,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in result if names.count(name) > 1)
-        raise InvalidConfigError(f"the key {repeated!r} stands twice in one object")
+        raise InvalidConfigError(f"the key {shown(repeated)} stands twice in one object")
     return result
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 from balancer.json_fields import Fields
 
 RING_SIZE_LIMIT: Final = 8_388_608
@@ -100,13 +100,13 @@ def read_policy(parent: Fields, name: str, known: Collection[str]) -> LoadBalanc
                 policy=policy, parameters=_as_they_are(entry.required_child(policy))
             )
         names.append(policy)
-    raise parent.error(name, f"has no policy that is known here: {', '.join(names) or 'empty'}")
+    raise parent.error(name, f"has no policy that is known here: {shown(names)}")
 
 
 def _as_they_are(fields: Fields) -> dict[str, ParameterValue]:
     for name, value in fields.values().items():
         if not isinstance(value, bool | int | float | str):
-            raise fields.error(name, "is not a plain value")
+            raise fields.error(shown(name), "is not a plain value")
     return fields.values()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 from balancer.hedging import HedgingPolicy
 from balancer.retry import RetryPolicy
 
@@ -134,6 +134,6 @@ def _check_name(name: str) -> None:
         fits = not name.endswith("/")
     if not fits:
         raise InvalidConfigError(
-            f"not a method, a service or nothing: {name!r}; write /pkg.Service/Method, "
+            f"not a method, a service or nothing: {shown(name)}; write /pkg.Service/Method, "
             "pkg.Service or an empty name"
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from balancer.attempt import MAX_ATTEMPTS
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 from balancer.hedging import HedgingPolicy
 from balancer.json_fields import Fields, parse_object
 from balancer.lb_config import LoadBalancing, read_policy
@@ -66,7 +66,7 @@ def _load_balancing(fields: Fields, policies: Collection[str]) -> LoadBalancing 
     if name in ("", "unspecified"):
         return None
     if name not in ("round_robin", "pick_first", *policies):
-        raise fields.error("loadBalancingPolicy", f"is not known: {name}")
+        raise fields.error("loadBalancingPolicy", f"is not known: {shown(name)}")
     return LoadBalancing(policy=name)
 
 
@@ -90,7 +90,7 @@ def _methods(fields: Fields) -> MethodConfigs:
         for each in entry.children("name"):
             name = _method_name(each)
             if name in by_name:
-                raise InvalidConfigError(f"{each.path} is named twice: {name!r}")
+                raise InvalidConfigError(f"{each.path} is named twice: {shown(name)}")
             by_name[name] = config
     return MethodConfigs(by_name)
 
@@ -100,7 +100,7 @@ def _method_name(fields: Fields) -> str:
     if method and not service:
         raise fields.error("method", "has no service")
     if service.startswith("/"):
-        raise fields.error("service", f"begins with a slash: {service!r}")
+        raise fields.error("service", f"begins with a slash: {shown(service)}")
     return f"/{service}/{method}" if method else service
 
 

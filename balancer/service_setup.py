@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
 from balancer.config import ChannelConfig
-from balancer.errors import InvalidConfigError
+from balancer.errors import InvalidConfigError, shown
 from balancer.hash_key import from_metadata
 from balancer.health import HealthConfig
 from balancer.lb_config import LoadBalancing, OutlierParameters
@@ -132,7 +132,7 @@ def _policy(balancing: LoadBalancing, context: PolicyContext) -> str | Policy:
     if name == "ring_hash" and parameters:
         return RingHash(context, _ring(parameters))
     if parameters:
-        raise InvalidConfigError(f"policy {name!r} has no parameter {min(parameters)!r}")
+        raise InvalidConfigError(f"policy {name!r} has no parameter {shown(min(parameters))}")
     return name
 
 

@@ -71,6 +71,8 @@ def test_what_a_later_version_may_send(reply: bytes, expected: ServingStatus) ->
         b"\x00\x01",
         b"\x0b",
         b"\x0f",
+        b"\xe2\xbf\xff\xf9\x33\x00",
+        b"\x88\x80\x80\x80\x80\x00\x01",
         b"\x12\x7f",
         b"\x12\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
         b"\x19\x00",

@@ -420,6 +420,39 @@ def test_health(given: dict[str, Any], expected: str | None) -> None:
     assert expected == load(healthCheckConfig=given).health_service_name
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"healthCheckConfig": {"serviceName": "\ud800"}},
+        {"methodConfig": [{"name": [{"service": "\ud800"}]}]},
+    ],
+    ids=str,
+)
+def test_text_that_cannot_be_sent_is_refused(document: dict[str, Any]) -> None:
+    """Half of a surrogate pair would break the calls, long after the start."""
+    with pytest.raises(InvalidConfigError, match="UTF-8"):
+        load(**document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"loadBalancingPolicy": "a\nb" * 1000},
+        {"loadBalancingConfig": [{"a\nb" * 1000: {}}]},
+        {"methodConfig": [{"name": [{"service": "/\n" * 1000}]}]},
+        {"methodConfig": [{"name": [{"service": "a\n" * 1000}] * 2}]},
+        {"methodConfig": [{"name": [{"service": "a\n/"}]}]},
+    ],
+    ids=lambda document: str(document)[:60],
+)
+def test_what_is_quoted_of_a_document_is_short_and_on_one_line(document: dict[str, Any]) -> None:
+    """Errors go to logs, and whoever wrote the document shall write nothing else there."""
+    with pytest.raises(InvalidConfigError) as refused:
+        load(**document)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 500
+
+
 def test_unknown_fields_are_ignored() -> None:
     """A newer document still loads."""
     found = load_service_config(
