@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ _SERVICE_NAME = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _NOBODY = (Reach.UNSPECIFIED, Reach.MULTICAST)
 # Go's endpoints manager: Add is 0, Delete is 1. Only Add is ever stored.
 _OP_ADD = 0
+_METADATA = "Metadata"
 
 
 class NamingError(ValueError):
@@ -131,7 +133,7 @@ def encode_value(endpoint: Endpoint) -> bytes:
     """
     fields = asdict(endpoint)
     address = fields.pop("address")
-    value = _compact({"Op": _OP_ADD, "Addr": address, "Metadata": _compact(fields)}).encode()
+    value = _compact({"Op": _OP_ADD, "Addr": address, _METADATA: _compact(fields)}).encode()
     if len(value) > MAX_VALUE_BYTES:
         raise MalformedEndpointError(f"value has {len(value)} bytes, more than {MAX_VALUE_BYTES}")
     return value
@@ -156,10 +158,17 @@ def decode_value(value: bytes) -> Endpoint:
     operation = update.get("Op", _OP_ADD)
     if type(operation) is not int or operation != _OP_ADD:
         raise MalformedEndpointError("Op is not 0 (add)")
-    return Endpoint(address=update.get("Addr", ""), **_fields(update.get("Metadata")))
+    return Endpoint(address=update.get("Addr", ""), **_fields(update.get(_METADATA)))
 
 
-_GO_FIELDS = {"op": "Op", "addr": "Addr", "metadata": "Metadata"}
+_GO_FIELDS = {"op": "Op", "addr": "Addr", "metadata": _METADATA}
+
+
+def metadata_name(update: Mapping[str, Any]) -> str:
+    """The field of a value, already parsed, from which `decode_value` takes the metadata."""
+    if "Addr" in update:
+        return _METADATA
+    return next((name for name in reversed([*update]) if name.lower() == "metadata"), _METADATA)
 
 
 def _fields(metadata: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import grpc
 
+from discovery.addresses import Reach, reach
 from discovery.variables import (
     CA_VARIABLE,
     CERT_VARIABLE,
@@ -20,6 +21,7 @@ from discovery.variables import (
 
 MAX_ENDPOINTS: Final = 16
 MAX_PEM_BYTES: Final = 1024 * 1024
+MAX_SHOWN_CHARS: Final = 200
 _ETCD_MIN_PING_S: Final = 5.0
 _FIRST_RECONNECT_MS: Final = 100
 _PLAIN, _ENCRYPTED = "http://", "https://"
@@ -144,12 +146,12 @@ def parse_endpoints(endpoints: Sequence[str], config: EtcdClientConfig) -> tuple
 
 
 def _endpoint(text: str, tls: bool) -> EtcdEndpoint:
+    shown = repr(text[:MAX_SHOWN_CHARS])
     if tls and text.startswith(_PLAIN):
-        raise ValueError(f"etcd endpoint {text!r} is not encrypted, but tls is configured")
+        raise ValueError(f"etcd endpoint {shown} is not encrypted, but tls is configured")
     address = text.removeprefix(_PLAIN).removeprefix(_ENCRYPTED).rstrip("/")
-    host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdecimal()) or "/" in address:
-        raise ValueError(f"not an etcd endpoint (host:port): {text!r}")
+    if reach(address) is Reach.MALFORMED:
+        raise ValueError(f"not an etcd endpoint (host:port): {shown}")
     return EtcdEndpoint(address, tls or text.startswith(_ENCRYPTED))
 
 

@@ -28,7 +28,6 @@ from typing import Any, Final
 
 from discovery.endpoint import (
     MAX_FIELD_CHARS,
-    MAX_SERVICE_NAME_CHARS,
     Endpoint,
     NamingError,
     service_prefix,
@@ -217,14 +216,17 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _endpoints(service: str, listed: Any) -> tuple[Endpoint, ...]:
-    name = service[:MAX_SERVICE_NAME_CHARS]
-    if not isinstance(listed, list) or len(listed) > MAX_ENDPOINTS_PER_SERVICE:
-        raise UnusableFileError(f"{name}: not a list of at most {MAX_ENDPOINTS_PER_SERVICE}")
-    where, by_address = name, {}
     try:
+        # First, since whoever is told of an error shall not be shown just anything.
         service_prefix(service)
+    except NamingError as error:
+        raise UnusableFileError(str(error)) from None
+    if not isinstance(listed, list) or len(listed) > MAX_ENDPOINTS_PER_SERVICE:
+        raise UnusableFileError(f"{service}: not a list of at most {MAX_ENDPOINTS_PER_SERVICE}")
+    where, by_address = service, {}
+    try:
         for number, each in enumerate(listed):
-            where = f"{name}[{number}]"
+            where = f"{service}[{number}]"
             endpoint = _endpoint(each)
             by_address[endpoint.address] = endpoint
     except (NamingError, UnusableFileError) as error:

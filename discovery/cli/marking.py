@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from discovery.endpoint import MAX_VALUE_BYTES, MalformedEndpointError, decode_value
+from discovery.endpoint import MAX_VALUE_BYTES, MalformedEndpointError, decode_value, metadata_name
 
 
 def marked(value: bytes, *, draining: bool) -> bytes:
@@ -21,7 +21,8 @@ def marked(value: bytes, *, draining: bool) -> bytes:
     if decode_value(value).draining is draining:
         return value
     update = json.loads(value)
-    update["Metadata"] = _marked_metadata(update.get("Metadata"), draining)
+    name = metadata_name(update)
+    update[name] = _marked_metadata(update.get(name), draining)
     text = _compact(update).encode()
     if len(text) > MAX_VALUE_BYTES or decode_value(text).draining is not draining:
         raise MalformedEndpointError("its metadata has no room for the mark")

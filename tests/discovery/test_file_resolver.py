@@ -185,6 +185,7 @@ _UNUSABLE = {
     "an endless field": b'{"a": [{"address": "a:1", "%s": 2}]}' % (b"a" * 1_000_000),
     "a weight of words": b'{"a": [{"address": "a:1", "weight": "2"}]}',
     "a zone of lists": b'{"a": [{"address": "a:1", "zone": []}]}',
+    "a service of control characters": b'{"a\\n\\u001b[2J": ["a:1"]}',
     "services of numbers": b'{"a": [{"address": "a:1", "services": [1]}]}',
 }
 
@@ -205,6 +206,7 @@ async def test_the_last_good_list_stands_while_the_file_is_malformed(
     assert listener.last.error is not None
     assert listener.last.error.startswith(str(path))
     assert len(listener.last.error) < 1500
+    assert listener.last.error.isprintable()
     _replace(path, _text("c:3"))
     await listener.hears("c:3")
 

@@ -46,6 +46,14 @@ def test_other_peoples_metadata_stays_in_its_form(metadata: Any, expected: Any) 
     assert {"Op": 0, "Addr": "a:1", "Metadata": expected, "Extra": 7} == update
 
 
+def test_metadata_under_a_name_that_go_would_take_stays_there() -> None:
+    """Where it is written in small letters the mark goes there, and nothing hides the rest."""
+    value = b'{"addr":"a:1","metadata":{"id":"x"}}'
+    drained = marked(value, draining=True)
+    assert Endpoint("a:1", id="x", draining=True) == decode_value(drained)
+    assert {"addr", "metadata"} == json.loads(drained).keys()
+
+
 def test_a_value_without_metadata_gets_some() -> None:
     """As a string, which every reader takes."""
     assert '{"draining":true}' == json.loads(marked(_value(), draining=True))["Metadata"]
