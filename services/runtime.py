@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import os
 import random
@@ -41,9 +40,11 @@ from discovery import (
     EtcdResolverConfig,
     Registrar,
 )
+from discovery.addresses import Reach, reach
 from discovery.etcd_config import config_from
 from services.edge import Edge
 from services.metrics_page import MetricsPage
+from services.numbers import whole_number
 from txn.clock import SystemClock
 from txn.errors import AlreadyOwned, LogDamaged
 from txn.store.migrate import MigrationError
@@ -59,6 +60,8 @@ CONCURRENT_RPCS_MAX = 2_000
 GC_THRESHOLD = 20_000
 # How long the thread that forces waits for a busy event loop to let it run.
 SWITCH_INTERVAL_S = 0.0005
+PORT_MAX = 65_535
+ADDRESS_SHOWN_CHARS = 200
 METRICS_PORT_OFFSET = "TALLYSTICK_METRICS_PORT_OFFSET"
 EXIT_CANNOT_START = 3
 EXIT_TASK_FAILED = 5
@@ -115,20 +118,16 @@ class RuntimeConfig:
 
 def host_and_port(address: str) -> tuple[str, int]:
     """Where to listen. Raises CannotStart unless that is on loopback."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    host, _, text = address.rpartition(":")
+    shown = repr(address[:ADDRESS_SHOWN_CHARS])
+    if reach(f"{host}:{PORT_MAX}") is not Reach.LOOPBACK:
         raise CannotStart(
-            f"{address} is not a loopback address: callers are not authenticated yet, "
+            f"{shown} is not a loopback address: callers are not authenticated yet, "
             "so this service listens on 127.0.0.1 only"
         )
-    if not port.isdigit() or not 0 < int(port) < 65_536:
-        raise CannotStart(f"{address} has no port from 1 to 65535")
-    return host, int(port)
+    if not (port := whole_number(text, PORT_MAX)):
+        raise CannotStart(f"{shown} has no port from 1 to {PORT_MAX}")
+    return host.strip("[]"), port
 
 
 class Runtime:
@@ -257,10 +256,11 @@ def metrics_address(address: str, variables: Mapping[str, str]) -> str:
     offset = variables.get(METRICS_PORT_OFFSET, "")
     if not offset:
         return ""
-    if not offset.isdigit():
-        raise CannotStart(f"{METRICS_PORT_OFFSET} is not a number: {offset!r}")
-    host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + int(offset)}" if port.isdigit() else address
+    if (above := whole_number(offset, PORT_MAX)) is None:
+        raise CannotStart(f"{METRICS_PORT_OFFSET} is not a number: {offset[:20]!r}")
+    host, _, text = address.rpartition(":")
+    port = whole_number(text, PORT_MAX)
+    return address if port is None else f"{host}:{port + above}"
 
 
 def _configure_logs() -> None:

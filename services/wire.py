@@ -7,7 +7,10 @@ from tallystick.type.v1 import money_pb2
 
 from services.errors import InvalidArgument
 from services.money import CurrencyCode, Money, UnknownCurrencyError, currency
+from services.numbers import whole_number
 from txn.errors import FieldViolation
+
+ENTRY_ID_MAX = 10**18 - 1
 
 
 def currency_from(code: str, field: str) -> CurrencyCode:
@@ -41,8 +44,9 @@ def entry_id_from(page_token: str) -> int:
     """Where a page of numbered rows begins. Raises InvalidArgument for a token not ours."""
     if not page_token:
         return 0
-    if not page_token.isascii() or not page_token.isdigit() or len(page_token) > 18:
+    entry_id = whole_number(page_token, ENTRY_ID_MAX)
+    if entry_id is None:
         raise InvalidArgument(
             FieldViolation("page_token", "page_token.ours", "is not a token of an earlier page")
         )
-    return int(page_token)
+    return entry_id

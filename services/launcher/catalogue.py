@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.launcher.errors import ReplicasError
+from services.numbers import whole_number
 
 REPLICAS_MAX = 10
 STORES = ("sqlite",)
@@ -42,7 +43,9 @@ def parse_replicas(text: str, catalogue: tuple[Service, ...]) -> dict[str, int]:
     for word in text.replace(",", " ").split():
         name, _, number = word.partition("=")
         if name not in known:
-            raise ReplicasError(f"REPLICAS: no service {name!r}; there are {', '.join(known)}")
+            raise ReplicasError(
+                f"REPLICAS: no service {name[:100]!r}; there are {', '.join(known)}"
+            )
         counts[name] = _count(known[name], number)
     return counts
 
@@ -60,7 +63,7 @@ def shown(replicas: Mapping[str, int]) -> str:
 
 def _count(service: Service, number: str) -> int:
     most = service.replicas_max
-    if number.isascii() and number.isdigit() and 1 <= int(number) <= most:
-        return int(number)
+    if count := whole_number(number, most):
+        return count
     allowed = f"from 1 to {most}" if most > 1 else "only 1 for now"
-    raise ReplicasError(f"REPLICAS: {service.name}={number} will not do; {allowed}")
+    raise ReplicasError(f"REPLICAS: {service.name}={number[:20]!r} will not do; {allowed}")

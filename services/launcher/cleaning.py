@@ -15,6 +15,7 @@ LEFTOVERS = (
     ".mypy_cache",
     ".ruff_cache",
     ".pytest_cache",
+    ".fuzz",
     ".hypothesis",
     ".import_linter_cache",
     "dist",

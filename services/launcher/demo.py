@@ -20,11 +20,12 @@ from tallystick.wallet.v1 import wallet_service_pb2 as wallet
 
 from services.launcher import mesh
 from services.launcher.demo_cast import CURRENCY, Cast, Position, money, shown
-from services.launcher.demo_client import Clients, call, connect, refusal
+from services.launcher.demo_client import Clients, call, connect
 from services.launcher.errors import DemoFailed
 from services.launcher.settings import Settings
 from services.launcher.stage import Stage
 from services.launcher.status import MeshStatus
+from txn.rpc import reason_of
 
 FUNDS_MINOR = 5_000
 PRICE_MINOR = 1_230
@@ -179,7 +180,7 @@ class Demo:
         try:
             await call(clients.wallet.ConfirmPayment, self._confirmation(trade))
         except grpc.aio.AioRpcError as error:
-            if refusal(error) != "INSUFFICIENT_FUNDS":
+            if reason_of(error) != "INSUFFICIENT_FUNDS":
                 raise
         else:
             raise DemoFailed("a payment without funds went through")
@@ -229,7 +230,7 @@ class Demo:
             with self._stage.step(title):
                 yield
         except grpc.aio.AioRpcError as error:
-            why = f"{error.code().name} {refusal(error)} {error.details()}"
+            why = f"{error.code().name} {reason_of(error)} {error.details()}"
             raise DemoFailed(self._failed(title, why)) from error
         except DemoFailed as error:
             raise DemoFailed(self._failed(title, str(error))) from error

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from tallystick.ledger.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from tallystick.order.v1.order_service_pb2_grpc import OrderServiceStub
 from tallystick.txn.v1.coordinator_service_pb2_grpc import CoordinatorServiceStub
@@ -35,7 +34,6 @@ RPC_TIMEOUT_S = 10.0
 RPC_ATTEMPTS_MAX = 5
 RETRY_DELAY_S = 0.2
 OUTCOME_UNKNOWN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-DETAILS_KEY = "grpc-status-details-bin"
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -85,14 +83,3 @@ async def call(
                 raise
             await asyncio.sleep(RETRY_DELAY_S * attempt)
     raise AssertionError("the last attempt returns or raises")
-
-
-def refusal(error: grpc.aio.AioRpcError) -> str:
-    """ErrorInfo.reason of a refusal; empty when it carries none."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAILS_KEY and isinstance(value, bytes):
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    return str(info.reason)
-    return ""

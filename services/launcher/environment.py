@@ -164,7 +164,7 @@ def _still_true(wanted: Goal, installed: dict[str, str]) -> dict[str, str]:
 def _read_stamp(path: Path) -> dict[str, object]:
     try:
         stamp = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.launcher.errors import SetupError
@@ -174,7 +174,8 @@ def pip_settings(listing: str) -> dict[str, str]:
         name, separator, value = line.partition("=")
         section, _, option = name.rpartition(".")
         if separator and section in found:
-            found[section][option] = str(ast.literal_eval(value))
+            with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                found[section][option] = str(ast.literal_eval(value))
     return {option: value for section in PIP_SECTIONS for option, value in found[section].items()}
 
 

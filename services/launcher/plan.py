@@ -61,11 +61,16 @@ def encode(plan: MeshPlan) -> bytes:
 
 def load(path: Path) -> MeshPlan:
     """Reads a plan file; raises OSError or ValueError."""
-    raw = json.loads(path.read_bytes())
-    processes = tuple(
-        ProcessPlan(**{**entry, "command": tuple(entry["command"])}) for entry in raw["processes"]
-    )
-    return MeshPlan(raw["home"], raw["repository"], tuple(raw["etcd"]), processes)
+    content = path.read_bytes()
+    try:
+        raw = json.loads(content)
+        processes = tuple(
+            ProcessPlan(**{**entry, "command": tuple(entry["command"])})
+            for entry in raw["processes"]
+        )
+        return MeshPlan(raw["home"], raw["repository"], tuple(raw["etcd"]), processes)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise ValueError("not a plan of a mesh") from None
 
 
 def _service(

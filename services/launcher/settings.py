@@ -12,10 +12,12 @@ from services.launcher.catalogue import CATALOGUE, Service
 from services.launcher.cleaning import home_of
 from services.launcher.errors import EtcdUnavailable
 from services.launcher.home import Home
+from services.numbers import whole_number
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ETCD_PORT = 2379
 PORT_MAX = 65_535
+SHOWN_CHARS_MAX = 200
 # A service drains within 10 s of SIGTERM by itself.
 SERVICE_DRAIN_S = 12.0
 ETCD_DRAIN_S = 5.0
@@ -70,6 +72,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
 def _endpoint(text: str) -> str:
     endpoint = text.removeprefix("http://").rstrip("/")
     host, _, port = endpoint.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= PORT_MAX:
-        raise EtcdUnavailable(f"TALLYSTICK_ETCD: {text!r} is not HOST:PORT, like 127.0.0.1:2379")
+    if not host or not whole_number(port, PORT_MAX):
+        shown = repr(text[:SHOWN_CHARS_MAX])
+        raise EtcdUnavailable(f"TALLYSTICK_ETCD: {shown} is not HOST:PORT, like 127.0.0.1:2379")
     return endpoint

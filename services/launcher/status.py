@@ -89,13 +89,16 @@ def encode(status: MeshStatus) -> bytes:
 
 
 def decode(content: bytes) -> MeshStatus:
-    """The inverse of `encode`; raises ValueError, KeyError or TypeError on anything else."""
-    raw = json.loads(content)
-    return MeshStatus(
-        supervisor=_identity(raw["supervisor"]),
-        processes=tuple(_process(entry) for entry in raw["processes"]),
-        etcd=tuple(raw["etcd"]),
-    )
+    """The inverse of `encode`; raises ValueError on anything else."""
+    try:
+        raw = json.loads(content)
+        return MeshStatus(
+            supervisor=_identity(raw["supervisor"]),
+            processes=tuple(_process(entry) for entry in raw["processes"]),
+            etcd=tuple(raw["etcd"]),
+        )
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        raise ValueError("not a status of a mesh") from None
 
 
 def read(home: Home) -> MeshStatus:
@@ -106,7 +109,7 @@ def read(home: Home) -> MeshStatus:
     """
     try:
         written = decode(home.status.read_bytes())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return MeshStatus()
     if written.supervisor and alive(written.supervisor):
         return written

@@ -34,3 +34,8 @@ def test_known_failures_are_explained() -> None:
     full = CommandFailed("pip", "ERROR: [Errno 28] No space left on device\n")
     assert full.in_one_line() == "the disk is full: free some space, then run this again"
     assert CommandFailed("pip", "a\nodd\n").in_one_line() == "pip: odd"
+
+
+def test_a_listing_that_is_none_tells_nothing() -> None:
+    """What pip says otherwise one day must not stop the set-up."""
+    assert {} == pip_settings("global.proxy='\nglobal.cert=" + "(" * 5000 + "\n=\nx\n")

@@ -38,7 +38,7 @@ def test_other_addresses_are_refused_with_the_reason(address: str) -> None:
         replace(GOOD, address=address)
 
 
-@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1"])
+@pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1", "\u00b2", "\u0661", "9" * 5000])
 def test_ports_are_checked(port: str) -> None:
     """From 1 to 65535."""
     with pytest.raises(CannotStart, match="port"):
@@ -57,8 +57,9 @@ def test_one_rule_says_where_all_of_a_mesh_serve_metrics() -> None:
     assert "" == metrics_address("127.0.0.1:50061", {})
     variables = {METRICS_PORT_OFFSET: "1000"}
     assert "127.0.0.1:51061" == metrics_address("127.0.0.1:50061", variables)
-    with pytest.raises(CannotStart, match=METRICS_PORT_OFFSET):
-        metrics_address("127.0.0.1:50061", {METRICS_PORT_OFFSET: "-1"})
+    for offset in ("-1", "\u00b2", "9" * 5000):
+        with pytest.raises(CannotStart, match=METRICS_PORT_OFFSET):
+            metrics_address("127.0.0.1:50061", {METRICS_PORT_OFFSET: offset})
 
 
 def test_a_registry_is_needed() -> None:
