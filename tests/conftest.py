@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# The same examples each time: what a change breaks is the change's. Timings are bench/'s.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+# Others each time, and more of them: `make fuzz`.
+settings.register_profile("explore", deadline=None, database=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)
