@@ -77,7 +77,7 @@ fuzz: ## random input for every decoder, DURATION=300 s in all, or TARGETS="batc
 	@$(VENV_PYTHON) -c 'import atheris' 2>/dev/null || $(VENV_PYTHON) -m pip install --quiet \
 		--require-hashes --only-binary :all: -r requirements-fuzz.txt
 	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.fuzz --seconds $(or $(DURATION),300) $(TARGETS)
-	@HYPOTHESIS_PROFILE=explore $(VENV_PYTHON) -m pytest -q tests/fuzz
+	@$(VENV_PYTHON) -m pytest -q -n 2 --hypothesis-profile explore tests/fuzz
 
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev

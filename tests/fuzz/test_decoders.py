@@ -18,7 +18,8 @@ from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("balancer", "discovery", "services", "txn")
-EXAMPLES = 60
+# Of each; ten times as many in the profile that explores.
+EXAMPLES = settings().max_examples * 6 // 10
 # What turns somebody else's bytes or text into something: a function that calls one of these
 # is a decoder. `decode` and `load` are also what ours are called.
 READERS = frozenset(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.mesh import ROOT, SERVICES, Mesh, Shop, free_port
+from tests.support.mesh import ROOT, SERVICES, Mesh, Shop
 from tests.support.waiting import eventually
 
 WITHIN_S = 30.0
@@ -46,17 +46,16 @@ def listed() -> set[str]:
 
 
 @pytest.fixture
-def ports() -> dict[str, int]:
-    """Where the services of a mesh are to serve their metrics."""
-    return {service: free_port() for service in SERVICES}
+async def told_mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
+    """A mesh that the test may break."""
+    async with Mesh(tmp_path) as mesh:
+        yield mesh
 
 
 @pytest.fixture
-async def told_mesh(tmp_path: Path, ports: dict[str, int]) -> AsyncIterator[Mesh]:
-    """A mesh that the test may break, and that serves its metrics."""
-    arguments = {name: ("--metrics", f"127.0.0.1:{port}") for name, port in ports.items()}
-    async with Mesh(tmp_path, arguments) as mesh:
-        yield mesh
+def ports(told_mesh: Mesh) -> dict[str, int]:
+    """Where the services of a mesh serve their metrics."""
+    return {service: told_mesh.processes[f"{service}-0"].metrics_port for service in SERVICES}
 
 
 async def test_a_running_mesh_tells_what_it_does(told_mesh: Mesh, ports: dict[str, int]) -> None:

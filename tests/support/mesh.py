@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -63,8 +62,7 @@ class ServiceProcess:
     def __init__(self, service: str, replica: int, etcd: str, home: Path) -> None:
         self.service = service
         self.address = f"127.0.0.1:{free_port()}"
-        # Beside those that every service takes.
-        self.arguments: tuple[str, ...] = ()
+        self.metrics_port = free_port()
         # Of its environment, beside ours.
         self.variables: dict[str, str] = {}
         self._replica = replica
@@ -77,7 +75,7 @@ class ServiceProcess:
     @property
     def log(self) -> str:
         """What it has logged so far."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
     def pid(self) -> int:
@@ -93,7 +91,8 @@ class ServiceProcess:
                 [
                     sys.executable, "-m", f"services.{self.service}",
                     "--replica", str(self._replica), "--address", self.address,
-                    "--etcd", self._etcd, "--home", str(self._home), *self.arguments,
+                    "--etcd", self._etcd, "--home", str(self._home),
+                    "--metrics", f"127.0.0.1:{self.metrics_port}",
                 ],
                 cwd=ROOT,
                 env={**os.environ, **self.variables, VARIABLE: failpoint},
@@ -196,18 +195,15 @@ class Clients:
 class Mesh(Clients):
     """An etcd, one process of each service, and stubs to all of them."""
 
-    def __init__(self, home: Path, arguments: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        """`arguments` are those of services that are given more than all take."""
+    def __init__(self, home: Path) -> None:
         super().__init__(home)
         self.etcd = EtcdProcess()
         self.processes: dict[str, ServiceProcess] = {}
-        self._arguments = arguments or {}
 
     async def __aenter__(self) -> Self:
         self.etcd.start()
         for service in SERVICES:
             process = ServiceProcess(service, 0, self.etcd.endpoint, self._home)
-            process.arguments = self._arguments.get(service, ())
             self.processes[f"{service}-0"] = process
             process.launch()
         await asyncio.gather(*(process.serving() for process in self.processes.values()))
