@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
@@ -553,3 +554,7 @@ async def check_forgetting(store: Store[Tx], table: BranchTable[Tx]) -> None:
         "a horizon never goes back"
     )
     assert await store.look_up(lambda tx: table.prepare_horizon(tx, "-y")) == ""
+    for log_id in ("-X", "-%", "-_", ""):
+        await store.write(partial(table.forget, keys=[], log_id=log_id, horizon=f"t9{log_id}"))
+    left = await store.look_up(lambda tx: table.get_all(tx, keys))
+    assert "t2-y" in {key.txn_id for key in left}, "an abort of another log stays"

@@ -19,6 +19,9 @@ _WRITTEN = "txn_id, branch_id, state, coordinator, operation_type, operation, pr
 _COLUMNS = f"{_WRITTEN}, reason"
 
 
+# `txn.model.log_id_of` in SQL. Not by LIKE: to that letters of both cases are one, and a log
+# that others name may have a sign in its name that stands for all.
+_OF_LOG = "CASE WHEN ?2 = '' THEN instr(txn_id, '-') = 0 ELSE substr(txn_id, -length(?2)) = ?2 END"
 _STATES = {state.value: state for state in BranchState}
 
 
@@ -102,7 +105,7 @@ class SqliteBranchTable:
         tx.execute(
             "DELETE FROM branch WHERE (txn_id, branch_id) IN ("
             "SELECT txn_id, branch_id FROM branch WHERE state = 'ABORTED' AND txn_id < ?1 "
-            "AND txn_id LIKE '%' || ?2 ORDER BY txn_id LIMIT ?3)",
+            f"AND {_OF_LOG} ORDER BY txn_id LIMIT ?3)",
             (horizon, log_id, ABORTED_FORGOTTEN_MAX),
         )
         return tx.total_changes - before
