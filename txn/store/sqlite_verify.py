@@ -52,7 +52,8 @@ def verify(path: Path, mark: LogMark) -> None:
         with closing(connect_to_read(path)) as connection:
             connection.execute("BEGIN")
             _verify(connection, forced)
-    except (LogDamaged, sqlite3.Error) as error:
+    except (LogDamaged, sqlite3.Error, UnicodeDecodeError) as error:
+        # The last: sqlite3 cannot say what SQLite found where that is no text.
         raise LogDamaged(
             f"{path} is not as it was written: {_shown(error)}. Nothing was changed. Put back "
             f"what is missing; one that is to be believed as it is starts without {mark}"

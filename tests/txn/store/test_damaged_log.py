@@ -261,6 +261,22 @@ async def test_what_is_quoted_of_a_damaged_log_is_on_one_line(tmp_path: Path) ->
     assert str(refused.value).isprintable()
 
 
+async def test_damage_that_cannot_be_quoted_is_damage(tmp_path: Path) -> None:
+    """What SQLite finds and names need not be text; then sqlite3 has an error of another kind."""
+    path = tmp_path / "c.db"
+    async with opened(path) as log:
+        await log.decide_all([decision(1)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET name = CAST(x'80' AS TEXT), sql = 'CREATE nonsense' "
+            "WHERE name = 'decision_unfinished'"
+        )
+        connection.commit()
+    with closing(LogMark(path)) as mark, pytest.raises(LogDamaged):
+        verify(path, mark)
+
+
 async def test_rows_from_before_checksums_are_believed(tmp_path: Path) -> None:
     """A log of an earlier release is opened, and what is added to it has checksums."""
     path = tmp_path / "c.db"
