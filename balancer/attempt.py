@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 
@@ -28,6 +29,8 @@ PREVIOUS_ATTEMPTS: Final = "grpc-previous-rpc-attempts"
 
 Trailers: TypeAlias = Collection[tuple[str, str | bytes]]
 
+# Of a channel's pick_first, which a subchannel's one address is picked by.
+_NO_CONNECTION: Final = "failed to connect to all addresses; last error: "
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,9})")
 _INT32_MAX: Final = 2**31 - 1
 _SAYS_NO: Final = frozenset({"", "0", "false"})
@@ -40,8 +43,8 @@ class AttemptOutcome:
     """How an attempt ended.
 
     `endpoint` is the address it went to, None if there was none. `seen_by_server` is False
-    only if the attempt cannot have left this process: its subchannel was never READY from
-    its start to its end. In doubt it is True.
+    only if the attempt cannot have left this process, since gRPC had no connection for it
+    from its start to its end (`found_no_connection`). In doubt it is True.
     """
 
     code: grpc.StatusCode
@@ -84,6 +87,28 @@ def said_unprocessed(trailers: Trailers) -> bool:
         key == UNPROCESSED_TRAILER and isinstance(value, str) and value.lower() not in _SAYS_NO
         for key, value in trailers
     )
+
+
+def outcome_of(
+    code: grpc.StatusCode, details: str, trailers: Trailers, endpoint: str | None
+) -> AttemptOutcome:
+    """How an attempt ended, of which gRPC says so much."""
+    seen = endpoint is None or not found_no_connection(code, details, endpoint)
+    return AttemptOutcome(code=code, endpoint=endpoint, trailers=trailers, seen_by_server=seen)
+
+
+def found_no_connection(code: grpc.StatusCode, details: str, endpoint: str) -> bool:
+    """Whether gRPC says that it could not connect to the address `endpoint` for an attempt.
+
+    An attempt starts where its subchannel is READY, and that may be over before gRPC gets to it:
+    then it waits for a new connection, and fails with the attempt to make that, unsent. Only
+    gRPC's own words tell this from an attempt that was lost on its way. A server that passes on
+    such words, of a server behind it, passes on the address of that; where a name stands for the
+    address there is no telling.
+    """
+    if code is not grpc.StatusCode.UNAVAILABLE or not details.startswith(_NO_CONNECTION):
+        return False
+    return f":{endpoint}: " in unquote(details)
 
 
 def attempt_metadata(previous_attempts: int) -> tuple[tuple[str, str], ...]:

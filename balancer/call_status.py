@@ -20,6 +20,11 @@ def final_code(call: Any) -> grpc.StatusCode:
     return code
 
 
+def final_details(call: Any) -> str:
+    """The details of the status of a call that is done, without waiting."""
+    return str(_at_once(call.details(), ""))
+
+
 def final_trailers(call: Any) -> tuple[tuple[str, str | bytes], ...]:
     """The trailing metadata of a call that is done, without waiting."""
     return tuple(_at_once(call.trailing_metadata(), ()) or ())

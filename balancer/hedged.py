@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from balancer.attempt import AttemptOutcome
+from balancer.attempt import outcome_of
 from balancer.call import CANCELLED, DeferredCall, DeferredUnaryUnaryCall
-from balancer.call_status import final_code, final_trailers
+from balancer.call_status import final_code, final_details, final_trailers
 from balancer.dispatch import CallOptions, Dispatcher
 from balancer.hedging import Finish, HedgeState, HedgingPolicy, Send
 from balancer.managed_call import ManagedCall
@@ -112,9 +112,7 @@ class HedgedUnaryUnaryCall(ManagedCall[Req, Res], grpc.aio.UnaryUnaryCall[Req, R
             return
         if isinstance(call, DeferredCall):
             endpoint = call.endpoint
-        outcome = AttemptOutcome(
-            code=final_code(call), endpoint=endpoint, trailers=final_trailers(call)
-        )
+        outcome = outcome_of(final_code(call), final_details(call), final_trailers(call), endpoint)
         self._hedges.after(number, outcome, now_s=self._loop.time())
         # By the loop: a call that has failed already ends while it is being sent.
         self._loop.call_soon(self._drive)

@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 import grpc
 import grpc.aio
 
-from balancer.attempt import AttemptOutcome
+from balancer.attempt import outcome_of
 from balancer.call import (
     CANCELLED,
     DeferredCall,
     DeferredUnaryStreamCall,
     DeferredUnaryUnaryCall,
 )
-from balancer.call_status import final_code, final_trailers
+from balancer.call_status import final_code, final_details, final_trailers
 from balancer.dispatch import Attempt, CallOptions, Dispatcher
 from balancer.managed_call import ManagedCall
 from balancer.retry import GiveUp, Retry, RetryState
@@ -116,7 +116,7 @@ class RetryingCall(ManagedCall[Req, Res]):
                 idempotent=method.idempotent,
                 deadline_s=self._deadline,
             )
-        outcome = AttemptOutcome(code=code, endpoint=endpoint, trailers=final_trailers(call))
+        outcome = outcome_of(code, final_details(call), final_trailers(call), endpoint)
         decision = self._state.after(outcome, now_s=self._loop.time())
         return None if isinstance(decision, GiveUp) else decision
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from balancer.attempt import AttemptOutcome
+from balancer.attempt import outcome_of
 from balancer.hedging import Finish, HedgeState, HedgingPolicy, Send
 from balancer.sync_attempts import Rpc
 from balancer.sync_call import CANCELLED, POLICY_FAILED, NeverSent
@@ -128,10 +128,11 @@ class HedgedCall(ManagedCall):
                 return
             call = self._attempts[number]
             at = where.subchannel
-            outcome = AttemptOutcome(
-                code=call.code(),
-                endpoint=None if at is None else at.endpoint.address,
-                trailers=tuple(call.trailing_metadata() or ()),
+            outcome = outcome_of(
+                call.code(),
+                str(call.details()),
+                tuple(call.trailing_metadata() or ()),
+                None if at is None else at.endpoint.address,
             )
             self._hedges.after(number, outcome, now_s=time.monotonic())
         before_s = self._due_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from balancer.attempt import AttemptOutcome
+from balancer.attempt import outcome_of
 from balancer.dispatch import Shared
 from balancer.method_config import MethodConfig
 from balancer.retry import GiveUp, Retry, RetryState
@@ -55,8 +55,8 @@ class Repeats(Whereabouts):
             # Nobody could be had for it, and it has waited for that as it wanted to.
             return None
         trailers = tuple(ended.trailing_metadata() or ())
-        outcome = AttemptOutcome(
-            code=ended.code(), endpoint=subchannel.endpoint.address, trailers=trailers
+        outcome = outcome_of(
+            ended.code(), str(ended.details()), trailers, subchannel.endpoint.address
         )
         if self._state is None:
             self._state = self._start()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +16,10 @@ from balancer.method_config import MethodConfig, MethodConfigs
 from balancer.retry import RetryPolicy
 from tests.balancer.calls import call, served_by, unary_stream
 from tests.balancer.conftest import StartServer
-from tests.balancer.echo import HANG, HANG_LATER, SERVICE, EchoServer
+from tests.balancer.echo import HANG, HANG_LATER, SERVICE, UNARY_UNARY, EchoServer
+from tests.balancer.losing import losing
+from tests.balancer.sync.echo import EchoServer as ThreadedServer
+from tests.balancer.waiting import TIMEOUT_S
 from tests.support.waiting import eventually
 
 UNPROCESSED = (("tallystick-unprocessed", "true"),)
@@ -36,7 +40,9 @@ async def servers(start_server: StartServer) -> list[EchoServer]:
     return [await start_server(name) for name in (b"a", b"b", b"c")]
 
 
-async def _connected(servers: list[EchoServer], config: ChannelConfig) -> BalancedChannel:
+async def _connected(
+    servers: Sequence[EchoServer | ThreadedServer], config: ChannelConfig
+) -> BalancedChannel:
     target = "static:///" + ",".join(server.address for server in servers)
     channel = balancer.channel(target, config=config)
     async with asyncio.timeout(10):
@@ -71,6 +77,27 @@ async def test_what_a_server_did_not_begin_is_done_by_another(
 
     assert {b"b:x", b"c:x"} == answers
     assert servers[0].calls >= 3
+
+
+@pytest.fixture
+def threaded() -> Iterator[list[ThreadedServer]]:
+    """Three servers, a, b and c, that a test can stop without leaving the event loop."""
+    started = [ThreadedServer(name).start() for name in (b"a", b"b", b"c")]
+    yield started
+    for server in started:
+        server.stop()
+
+
+async def test_a_connection_lost_before_the_call_is_sent_costs_nothing(
+    threaded: list[ThreadedServer],
+) -> None:
+    """It was READY when it was picked, and nothing has left: another endpoint answers."""
+    async with await _connected(threaded, ChannelConfig()) as channel:
+        unary: Any = channel.unary_unary(UNARY_UNARY, losing(channel, threaded))
+        answered: bytes = await unary(b"x", timeout=TIMEOUT_S)
+
+    assert answered.partition(b":")[0] in {each.name for each in threaded if each.calls}
+    assert 1 == sum(each.calls for each in threaded)
 
 
 async def test_what_a_server_may_have_begun_is_not_done_twice(

@@ -17,6 +17,7 @@ from balancer.method_config import MethodConfig, MethodConfigs
 from balancer.retry import RetryPolicy
 from balancer.sync_channel import BalancedSyncChannel, sync_channel
 from tests.balancer.echo import HANG, UNARY_STREAM, UNARY_UNARY
+from tests.balancer.losing import losing
 from tests.balancer.sync.conftest import StartServer
 from tests.balancer.sync.echo import EchoServer
 from tests.balancer.sync.waiting import TIMEOUT_S, eventually, in_thread, only
@@ -71,7 +72,11 @@ def _answer(
     channel: grpc.Channel, style: str, request: bytes = b"x", timeout: float = TIMEOUT_S
 ) -> bytes:
     """What a call of that style is answered. Raises its error."""
-    outcome: Any = getattr(channel.unary_unary(UNARY_UNARY), style)(request, timeout=timeout)
+    unary: Any = channel.unary_unary(UNARY_UNARY)
+    return _response(getattr(unary, style)(request, timeout=timeout), style)
+
+
+def _response(outcome: Any, style: str) -> bytes:
     if style == "with_call":
         outcome = outcome[0]
     response: bytes = outcome.result() if style == "future" else outcome
@@ -117,6 +122,18 @@ def test_what_a_server_did_not_begin_is_done_by_another(
 
     assert {b"b:x", b"c:x"} == answers
     assert servers[0].calls >= 3
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_connection_lost_before_the_call_is_sent_costs_nothing(
+    channel: BalancedSyncChannel, servers: list[EchoServer], style: str
+) -> None:
+    """It was READY when it was picked, and nothing has left: another endpoint answers."""
+    unary: Any = channel.unary_unary(UNARY_UNARY, losing(channel, servers))
+    answered = _response(getattr(unary, style)(b"x", timeout=TIMEOUT_S), style)
+
+    assert answered.partition(b":")[0] in {server.name for server in servers if server.calls}
+    assert 1 == _seen(servers)
 
 
 @pytest.mark.parametrize("style", STYLES)
