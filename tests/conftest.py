@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The same examples each time: what a change breaks is the change's. Timings are bench/'s.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+# The same examples each time: what a change breaks is the change's. How long one takes says how
+# busy the machine is; what hangs is ended by pytest-timeout.
+_TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+settings.register_profile("repeatable", _TIMELESS, derandomize=True)
 # Others each time, and more of them: `make fuzz`.
-settings.register_profile("explore", deadline=None, database=None, max_examples=1000)
+settings.register_profile("explore", _TIMELESS, max_examples=1000)
 settings.load_profile("repeatable")
 
 

@@ -244,7 +244,7 @@ def _must_settle(actions: list[Action]) -> set[BranchId]:
     return {a.branch_id for a in actions if isinstance(a, SendCommit | SendAbort)}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), count=st.integers(1, 4))
 def test_any_order_of_events_keeps_the_promises(data: st.DataObject, count: int) -> None:
     """Never both commit and abort, never a commit before its row, no end before all is settled."""

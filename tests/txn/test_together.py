@@ -326,14 +326,14 @@ async def test_a_storm_leaves_both_books_alike(seed: int) -> None:
     await _storm(seed, loss=0.25)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), loss=st.sampled_from([0.0, 0.1, 0.4, 0.7]))
 def test_any_storm_leaves_both_books_alike(seed: int, loss: float) -> None:
     """The same for any seed and any loss."""
     asyncio.run(_storm(seed, loss))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32),
     loss=st.sampled_from([0.0, 0.05, 0.2, 0.5]),

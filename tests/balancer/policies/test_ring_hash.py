@@ -99,7 +99,7 @@ def test_the_bound_is_kept(in_flight: int) -> None:
     assert max(each.in_flight for each in given_) <= 1.25 * in_flight / 100
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 12),
     weights=st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),

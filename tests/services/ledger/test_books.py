@@ -336,7 +336,7 @@ MOVES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(moves=MOVES)
 def test_no_order_of_moves_breaks_the_books(
     moves: list[tuple[str, int, int, list[str]]],
@@ -377,7 +377,7 @@ BATCH = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(batches=st.lists(BATCH, max_size=3), commits=st.randoms(use_true_random=False))
 def test_a_batch_is_what_its_items_are_one_after_the_other(
     batches: list[list[tuple[int, int, list[str]]]], commits: Random

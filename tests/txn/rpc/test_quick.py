@@ -58,7 +58,7 @@ def requests(draw: st.DrawFn) -> coordinator_pb.ExecuteRequest:
     return request
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(batches())
 def test_a_quick_yes_to_a_batch_is_right(batch: pb.ExchangeRequest) -> None:
     """What is taken without asking protovalidate breaks no rule of the proto."""
@@ -66,7 +66,7 @@ def test_a_quick_yes_to_a_batch_is_right(batch: pb.ExchangeRequest) -> None:
         assert [] == violations_of(batch)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(requests())
 def test_a_quick_yes_to_a_request_is_right(request: coordinator_pb.ExecuteRequest) -> None:
     """The same for a request for a transaction."""
