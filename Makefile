@@ -19,7 +19,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean
+.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean chaos
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -78,6 +78,11 @@ fuzz: ## random input for every decoder, DURATION=300 s in all, or TARGETS="batc
 		--require-hashes --only-binary :all: -r requirements-fuzz.txt
 	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.fuzz --seconds $(or $(DURATION),300) $(TARGETS)
 	@$(VENV_PYTHON) -m pytest -q -n 2 --hypothesis-profile explore tests/fuzz
+
+chaos: ## a bank under fire for DURATION=300 seconds, with SEED=1 and CLIENTS=50
+	@$(SETUP) --dev
+	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.chaos --duration $(or $(DURATION),300) \
+		--seed $(or $(SEED),1) --clients $(or $(CLIENTS),50) --json chaos.json $(CHAOS)
 
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev

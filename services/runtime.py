@@ -97,9 +97,12 @@ class RuntimeConfig:
     version: str = "0.1.0"
     metrics: str = ""
     """Where the metrics are served over HTTP; empty for nowhere."""
+    advertise: str = ""
+    """Where others reach it, if not at `address`: there may be a proxy in between."""
 
     def __post_init__(self) -> None:
         host_and_port(self.address)
+        host_and_port(self.advertised)
         if self.metrics:
             host_and_port(self.metrics)
         if not self.etcd:
@@ -109,6 +112,11 @@ class RuntimeConfig:
     def id(self) -> str:
         """The name of this process, for example ledger-0."""
         return f"{self.service}-{self.replica}"
+
+    @property
+    def advertised(self) -> str:
+        """The address that the registry is told."""
+        return self.advertise or self.address
 
     @property
     def data(self) -> Path:
@@ -226,6 +234,9 @@ def _parse(service: str) -> RuntimeConfig:
     parser.add_argument("--replica", type=int, default=0, help="number of this replica, from 0")
     parser.add_argument("--address", required=True, help="127.0.0.1:PORT to listen on")
     parser.add_argument(
+        "--advertise", default="", help="127.0.0.1:PORT to register, by default that of --address"
+    )
+    parser.add_argument(
         "--etcd", default=os.environ.get("TALLYSTICK_ETCD", ""), help="HOST:PORT[,HOST:PORT...]"
     )
     parser.add_argument(
@@ -248,6 +259,7 @@ def _parse(service: str) -> RuntimeConfig:
         etcd=tuple(part for part in arguments.etcd.split(",") if part),
         home=arguments.home,
         metrics=arguments.metrics or metrics_address(arguments.address, os.environ),
+        advertise=arguments.advertise,
     )
 
 
@@ -370,7 +382,7 @@ def _spare_the_collector() -> None:
 
 def _endpoint(config: RuntimeConfig, names: tuple[str, ...]) -> Endpoint:
     return Endpoint(
-        address=config.address,
+        address=config.advertised,
         id=config.id,
         version=config.version,
         services=names,

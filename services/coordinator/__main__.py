@@ -52,7 +52,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
 
     # Before the store is opened, so that it is let go of after the store is closed.
     runtime.on_stop(disown)
-    alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.address)
+    alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.advertised)
     await alone.wait()
     verify(path, mark)
     store = open_store(runtime, sqlite_log.schema())

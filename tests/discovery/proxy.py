@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut or frozen: the network between a client and etcd."""
+"""A TCP proxy that can be cut, frozen or slowed down: the network between two processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ _CHUNK_BYTES = 65536
 
 
 class TcpProxy:
-    """Forwards to `upstream` (`host:port`). `cut` refuses and breaks, `freeze` swallows."""
+    """Forwards to `upstream` (`host:port`). `cut` refuses and breaks, `freeze` swallows.
 
-    def __init__(self, upstream: str) -> None:
-        host, _, port = upstream.rpartition(":")
-        self._upstream = (host, int(port))
+    Everything is forwarded `delay_s` late.
+    """
+
+    def __init__(self, upstream: str, *, port: int = 0) -> None:
+        """Listens on `port`, or on any."""
+        host, _, upstream_port = upstream.rpartition(":")
+        self._upstream = (host, int(upstream_port))
         self._server: asyncio.Server | None = None
-        self._port = 0
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._port = port
+        self.delay_s = 0.0
+        # To the upstream, and from it.
+        self._flowing = asyncio.Event(), asyncio.Event()
+        for direction in self._flowing:
+            direction.set()
         self._pumps: set[asyncio.Task[None]] = set()
 
     @property
@@ -29,7 +36,9 @@ class TcpProxy:
 
     async def heal(self) -> None:
         """Accepts again, on the same port, and lets everything flow."""
-        self._flowing.set()
+        self.delay_s = 0.0
+        for direction in self._flowing:
+            direction.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
@@ -48,9 +57,11 @@ class TcpProxy:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
 
-    def freeze(self) -> None:
-        """Keeps connections open and forwards nothing: a path that went silent."""
-        self._flowing.clear()
+    def freeze(self, *, requests: bool = True, replies: bool = True) -> None:
+        """Keeps connections open and forwards nothing: a path, or one way of it, went silent."""
+        for direction, frozen in zip(self._flowing, (requests, replies), strict=True):
+            if frozen:
+                direction.clear()
 
     async def __aenter__(self) -> Self:
         await self.heal()
@@ -72,13 +83,18 @@ class TcpProxy:
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
             with contextlib.closing(up_writer):
                 async with asyncio.TaskGroup() as both:
-                    both.create_task(self._pump(reader, up_writer))
-                    both.create_task(self._pump(up_reader, writer))
+                    to, back = self._flowing
+                    both.create_task(self._pump(reader, up_writer, to))
+                    both.create_task(self._pump(up_reader, writer, back))
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
-                await self._flowing.wait()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                await flowing.wait()
                 writer.write(chunk)
                 await writer.drain()
         writer.close()

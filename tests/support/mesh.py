@@ -184,6 +184,10 @@ class Clients:
             channels["coordinator"]
         )
 
+    def channel(self, service: str) -> balancer.BalancedChannel:
+        """The channel to a service, for more than its stub."""
+        return self._channels[service]
+
     async def disconnect(self) -> None:
         """Closes what connect opened."""
         for channel in self._channels.values():

@@ -1,0 +1,156 @@
+"""Carries out faults, and knows what is broken at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.launcher import processes
+from services.launcher.processes import Identity
+from tests.chaos.clocks import Clocks
+from tests.chaos.faults import CLIENT, Fault, Kind, Victim
+from tests.chaos.network import Network
+from tests.chaos.rig import Rig
+from tests.chaos.waiting import until
+
+BACK_TIMEOUT_S = 60.0
+# How long a victim that is just being started is waited for.
+THERE_TIMEOUT_S = 0.7
+
+
+class Victims(Protocol):
+    """Whoever keeps the processes of some roles running."""
+
+    def identity(self, victim: Victim) -> Identity | None:
+        """The process that runs now."""
+
+    def kill(self, victim: Victim) -> Identity | None:
+        """SIGKILL; the process that it hit, None when there is none."""
+
+    def back(self, victim: Victim, killed: Identity) -> bool:
+        """Whether another process has taken its place."""
+
+
+@dataclass(slots=True)
+class Done:
+    """A fault that was carried out; times on the machine's monotonic clock."""
+
+    fault: Fault
+    began_s: float
+    ended_s: float | None = None
+    """When it was healed; None while it lasts."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What was done so far."""
+
+    done: list[Done] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)
+    missed: int = 0
+
+    def begun(self, fault: Fault) -> Done:
+        """Notes a beginning."""
+        done = Done(fault, time.monotonic())
+        self.done.append(done)
+        return done
+
+    @property
+    def active(self) -> list[Fault]:
+        """What is broken now."""
+        return [done.fault for done in self.done if done.ended_s is None]
+
+
+class Nemesis:
+    """Breaks and heals. A kill is healed when the process serves again."""
+
+    def __init__(self, rig: Rig, crowd: Victims) -> None:
+        self._rig = rig
+        self._crowd = crowd
+        self.record = Record()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, faults: Iterable[Fault]) -> None:
+        """Carries out a schedule; returns when everything is healed."""
+        started_s = time.monotonic()
+        for fault in faults:
+            await asyncio.sleep(max(0.0, started_s + fault.at_s - time.monotonic()))
+            self.begin(fault)
+        await self.healed()
+
+    def begin(self, fault: Fault) -> None:
+        """Carries it out beside others."""
+        task = asyncio.ensure_future(self._carry_out(fault))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def healed(self) -> None:
+        """Waits until everything that has begun is healed. Raises what one of them raised."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    async def _carry_out(self, fault: Fault) -> None:
+        if fault.kind is Kind.KILL:
+            await asyncio.gather(*(self._kill(fault, victim) for victim in fault.victims))
+            return
+        done = self.record.begun(fault)
+        paused = [await self._break(fault, victim) for victim in fault.victims]
+        await asyncio.sleep(fault.lasts_s)
+        for victim, identity in zip(fault.victims, paused, strict=True):
+            await self._heal(fault, victim, identity)
+        done.ended_s = time.monotonic()
+
+    async def _kill(self, fault: Fault, victim: Victim) -> None:
+        if not await until(lambda: self._keeper(victim).identity(victim), THERE_TIMEOUT_S):
+            self.record.missed += 1
+            victim = self._somebody()
+        keeper = self._keeper(victim)
+        if (killed := keeper.kill(victim)) is None:
+            return
+        self.record.kills[victim.role] += 1
+        done = self.record.begun(Fault(Kind.KILL, (victim,), fault.at_s))
+        await until(lambda: keeper.back(victim, killed), BACK_TIMEOUT_S)
+        done.ended_s = time.monotonic()
+
+    def _somebody(self) -> Victim:
+        """Instead of one that is being started: who runs, of the role that was killed least."""
+        everyone = [Victim(role, n) for role, count in self._rig.cast.items() for n in range(count)]
+        there = [each for each in everyone if self._keeper(each).identity(each) is not None]
+        return min(there or everyone, key=lambda each: self.record.kills[each.role])
+
+    async def _break(self, fault: Fault, victim: Victim) -> Identity | None:
+        identity = self._keeper(victim).identity(victim)
+        if fault.kind is Kind.STOP:
+            if identity is not None:
+                processes.send(identity, signal.SIGSTOP)
+        elif fault.kind is Kind.CLOCK:
+            self._clocks.move(victim.name, fault.amount)
+        else:
+            await self._network.impair(fault, victim)
+        return identity
+
+    async def _heal(self, fault: Fault, victim: Victim, identity: Identity | None) -> None:
+        if fault.kind is Kind.STOP:
+            if identity is not None:
+                processes.send(identity, signal.SIGCONT)
+        elif fault.kind is Kind.CLOCK:
+            self._clocks.move(victim.name, 0.0)
+        else:
+            await self._network.repair(victim)
+
+    @property
+    def _network(self) -> Network:
+        return self._rig.network
+
+    @property
+    def _clocks(self) -> Clocks:
+        assert self._rig.clocks is not None
+        return self._rig.clocks
+
+    def _keeper(self, victim: Victim) -> Victims:
+        return self._crowd if victim.role == CLIENT else self._rig

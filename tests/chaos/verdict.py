@@ -1,0 +1,146 @@
+"""What a run comes to: figures, findings by invariant, and whether it was a test at all. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from tests.chaos.faults import Cast
+from tests.chaos.findings import INVARIANTS, Findings
+
+FAULT_EVERY_S = 5.0
+CONVERGED_WITHIN_S = 30.0
+VIOLATIONS_SHOWN = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """The figures of one run; times in seconds."""
+
+    seed: int
+    lasted_s: float
+    payments: int
+    refused: int
+    attempts: int
+    faults: int
+    kinds: Counter[str]
+    kills: Counter[str]
+    missed: int
+    longest_calm_s: float
+    books_settled_s: float | None
+    """From the last fault until nothing was in doubt or held; None when that did not come."""
+    answered_s: float | None
+    """From the last fault until every client had its answer."""
+    load: float
+    """The machine's load average, its mean over the run."""
+    snapshots: int
+    oldest_in_doubt_s: float
+    cast: Cast
+    left_out: Sequence[str]
+    findings: Findings = field(repr=False)
+
+    def converged_s(self) -> float | None:
+        """From the last fault until everything was final."""
+        if self.books_settled_s is None or self.answered_s is None:
+            return None
+        return max(self.books_settled_s, self.answered_s)
+
+
+def finish(run: Run) -> None:
+    """Adds what only the figures say: I5."""
+    converged_s = run.converged_s()
+    run.findings.check(
+        "I5",
+        converged_s is not None and converged_s <= CONVERGED_WITHIN_S,
+        f"after the last fault the books took {_took(run.books_settled_s)} to settle,"
+        f" and clients {_took(run.answered_s)} to be answered",
+    )
+
+
+def complaints(run: Run) -> list[str]:
+    """Why the run proves nothing, whatever it found."""
+    never = [role for role in run.cast if not run.kills[role]]
+    found = []
+    if not run.payments:
+        found.append("no payment went through")
+    if never:
+        found.append(f"never killed: {', '.join(never)}")
+    if run.longest_calm_s > FAULT_EVERY_S:
+        found.append(
+            f"{run.longest_calm_s:.1f} s without a new fault, and {FAULT_EVERY_S:g} are allowed"
+        )
+    return found
+
+
+def table(run: Run) -> list[str]:
+    """The invariants, one line each."""
+    lines = []
+    for name, says in INVARIANTS.items():
+        looked, broken = run.findings.looked[name], run.findings.broken[name]
+        result = f"{looked:>9,} checks {broken:>5,} violations" if looked else "  not exercised"
+        lines.append(f"  {name}  {says:<56} {result}")
+    return lines
+
+
+def figures(run: Run) -> list[str]:
+    """Everything else, for people."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in run.kinds.most_common())
+    kills = ", ".join(f"{role} {run.kills[role]}" for role in run.cast)
+    return [
+        f"{run.payments} payments and {run.refused} refusals in {run.lasted_s:.0f} s,"
+        f" {run.attempts} attempts; {run.snapshots} snapshots of the books",
+        f"faults: {kinds}; {run.missed} hit another one, since theirs was being started",
+        f"killed: {kills}",
+        f"at most {run.longest_calm_s:.1f} s without a new fault;"
+        f" in doubt for at most {run.oldest_in_doubt_s:.1f} s",
+        f"after the last fault: books settled in {_took(run.books_settled_s)},"
+        f" every client answered in {_took(run.answered_s)}",
+        f"load average of the machine {run.load:.1f}",
+        *(f"left out: {what}" for what in run.left_out),
+    ]
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {
+        "seed": run.seed,
+        "lasted_s": round(run.lasted_s, 1),
+        "payments": run.payments,
+        "refused": run.refused,
+        "attempts": run.attempts,
+        "faults": run.faults,
+        "faults_by_kind": dict(run.kinds),
+        "kills": dict(run.kills),
+        "missed": run.missed,
+        "longest_calm_s": round(run.longest_calm_s, 1),
+        "books_settled_s": run.books_settled_s,
+        "answered_s": run.answered_s,
+        "load": round(run.load, 1),
+        "snapshots": run.snapshots,
+        "oldest_in_doubt_s": round(run.oldest_in_doubt_s, 1),
+        "left_out": list(run.left_out),
+        "invariants": {
+            name: {"checks": run.findings.looked[name], "violations": run.findings.broken[name]}
+            for name in INVARIANTS
+        },
+        "violations": [f"{v.invariant}: {v.what}" for v in run.findings.violations],
+        "complaints": complaints(run),
+    }
+
+
+def longest_calm_s(began_s: Sequence[float], from_s: float, to_s: float) -> float:
+    """The longest time without a new fault."""
+    marks = [from_s, *sorted(began_s), to_s]
+    return max(later - earlier for earlier, later in pairwise(marks))
+
+
+def last_line(run: Run) -> str:
+    """What programs look for."""
+    return f"faults={run.faults} payments={run.payments} violations={run.findings.total}"
+
+
+def _took(seconds: float | None) -> str:
+    return "no finite time" if seconds is None else f"{seconds:.1f} s"
