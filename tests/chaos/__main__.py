@@ -9,13 +9,14 @@ test and nothing was wrong.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import uvloop
 
 from services.launcher.errors import LauncherError
 from tests.chaos.picture import draw
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = home.absolute()
     print(f"seed {options.seed}, state in {home}", flush=True)
     try:
-        run, story = asyncio.run(Bank(_options(options, home), _tell).run())
+        run, story = uvloop.run(Bank(_options(options, home), _tell).run())
     except LauncherError as error:
         print(f"the mesh did not come up: {error}", file=sys.stderr)
         return 1

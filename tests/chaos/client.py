@@ -37,6 +37,8 @@ ATTEMPT_TIMEOUT_S = (2.0, 8.0)
 # A password takes a tenth of a second of a core, and some wait for it.
 WALLET_TIMEOUT_S = (8.0, 20.0)
 AGAIN_FIRST_S, AGAIN_MAX_S = 0.05, 1.0
+# Of each process.
+WALLET_CLIENTS = 1
 AGAIN_SHARE, CLASH_SHARE, READ_SHARE, RIVAL_SHARE = 0.05, 0.03, 0.1, 0.05
 
 
@@ -107,7 +109,7 @@ class Clients:
             sequence += 1
             key = f"{prefix}{sequence}"
             rng = random.Random(f"{self._seed} {key}")
-            await self._pay(draw(rng, key), rng)
+            await self._pay(draw(rng, key, wallet=number < WALLET_CLIENTS), rng)
             await until_true(self.stopping, rng.uniform(0, 2 * self._think_s))
 
     async def _pay(self, request: Request, rng: random.Random) -> None:

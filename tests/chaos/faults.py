@@ -1,6 +1,6 @@
 """Which faults, on whom and when: drawn from a seed before anything runs. Pure but for `random`.
 
-A schedule never leaves more than GAP_MAX_S without a new fault, and kills every role
+A schedule never leaves more than GAP_MAX_S + QUIET_END_S without a new fault, and kills every role
 before it kills one twice. A campaign is rounds of kills and nothing else; when each of
 them begins is up to the mesh, which has to pay again in between.
 """

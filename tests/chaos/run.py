@@ -49,7 +49,7 @@ CALM_DOWN_TIMEOUT_S = 15.0
 ENDS_TIMEOUT_S = 10.0
 OPEN_TIMEOUT_S = 30.0
 # Of a campaign: what has to be paid between two rounds, and how long that may take.
-PAID_BETWEEN = 10
+PAID_BETWEEN = 5
 PAID_BETWEEN_TIMEOUT_S = 30.0
 Tell = Callable[[str], None]
 
@@ -280,6 +280,7 @@ class Bank:
             kinds=Counter(done.fault.kind.value for done in record.done),
             kills=record.kills,
             missed=record.missed,
+            paced=not self._options.kills,
             longest_calm_s=longest_calm_s(
                 [done.began_s for done in record.done], self._started_s, faults_end_s
             ),

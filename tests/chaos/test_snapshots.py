@@ -1,0 +1,85 @@
+"""Looking at the books while everything goes on: I1, I5 and I6 in each snapshot."""
+
+from __future__ import annotations
+
+from tests.chaos.books import ABORTED, COMMITTED, PREPARED, Books, BranchRow, Decision, Entry
+from tests.chaos.forgery import held, honest_books
+from tests.chaos.snapshots import AGE_MAX_S, Watch
+
+
+def _looked(*books: Books) -> Watch:
+    watch = Watch()
+    for number, each in enumerate(books):
+        watch.look(each, now_s=float(number), calm=True)
+    return watch
+
+
+def test_books_that_are_right_pass() -> None:
+    """Nothing is found, whatever is held for a moment."""
+    during = honest_books()
+    held(during)
+    watch = _looked(honest_books(), during, honest_books())
+    assert [] == watch.found.violations
+    assert (0, 1.0) == (watch.in_doubt, watch.oldest_s + 1.0)
+
+
+def test_a_sum_is_looked_at_in_every_snapshot() -> None:
+    """I1: money that is made and is gone again a second later."""
+    lie = honest_books()
+    lie.ledger.accounts[1] = lie.ledger.accounts[1]._replace(posted_minor=671)
+    watch = _looked(honest_books(), lie, honest_books())
+    assert {"I1"} == set(watch.found.broken)
+
+
+def test_who_commits_before_the_decision_is_found() -> None:
+    """I6: an entry of the journal whose transaction has no row, though that was read later."""
+    lie = honest_books()
+    del lie.decisions["t4"]
+    assert {"I6"} == set(_looked(lie).found.broken)
+
+
+def test_who_aborts_a_commit_is_found() -> None:
+    """I6: a branch that gave up alone."""
+    lie = honest_books()
+    lie.order.branches[0] = BranchRow("t2", "order", ABORTED)
+    assert {"I6"} == set(_looked(lie).found.broken)
+
+
+def test_a_hold_that_is_dropped_although_its_transaction_commits_is_found() -> None:
+    """I6: it was there, it is gone, and the journal has nothing of it."""
+    before, after = honest_books(), honest_books()
+    held(before)
+    after.decisions["t9"] = Decision("t9", COMMITTED, "key", "", 0)
+    assert {"I6"} == set(_looked(before, after).found.broken)
+
+
+def test_a_hold_that_is_posted_is_none_that_is_dropped() -> None:
+    """The same with its entry."""
+    before, after = honest_books(), honest_books()
+    held(before)
+    after.decisions["t9"] = Decision("t9", COMMITTED, "key", "", 0)
+    after.ledger.entries.append(Entry("t9", "ledger", "key", "alice", "bob", 5))
+    assert [] == _looked(before, after).found.violations
+
+
+def test_the_decisions_of_what_was_held_are_asked_for() -> None:
+    """The next snapshot has to have them, whether it is held then or not."""
+    books = honest_books()
+    held(books)
+    assert frozenset({"t9"}) == _looked(books).held
+
+
+def test_what_stays_in_doubt_in_peace_is_found_once() -> None:
+    """I5: the age counts while nothing is broken, and only then."""
+    watch = Watch()
+    books = honest_books()
+    books.order.branches.append(BranchRow("t9", "order", PREPARED))
+    for second in range(int(AGE_MAX_S)):
+        watch.look(books, now_s=float(second), calm=False)
+    for second in range(int(AGE_MAX_S)):
+        watch.look(books, now_s=AGE_MAX_S + second, calm=True)
+        assert 0 == watch.found.total
+    for second in range(3):
+        watch.look(books, now_s=2 * AGE_MAX_S + second, calm=True)
+    assert 1 == watch.found.broken["I5"] == watch.found.total
+    assert 2 * AGE_MAX_S + 2 == watch.oldest_s

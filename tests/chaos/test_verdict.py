@@ -1,0 +1,115 @@
+"""What a run comes to: when it was no test, and how that is said."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.findings import INVARIANTS, KEPT_MAX, Findings
+from tests.chaos.verdict import (
+    Run,
+    as_json,
+    complaints,
+    figures,
+    finish,
+    last_line,
+    longest_calm_s,
+    table,
+)
+
+
+def _run(findings: Findings | None = None) -> Run:
+    return Run(
+        seed=1,
+        lasted_s=60.0,
+        payments=700,
+        refused=20,
+        attempts=800,
+        faults=24,
+        kinds=Counter({"kill -9": 24}),
+        kills=Counter(order=12, etcd=12),
+        missed=0,
+        paced=True,
+        longest_calm_s=3.2,
+        books_settled_s=4.0,
+        answered_s=3.0,
+        load=1.0,
+        snapshots=100,
+        oldest_in_doubt_s=5.0,
+        cast={"order": 2, "etcd": 1},
+        left_out=["nothing"],
+        findings=findings or Findings(),
+    )
+
+
+def test_a_good_run_has_no_complaints() -> None:
+    """And its last line is what programs look for."""
+    assert [] == complaints(_run())
+    assert [] == complaints(replace(_run(), paced=False, longest_calm_s=20.0))
+    assert "faults=24 payments=700 violations=0" == last_line(_run())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"payments": 0}, "no payment"),
+        ({"kills": Counter(order=24)}, "never killed: etcd"),
+        ({"longest_calm_s": 5.1}, "5.1 s without a new fault"),
+        ({"paced": False, "lasted_s": 122.4}, "5.1 s without a new fault"),
+    ],
+)
+def test_a_run_that_was_no_test_says_why(changes: dict[str, object], says: str) -> None:
+    """Payments, every role, a fault every five seconds."""
+    (complaint,) = complaints(replace(_run(), **changes))  # type: ignore[arg-type]
+    assert says in complaint
+
+
+@pytest.mark.parametrize(
+    ("settled_s", "answered_s", "violations"),
+    [(30.0, 29.0, 0), (30.1, 1.0, 1), (1.0, 30.1, 1), (None, 1.0, 1), (1.0, None, 1)],
+)
+def test_convergence_is_an_invariant(
+    settled_s: float | None, answered_s: float | None, violations: int
+) -> None:
+    """I5: books and clients, within 30 s of the last fault."""
+    run = replace(_run(), books_settled_s=settled_s, answered_s=answered_s)
+    finish(run)
+    assert violations == run.findings.broken["I5"]
+
+
+def test_counts_go_on_when_no_more_violations_are_kept() -> None:
+    """A thousand of one kind are as many, and do not fill the report."""
+    findings = Findings()
+    for number in range(KEPT_MAX + 5):
+        findings.check("I1", False, f"violation {number}")
+    findings.check("I2", True, "nothing")
+    both = Findings()
+    both.add(findings)
+    assert (KEPT_MAX + 5, KEPT_MAX) == (both.total, len(both.violations))
+    assert {"I1": KEPT_MAX + 5, "I2": 1} == both.looked
+
+
+def test_what_was_not_looked_at_is_said() -> None:
+    """An invariant without a check is not one that holds."""
+    findings = Findings()
+    findings.check("I1", True, "")
+    lines = table(_run(findings))
+    assert len(INVARIANTS) == len(lines)
+    assert len(INVARIANTS) - 1 == sum("not exercised" in line for line in lines)
+
+
+def test_the_report_is_json_and_has_everything() -> None:
+    """Every figure that people are shown has its number there."""
+    report = json.loads(json.dumps(as_json(_run())))
+    assert set(INVARIANTS) == set(report["invariants"])
+    assert {"order": 12, "etcd": 12} == report["kills"]
+    assert any("left out: nothing" == line for line in figures(_run()))
+
+
+def test_the_longest_calm_counts_from_the_beginning_and_to_the_end() -> None:
+    """Not only between faults."""
+    assert 4.0 == longest_calm_s([4.0, 6.0], 0.0, 8.0)
+    assert 5.0 == longest_calm_s([1.0, 3.0], 0.0, 8.0)
