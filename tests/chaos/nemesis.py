@@ -60,6 +60,13 @@ class Record:
         self.done.append(done)
         return done
 
+    def last_s(self) -> float:
+        """When the last fault was over; that a killed one comes back is part of converging."""
+        return max(
+            done.began_s if done.fault.kind is Kind.KILL else done.ended_s or done.began_s
+            for done in self.done
+        )
+
     @property
     def active(self) -> list[Fault]:
         """What is broken now."""

@@ -38,6 +38,14 @@ def test_other_addresses_are_refused_with_the_reason(address: str) -> None:
         replace(GOOD, address=address)
 
 
+def test_another_address_may_be_registered() -> None:
+    """There may be a proxy before it; a proxy of another machine is refused as well."""
+    assert "127.0.0.1:50061" == GOOD.advertised
+    assert "127.0.0.1:9" == replace(GOOD, advertise="127.0.0.1:9").advertised
+    with pytest.raises(CannotStart, match="not authenticated yet"):
+        replace(GOOD, advertise="10.0.0.7:50051")
+
+
 @pytest.mark.parametrize("port", ["", "x", "0", "65536", "-1", "\u00b2", "\u0661", "9" * 5000])
 def test_ports_are_checked(port: str) -> None:
     """From 1 to 65535."""
