@@ -30,6 +30,9 @@ from tests.chaos.verdict import (
     last_line,
     table,
 )
+from tests.sim import mutants
+
+INTERRUPTED_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {options.seed}, state in {home}", flush=True)
     try:
         run, story = uvloop.run(Bank(_options(options, home), _tell).run())
-    except LauncherError as error:
-        print(f"the mesh did not come up: {error}", file=sys.stderr)
+    except (LauncherError, RuntimeError) as error:
+        print(f"it could not begin: {error}; logs: {home}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED_CODE
     if sys.stdout.isatty():
         print()
     options.picture.write_text(draw(story), encoding="utf-8")
@@ -84,6 +89,7 @@ def _options(options: argparse.Namespace, home: Path) -> Options:
         clients=options.clients,
         think_s=options.think_s,
         kills=options.campaign,
+        mutant=options.mutant,
     )
 
 
@@ -95,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--think-s", type=float, default=0.5, help="between payments of a client")
     parser.add_argument(
         "--campaign", type=int, default=0, metavar="KILLS", help="rounds of kills, so many in all"
+    )
+    parser.add_argument(
+        "--mutant", choices=mutants.names(), default="", help="with a bug that has to be found"
     )
     parser.add_argument("--home", type=Path, help="where to keep everything; new, and kept")
     parser.add_argument("--picture", type=Path, default=Path("chaos.svg"))

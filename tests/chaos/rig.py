@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from services.housekeeping import INTERVAL
 from services.launcher import mesh, processes, status
 from services.launcher.catalogue import CATALOGUE
 from services.launcher.home import Home
@@ -20,12 +21,15 @@ from services.launcher.status import ProcessStatus, State
 from tests.chaos.clocks import Clocks
 from tests.chaos.faults import ETCD, Cast, Victim
 from tests.chaos.network import Network
+from tests.chaos.runner import MUTANT
 
 # Below the ports that the kernel gives to those who connect: a process that is killed
 # finds its own port free again.
 FIRST_PORT, PORT_SPREAD, BLOCK = 20_000, 100, 100
 LINKS_OFFSET = 60
 ETCD_OFFSET = 50
+# What is over is forgotten while it is looked at, not only minutes later.
+HOUSEKEEPING_INTERVAL_S = "5"
 SERVICE_ARGUMENTS = (
     "services.{service}", "--replica", "{replica}", "--address", "{address}",
     "--etcd", "{etcd}", "--home", "{home}",
@@ -38,6 +42,7 @@ class LinkedSettings(Settings):
 
     network: Network
     clocks: Clocks | None
+    mutant: str
 
     def service_command(self, service: str, replica: int, address: str, etcd: str) -> list[str]:
         """The command line of one process."""
@@ -45,7 +50,9 @@ class LinkedSettings(Settings):
         line = Settings.service_command(
             self, service, replica, address, self.network.to_etcd(name, etcd)
         )
-        environment = self.clocks.environment(name) if self.clocks else {}
+        environment = {INTERVAL: HOUSEKEEPING_INTERVAL_S, MUTANT: self.mutant}
+        if self.clocks is not None:
+            environment |= self.clocks.environment(name)
         return [
             "env",
             *(f"{variable}={value}" for variable, value in environment.items()),
@@ -58,14 +65,19 @@ class LinkedSettings(Settings):
 class Rig:
     """A mesh in `home`, up while it is open."""
 
-    def __init__(self, home: Path, *, clocks: Clocks | None, clients: int) -> None:
+    def __init__(
+        self, home: Path, *, clocks: Clocks | None, clients: int, mutant: str = ""
+    ) -> None:
+        """With `mutant` every service has that bug; see runner.py."""
         base = FIRST_PORT + os.getpid() % PORT_SPREAD * BLOCK
         catalogue = tuple(
             replace(service, port=base + 10 * number) for number, service in enumerate(CATALOGUE)
         )
         self.network = Network(Ports([base + LINKS_OFFSET]), base + LINKS_OFFSET)
         self.clocks = clocks
-        runner = ("{python}", "-m") if clocks is None else ("{python}", "-m", "tests.chaos.faked")
+        runner: tuple[str, ...] = ("{python}", "-m")
+        if clocks is not None or mutant:
+            runner = (*runner, "tests.chaos.runner")
         self.settings = LinkedSettings(
             home=Home(home),
             catalogue=catalogue,
@@ -73,6 +85,7 @@ class Rig:
             etcd_port=base + ETCD_OFFSET,
             network=self.network,
             clocks=clocks,
+            mutant=mutant,
         )
         self.cast: Cast = {service.name: service.replicas for service in catalogue}
         self.cast |= {ETCD: 1, "client": clients}

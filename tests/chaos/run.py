@@ -46,7 +46,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to do. `kills` asks for a campaign of so many instead of `duration_s`."""
+    """What to do.
+
+    `kills` asks for a campaign of so many, instead of `duration_s`; `mutant` names a bug that
+    all services are to have.
+    """
 
     home: Path
     seed: int
@@ -54,6 +58,7 @@ class Options:
     clients: int
     think_s: float
     kills: int = 0
+    mutant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Bank:
         if clocks is None:
             self._left_out.append("wall clocks stay: libfaketime is not installed")
         processes = min(CLIENT_PROCESSES, options.clients)
-        self._rig = Rig(options.home, clocks=clocks, clients=processes)
+        self._rig = Rig(options.home, clocks=clocks, clients=processes, mutant=options.mutant)
         self._teller = Teller(options.home, self._rig.etcd, self._history)
         self._crowd = Crowd(
             options.home,
