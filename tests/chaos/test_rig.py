@@ -1,0 +1,38 @@
+"""What the launcher is told to start: the shipped services, between links of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.launcher import plan as plans
+from services.launcher.catalogue import CATALOGUE
+from tests.chaos.clocks import Clocks
+from tests.chaos.faults import CLIENT, ETCD
+from tests.chaos.rig import Rig
+
+
+def test_every_process_registers_and_uses_links(tmp_path: Path) -> None:
+    """Nobody is told another's own address, nor etcd's."""
+    rig = Rig(tmp_path, clocks=None, clients=3)
+    counts = {service.name: service.replicas for service in CATALOGUE}
+    plan = plans.make(rig.settings, counts, lambda _: None)
+    services = [each for each in plan.processes if each.service != ETCD]
+    advertised = [each.command[each.command.index("--advertise") + 1] for each in services]
+    etcd = [each.command[each.command.index("--etcd") + 1] for each in services]
+    own = [each.address for each in plan.processes]
+    assert len(services) == len({*advertised}) == len({*etcd})
+    assert not {*own} & {*advertised, *etcd}
+    assert counts | {ETCD: 1, CLIENT: 3} == rig.cast
+
+
+def test_clocks_and_bugs_are_in_the_environment_of_services_only(tmp_path: Path) -> None:
+    """Each process has a clock of its own; without clocks and bugs the services run as they are."""
+    plain = Rig(tmp_path, clocks=None, clients=1).settings
+    assert "tests.chaos.runner" not in plain.service_command("order", 0, "a:1", "e:1")
+    rig = Rig(tmp_path, clocks=Clocks("/lib/x.so", tmp_path / "c"), clients=1, mutant="lost-abort")
+    commands = [rig.settings.service_command("order", n, f"a:{n}", "e:1") for n in range(2)]
+    for number, command in enumerate(commands):
+        assert "env" == command[0]
+        assert f"FAKETIME_TIMESTAMP_FILE={tmp_path}/c/order-{number}" in command
+        assert "TALLYSTICK_CHAOS_MUTANT=lost-abort" in command
+        assert "tests.chaos.runner" in command
