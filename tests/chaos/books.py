@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 COMMITTED, ABORTED, PREPARED = "COMMITTED", "ABORTED", "PREPARED"
+# Of a claim: a single branch that takes one phase is decided by its participant, and the
+# log's row says that it was asked until the outcome is written there, too.
+PENDING = "PENDING"
+MAY_BE_COMMITTED = frozenset({COMMITTED, PENDING})
 PAYING, SUCCESS = "PAYING", "TRADE_SUCCESS"
 
 
@@ -116,7 +120,7 @@ class Books:
         return [
             row.txn_id
             for row in self.decisions.values()
-            if row.outcome == COMMITTED and not row.ended
+            if row.outcome in MAY_BE_COMMITTED and not row.ended
         ]
 
 

@@ -26,7 +26,7 @@ class Kind(StrEnum):
     SPLIT = "split"
     """Two branches at the ledger: one account pays two."""
     FUND = "fund"
-    """As a transfer, from the bank, before the clients begin."""
+    """From the bank, before the clients begin and after they have ended."""
 
 
 class Heard(StrEnum):

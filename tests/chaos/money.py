@@ -45,10 +45,12 @@ def bank(currency: str) -> str:
     return f"bank-{currency}"
 
 
-def funding(holder: Holder, when: str = "first") -> Request:
-    """What gives a holder something to begin with, or at another time."""
-    leg = Leg(bank(holder.currency), holder.account_id, FUNDS_MINOR)
-    return Request(f"fund-{holder.user_id}-{when}", Kind.FUND, holder.currency, (leg,))
+def funding(*holders: Holder) -> Request:
+    """What gives one or two holders something to begin with: a branch for each."""
+    currency = holders[0].currency
+    legs = tuple(Leg(bank(currency), holder.account_id, FUNDS_MINOR) for holder in holders)
+    names = "-".join(holder.user_id for holder in holders)
+    return Request(f"fund-{names}", Kind.FUND, currency, legs)
 
 
 def draw(rng: random.Random, key: str, *, wallet: bool) -> Request:

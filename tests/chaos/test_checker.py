@@ -10,6 +10,7 @@ import pytest
 from tests.chaos.books import (
     ABORTED,
     COMMITTED,
+    PENDING,
     PREPARED,
     Books,
     BranchRow,
@@ -140,6 +141,11 @@ def _answer_lost_from_the_log(history: History, books: Books) -> None:
     del books.decisions["t3"]
 
 
+def _claim_never_resolved(history: History, books: Books) -> None:
+    """What was answered is, in the log, only asked for."""
+    books.decisions["t1"] = books.decisions["t1"]._replace(outcome=PENDING, ended=0)
+
+
 def _answer_overwritten(history: History, books: Books) -> None:
     """The log says COMMITTED to whom an abort was answered."""
     books.decisions["t3"] = Decision("t3", COMMITTED, "too-much", "", 1)
@@ -235,6 +241,7 @@ LIES: list[tuple[str, Lie]] = [
     ("I3", _two_transactions),
     ("I3", _answer_lost_from_the_log),
     ("I3", _answer_overwritten),
+    ("I3", _claim_never_resolved),
     ("I3", _never_answered),
     ("I3", _seen_unpaid),
     ("I4", _effect_twice),

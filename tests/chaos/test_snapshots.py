@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.chaos.books import ABORTED, COMMITTED, PREPARED, Books, BranchRow, Decision, Entry
+from tests.chaos.books import (
+    ABORTED,
+    COMMITTED,
+    PENDING,
+    PREPARED,
+    Books,
+    BranchRow,
+    Decision,
+    Entry,
+)
 from tests.chaos.forgery import held, honest_books
 from tests.chaos.snapshots import AGE_MAX_S, Watch
 
@@ -36,6 +45,14 @@ def test_who_commits_before_the_decision_is_found() -> None:
     lie = honest_books()
     del lie.decisions["t4"]
     assert {"I6"} == set(_looked(lie).found.broken)
+
+
+def test_a_single_branch_is_decided_by_its_participant() -> None:
+    """Its claim is in the log before, and says no more until the outcome is written."""
+    books = honest_books()
+    books.decisions["t1"] = books.decisions["t1"]._replace(outcome=PENDING, ended=0)
+    assert [] == _looked(books).found.violations
+    assert ["t1"] == books.endless()
 
 
 def test_who_aborts_a_commit_is_found() -> None:
