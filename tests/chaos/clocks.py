@@ -53,6 +53,8 @@ def _environment(library: str, file: Path) -> dict[str, str]:
         "LD_PRELOAD": library,
         "FAKETIME_TIMESTAMP_FILE": str(file),
         "FAKETIME_NO_CACHE": "1",
+        # Or every timed wait is over at once, and whoever waits for Python's lock spins.
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         # The older name, and the newer one.
         "DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
