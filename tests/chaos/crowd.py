@@ -49,6 +49,13 @@ class Crowd:
         """Starts every process, and starts again those that end."""
         (self._home / "clients").mkdir(exist_ok=True)
         self._tasks = [asyncio.ensure_future(self._keep(n)) for n in range(len(self._shares))]
+        for task in self._tasks:
+            task.add_done_callback(self._note)
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        """A keeper that fails keeps nobody: that must not pass for a killed client."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures.append(f"a keeper of clients failed: {error!r}")
 
     def identity(self, victim: Victim) -> Identity | None:
         """The process of that name that runs now."""
@@ -103,7 +110,7 @@ class Crowd:
                 *("--home", str(self._home), "--journal", str(self._journal(name))),
                 *("--seed", str(self._seed), "--think-s", str(self._think_s)),
                 cwd=REPOSITORY,
-                env=os.environ,
+                env=dict(os.environ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

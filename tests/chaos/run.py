@@ -124,7 +124,8 @@ class Bank:
         """Until every client has paid, on the average, more than once."""
         wanted = WARM_UP_PAYMENTS_PER_CLIENT * self._options.clients
         if not await until(lambda: self._monitor.paid >= wanted, WARM_UP_TIMEOUT_S):
-            raise RuntimeError(f"only {self._monitor.paid} payments before any fault")
+            failures = "; ".join(self._crowd.failures)
+            raise RuntimeError(f"only {self._monitor.paid} payments before any fault; {failures}")
         self._before = {name: has for name, has in self._monitor.taken().items() if has}
 
     async def _under_fire(self) -> None:
