@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from services.launcher.settings import REPOSITORY
 from tests.chaos.faults import CLIENT, Victim
 from tests.chaos.history import History
 from tests.chaos.paying import stop_file
+from tests.chaos.waiting import until
 
 END_TIMEOUT_S = 40.0
 
@@ -32,13 +33,12 @@ class Crowd:
         self._shares = [clients // processes + (n < clients % processes) for n in range(processes)]
         self._seed = seed
         self._think_s = think_s
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._killed: set[int] = set()
+        self._killed: set[Identity] = set()
         # Ends of processes that nobody has killed.
         self.failures: list[str] = []
-        self.starts = 0
 
     @property
     def journals(self) -> list[Path]:
@@ -60,14 +60,14 @@ class Crowd:
     def identity(self, victim: Victim) -> Identity | None:
         """The process of that name that runs now."""
         process = self._running.get(victim.name)
-        return None if process is None or process.returncode is not None else identify(process.pid)
+        return None if process is None or process.poll() is not None else identify(process.pid)
 
     def kill(self, victim: Victim) -> Identity | None:
         """SIGKILL; the process that it hit, None when there is none."""
         identity = self.identity(victim)
-        if identity is None or identity.pid in self._killed:
+        if identity is None or identity in self._killed:
             return None
-        self._killed.add(identity.pid)
+        self._killed.add(identity)
         return identity if processes.send(identity, signal.SIGKILL) else None
 
     def back(self, victim: Victim, killed: Identity) -> bool:
@@ -88,30 +88,33 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for process in self._running.values():
-            if process.returncode is None:
+            if process.poll() is None:
                 process.kill()
-                await process.wait()
+                process.wait()
 
     async def _keep(self, number: int) -> None:
         name = Victim(CLIENT, number).name
         while not self._stopping:
-            process = self._running[name] = await self._spawn(name, number)
-            self.starts += 1
-            code = await process.wait()
-            if process.pid not in self._killed and (code or not stop_file(self._home).exists()):
+            process = self._running[name] = self._spawn(name, number)
+            identity = identify(process.pid)
+            await until(lambda: process.poll() is not None)  # noqa: B023
+            code = process.returncode
+            if identity not in self._killed and (code or not stop_file(self._home).exists()):
                 self.failures.append(f"{name} ended by itself with {code}")
                 await asyncio.sleep(1)  # one that cannot start is not started all the time
 
-    async def _spawn(self, name: str, number: int) -> asyncio.subprocess.Process:
+    def _spawn(self, name: str, number: int) -> subprocess.Popen[bytes]:
+        """Not by the loop: uvloop forks, and in between fork and exec gRPC's threads come back."""
         with (self._home / "logs" / f"{name}.log").open("ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.chaos.client", "--number", str(number)),
-                *("--clients", str(self._shares[number]), "--etcd", self._etcd(name)),
-                *("--home", str(self._home), "--journal", str(self._journal(name))),
-                *("--seed", str(self._seed), "--think-s", str(self._think_s)),
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.chaos.client", "--number", str(number)),
+                    *("--clients", str(self._shares[number]), "--etcd", self._etcd(name)),
+                    *("--home", str(self._home), "--journal", str(self._journal(name))),
+                    *("--seed", str(self._seed), "--think-s", str(self._think_s)),
+                ],
                 cwd=REPOSITORY,
-                env=dict(os.environ),
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
