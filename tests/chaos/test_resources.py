@@ -65,8 +65,9 @@ def test_who_ends_by_itself_is_found() -> None:
 def test_alarms_and_what_nobody_expected_are_found() -> None:
     """In the log of each process."""
     found = Findings()
-    check_logs(found, "order-0", ['{"event": "serving"}'])
+    check_logs(found, "order-0", ['{"event": "serving", "level": "info"}'])
     assert 0 == found.total
-    check_logs(found, "order-0", ['{"event": "ALARM at order"}'])
-    check_logs(found, "order-0", ['{"event": "unexpected", "method": "/x"}'])
-    assert (1, 1) == (found.broken["I6"], found.broken["I9"])
+    check_logs(found, "order-0", ['{"event": "ALARM at order", "level": "critical"}'])
+    check_logs(found, "order-0", ['{"event": "unexpected", "level": "error"}'])
+    check_logs(found, "order-0", ["Traceback (most recent call last):", "  File"])
+    assert (1, 2) == (found.broken["I6"], found.broken["I9"])

@@ -116,7 +116,7 @@ class _Stream(Generic[M]):
     async def _one(self, request: M) -> None:
         try:
             await self._answer(request)
-        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError):
+        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.BaseError):
             # The stream has ended meanwhile: there is nobody to tell.
             pass
         except Exception:  # noqa: BLE001 - who asked hears nothing and asks again
