@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 
 from tests.chaos.faults import Kind
@@ -12,7 +12,7 @@ from tests.chaos.probes import Span
 
 WIDTH, LEFT, RIGHT, TOP = 1200, 110, 20, 50
 CHART_HEIGHT, LANE_HEIGHT, LANE_GAP, AXIS_HEIGHT = 220, 16, 4, 40
-KILL_WIDTH = 3.0
+WIDTH_MIN = 3.0
 TICKS_MAX = 12
 COLOURS = {
     Kind.KILL: "#c62828",
@@ -24,6 +24,8 @@ COLOURS = {
     Kind.SLOW: "#0277bd",
     Kind.CLOCK: "#37474f",
 }
+# From a kill until the next process serves.
+GONE_COLOUR = "#f8d0cc"
 COMMITTED_COLOUR, ABORTED_COLOUR = "#2e7d32", "#b0bec5"
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200)
 
@@ -107,26 +109,30 @@ def _ticks(story: Story, x: _Scale, bottom: int) -> list[str]:
 def _lanes(story: Story, x: _Scale, top: int) -> list[str]:
     """A lane for each process, and in it what was done to it."""
     parts = []
-    where = {name: top + n * (LANE_HEIGHT + LANE_GAP) for name, n in _numbered(story.lanes)}
+    where = {name: top + n * (LANE_HEIGHT + LANE_GAP) for n, name in enumerate(story.lanes)}
     for name, y in where.items():
         parts.append(_text(LEFT - 8, y + LANE_HEIGHT - 4, name, end=True))
         parts.append(_box(LEFT, y, WIDTH - LEFT - RIGHT, LANE_HEIGHT, "#f3f4f6"))
-    for span in sorted(story.spans, key=lambda each: each.fault.kind is Kind.KILL):
-        from_x = x.at(span.began_s)
-        to_x = x.at(story.duration_s if span.ended_s is None else span.ended_s)
-        kill = span.fault.kind is Kind.KILL
-        width = KILL_WIDTH if kill else max(to_x - from_x, 1.0)
-        for victim in span.fault.victims:
-            if victim.name in where:
-                colour, says = COLOURS[span.fault.kind], f"{span.began_s:.1f} s: {span.fault}"
-                parts.append(
-                    _box(from_x, where[victim.name], width, LANE_HEIGHT, colour, says=says)
-                )
+    kills = [span for span in story.spans if span.fault.kind is Kind.KILL]
+    others = [span for span in story.spans if span.fault.kind is not Kind.KILL]
+    for span in kills:
+        parts += _marks(story, x, where, span, GONE_COLOUR)
+    for span in others:
+        parts += _marks(story, x, where, span, COLOURS[span.fault.kind])
+    for span in kills:
+        mark = replace(span, ended_s=span.began_s)
+        parts += _marks(story, x, where, mark, COLOURS[Kind.KILL])
     return parts
 
 
-def _numbered(lanes: Sequence[str]) -> list[tuple[str, int]]:
-    return [(name, number) for number, name in enumerate(lanes)]
+def _marks(story: Story, x: _Scale, where: Mapping[str, int], span: Span, colour: str) -> list[str]:
+    """A box for each victim of a fault, in its lane."""
+    from_x = x.at(span.began_s)
+    to_x = x.at(story.duration_s if span.ended_s is None else span.ended_s)
+    width = max(to_x - from_x, WIDTH_MIN)
+    says = f"{span.began_s:.1f} s: {span.fault}"
+    lanes = [where[victim.name] for victim in span.fault.victims if victim.name in where]
+    return [_box(from_x, y, width, LANE_HEIGHT, colour, says=says) for y in lanes]
 
 
 def _legend(y: int) -> list[str]:
