@@ -60,6 +60,7 @@ def open_participant(
     """
     store = open_store(runtime, {**own_schema(runtime.config.service), **sqlite_branches.schema()})
     metrics = PrometheusParticipantMetrics(runtime.registry)
+    crashes = crash_point()
     participant = Participant(
         store=store,
         branches=sqlite_branches.SqliteBranchTable(),
@@ -67,7 +68,7 @@ def open_participant(
         codec=codec,
         coordinators=COORDINATORS,
         clock=runtime.clock,
-        crash_point=crash_point(),
+        crash_point=crashes,
         metrics=metrics,
     )
     servicer = ParticipantServicer(participant)
@@ -75,7 +76,12 @@ def open_participant(
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
     transport = GrpcCoordinatorTransport(runtime.channel)
     inquirer = Inquirer(
-        participant, transport, clock=runtime.clock, rng=runtime.rng, metrics=metrics
+        participant,
+        transport,
+        clock=runtime.clock,
+        rng=runtime.rng,
+        crash_point=crashes,
+        metrics=metrics,
     )
     runtime.spawn(inquirer.run())
     forgetter = Forgetter(
@@ -84,6 +90,7 @@ def open_participant(
         clock=runtime.clock,
         rng=runtime.rng,
         config=forgetter_config(os.environ),
+        crash_point=crashes,
         metrics=metrics,
     )
     runtime.spawn(forgetter.run())

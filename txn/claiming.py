@@ -15,6 +15,7 @@ from txn import protocol
 from txn.clock import Clock, SteadyUtc
 from txn.crash_point import (
     AFTER_CLAIM,
+    AFTER_CLOSE,
     AFTER_DECISION,
     BEFORE_CLAIM,
     BEFORE_CLOSE,
@@ -182,6 +183,7 @@ class Claimer:
         self._write(those)
 
     def _durable(self, those: list[Transaction]) -> None:
+        self._crash_point(AFTER_CLOSE)
         for transaction in those:
             del self.open[transaction.txn_id]
             del self._known[transaction.txn_id]

@@ -22,13 +22,19 @@ from txn.claiming import Claimer
 from txn.clock import Clock, SteadyUtc
 from txn.config import CoordinatorConfig
 from txn.crash_point import (
-    AFTER_FIRST_ACKNOWLEDGEMENT,
-    AFTER_FIRST_VOTE,
-    BEFORE_PREPARE,
+    AFTER_IDENTITY,
+    AFTER_PRESUMED_ABORT,
+    ANSWER_LEAVES,
+    BEFORE_IDENTITY,
+    BEFORE_PRESUMED_ABORT,
     DURING_RECOVERY,
+    ENDED_ANSWER_LEAVES,
+    ENDED_INQUIRY_ARRIVES,
+    INQUIRY_ARRIVES,
     CrashPoint,
     no_crash,
 )
+from txn.crashing import around_transport
 from txn.deciding import Decider
 from txn.decision_log import DecisionLog
 from txn.errors import (
@@ -107,7 +113,7 @@ class Coordinator:
         """
         self._config = config
         self._decisions = log
-        self._transport = transport
+        self._transport = around_transport(transport, crash_point)
         self._clock = clock
         self._utc = SteadyUtc(clock)
         self._rng = rng
@@ -115,7 +121,6 @@ class Coordinator:
         self._log_id = ""
         self._newest_id = ""
         self._crash_point = crash_point
-        self._deliver = self._feed if crash_point is no_crash else self._feed_and_crash
         self._decider = Decider(
             log,
             retry=config.retry,
@@ -123,7 +128,7 @@ class Coordinator:
             rng=rng,
             crash_point=crash_point,
             spawn=self._spawn,
-            deliver=self._deliver,
+            deliver=self._feed,
             ended=self._forget,
             metrics=metrics,
         )
@@ -133,7 +138,7 @@ class Coordinator:
             clock=clock,
             crash_point=crash_point,
             spawn=self._spawn,
-            deliver=self._deliver,
+            deliver=self._feed,
             ended=self._forget,
             metrics=metrics,
         )
@@ -159,7 +164,9 @@ class Coordinator:
 
     async def start(self) -> int:
         """Recovers, then serves. Returns how many commits and claims were taken up again."""
+        self._crash_point(BEFORE_IDENTITY)
         self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
+        self._crash_point(AFTER_IDENTITY)
         newest = await self._decisions.newest_txn_id()
         if newest is not None:
             self._newest_id = newest.removesuffix(self._log_id)
@@ -234,6 +241,7 @@ class Coordinator:
         before recovery is through.
         """
         self._refuse_unless_serving()
+        self._crash_point(INQUIRY_ARRIVES)
         answers: dict[TxnId, Outcome | TxnError] = {}
         unknown: list[TxnId] = []
         for txn_id in txn_ids:
@@ -244,6 +252,7 @@ class Coordinator:
             else:
                 unknown.append(txn_id)
         answers.update(await self._presume_aborted(unknown))
+        self._crash_point(ANSWER_LEAVES)
         return [answers[txn_id] for txn_id in txn_ids]
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> Ended:
@@ -252,11 +261,14 @@ class Coordinator:
         Raises ShuttingDown before recovery is through.
         """
         self._refuse_unless_serving()
+        self._crash_point(ENDED_INQUIRY_ARRIVES)
         horizon = self._prepare_horizon()
         if horizon is None:
             return Ended(frozenset(), None)
         own = [each for each in txn_ids if each.endswith(self._log_id) and each < horizon]
-        return Ended(await self._decisions.ended(own) if own else frozenset(), horizon)
+        ended = await self._decisions.ended(own) if own else frozenset()
+        self._crash_point(ENDED_ANSWER_LEAVES)
+        return Ended(ended, horizon)
 
     async def _presume_aborted(
         self, txn_ids: Sequence[TxnId]
@@ -264,12 +276,14 @@ class Coordinator:
         if not txn_ids:
             return ()
         now_us = self._utc.written_us()
+        self._crash_point(BEFORE_PRESUMED_ABORT)
         stand = await self._decisions.decide_all(
             [
                 Decision(txn_id, Outcome.ABORTED, None, (), now_us, reason="INQUIRY", ended=True)
                 for txn_id in txn_ids
             ]
         )
+        self._crash_point(AFTER_PRESUMED_ABORT)
         if old := [
             txn_id for txn_id, row in zip(txn_ids, stand, strict=True) if isinstance(row, TooOld)
         ]:
@@ -381,7 +395,6 @@ class Coordinator:
             {branch.branch_id: branch.operation for branch in branches},
             progress,
         )
-        self._crash_point(BEFORE_PREPARE)
         self._activate(transaction, actions)
         return transaction
 
@@ -431,16 +444,6 @@ class Coordinator:
             if transaction.progress.state in _OVER:
                 self._retire(transaction)
 
-    def _feed_and_crash(self, happened: Sequence[Happened]) -> None:
-        """The same where a crash point is armed, one at a time."""
-        for transaction, event in happened:
-            self._feed([(transaction, event)])
-            state = transaction.progress.state
-            if isinstance(event, protocol.Voted) and state is TransactionState.PREPARING:
-                self._crash_point(AFTER_FIRST_VOTE)
-            if isinstance(event, protocol.Settled) and state is TransactionState.COMMITTING:
-                self._crash_point(AFTER_FIRST_ACKNOWLEDGEMENT)
-
     def _perform(self, transaction: Transaction, actions: Iterable[protocol.Action]) -> None:
         if transaction.progress.state is not TransactionState.PREPARING:
             self._preparing.pop(transaction.txn_id, None)
@@ -481,7 +484,7 @@ class Coordinator:
                 clock=self._clock,
                 rng=self._rng,
                 spawn=self._spawn,
-                deliver=self._deliver,
+                deliver=self._feed,
                 pace=self._pace,
                 prepare_horizon=self._prepare_horizon,
                 metrics=self._metrics,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from txn import protocol
 from txn.clock import Backoff, Clock, SteadyUtc
-from txn.crash_point import AFTER_DECISION, BEFORE_DECISION, BEFORE_END, CrashPoint
+from txn.crash_point import AFTER_DECISION, AFTER_END, BEFORE_DECISION, BEFORE_END, CrashPoint
 from txn.decision_log import DecisionLog
 from txn.errors import TxnError
 from txn.lane import Happened, Spawn
@@ -157,11 +157,15 @@ class Decider:
         self._metrics.took(Phase.APPLY, self._clock.monotonic() - those[0].decided_s)
         try:
             self._decisions.end_all(
-                [transaction.txn_id for transaction in those], lambda: self._ended(those)
+                [transaction.txn_id for transaction in those], lambda: self._have_ended(those)
             )
         except TxnError as error:
             # They count as unfinished, which is always safe.
             _log.warning("%d ends: %r", len(those), error)
+
+    def _have_ended(self, those: Sequence[Transaction]) -> None:
+        self._crash_point(AFTER_END)
+        self._ended(those)
 
 
 async def _attempt(

@@ -17,6 +17,12 @@ from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
 from txn.config import QUESTION_ITEMS_MAX
+from txn.crash_point import (
+    ENDED_ANSWER_ARRIVES,
+    ENDED_INQUIRY_LEAVES,
+    CrashPoint,
+    no_crash,
+)
 from txn.errors import Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import BranchKey, BranchRow, Ended
@@ -59,12 +65,14 @@ class Forgetter(Sweeper, Generic[Tx, Op]):
         clock: Clock,
         rng: random.Random,
         config: ForgetterConfig | None = None,
+        crash_point: CrashPoint = no_crash,
         metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         self._config = config or ForgetterConfig()
         super().__init__("forgetting", clock, rng, self._config)
         self._participant = participant
         self._transport = transport
+        self._crash_point = crash_point
         self._metrics = metrics
 
     async def sweep(self) -> int:
@@ -114,10 +122,14 @@ class Forgetter(Sweeper, Generic[Tx, Op]):
 
     async def _ask(self, coordinator: str, keys: Sequence[BranchKey]) -> Ended:
         txn_ids = list(dict.fromkeys(key.txn_id for key in keys))
+        self._crash_point(ENDED_INQUIRY_LEAVES)
         try:
-            return await self._transport.ended(coordinator, txn_ids, self._config.timeout_s)
+            ended = await self._transport.ended(coordinator, txn_ids, self._config.timeout_s)
         except Unreachable as error:
             _log.info("%s does not say what may be forgotten: %s", coordinator, error)
         except Exception:  # noqa: BLE001 - the other coordinators have to be asked all the same
             _log.exception("what may be forgotten, at %s", coordinator)
+        else:
+            self._crash_point(ENDED_ANSWER_ARRIVES)
+            return ended
         return Ended(frozenset(), None)

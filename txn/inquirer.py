@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
 from txn.config import QUESTION_ITEMS_MAX
+from txn.crash_point import ANSWER_ARRIVES, INQUIRY_LEAVES, CrashPoint, no_crash
 from txn.errors import Alarm, TxnError, UnknownBranch, Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
@@ -51,6 +52,7 @@ class Inquirer(Generic[Tx, Op]):
         clock: Clock,
         rng: random.Random,
         config: InquiryConfig | None = None,
+        crash_point: CrashPoint = no_crash,
         metrics: ParticipantMetrics = NO_METRICS,
     ) -> None:
         self._participant = participant
@@ -58,6 +60,7 @@ class Inquirer(Generic[Tx, Op]):
         self._clock = clock
         self._rng = rng
         self._config = config or InquiryConfig()
+        self._crash_point = crash_point
         self._metrics = metrics
         self._seen: frozenset[BranchKey] = frozenset()
 
@@ -98,6 +101,7 @@ class Inquirer(Generic[Tx, Op]):
         for row in rows:
             by_coordinator.setdefault(row.coordinator, []).append(row.key)
         for coordinator, keys in by_coordinator.items():
+            self._crash_point(INQUIRY_LEAVES)
             try:
                 outcomes = await self._transport.inquire(coordinator, keys, self._config.timeout_s)
             except Unreachable as error:
@@ -106,6 +110,7 @@ class Inquirer(Generic[Tx, Op]):
             except Exception:  # noqa: BLE001 - the other coordinators have to be asked all the same
                 _log.exception("inquiry at %s", coordinator)
                 continue
+            self._crash_point(ANSWER_ARRIVES)
             await self._settle(keys, outcomes)
 
     async def _settle(self, keys: Sequence[BranchKey], outcomes: Sequence[Outcome]) -> None:

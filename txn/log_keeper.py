@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 
 from txn.clock import US_PER_S, Clock, SteadyUtc
+from txn.crash_point import AFTER_TRUNCATION, BEFORE_TRUNCATION, CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.sweeper import SweepConfig, Sweeper
@@ -47,11 +48,13 @@ class LogKeeper(Sweeper):
         clock: Clock,
         rng: random.Random,
         config: LogKeeperConfig | None = None,
+        crash_point: CrashPoint = no_crash,
         metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         self._config = config or LogKeeperConfig()
         super().__init__("truncation", clock, rng, self._config)
         self._decisions = log
+        self._crash_point = crash_point
         self._metrics = metrics
         self._utc = SteadyUtc(clock)
 
@@ -62,9 +65,12 @@ class LogKeeper(Sweeper):
         deleted = 0
         after: str | None = ""
         while after is not None:
+            self._crash_point(BEFORE_TRUNCATION)
             step = await self._decisions.truncate(
                 after=after, limit=self._config.rows_per_step, before_us=before_us
             )
+            if step.deleted:
+                self._crash_point(AFTER_TRUNCATION)
             deleted += step.deleted
             after = step.next_after
             if after is not None:

@@ -16,7 +16,14 @@ from txn import barrier
 from txn.barrier import OnAbort, OnCommit, OnPerform, OnPrepare, OnResolve
 from txn.branch_table import BranchTable
 from txn.clock import Clock
-from txn.crash_point import AFTER_APPLY, AFTER_PERFORM, AFTER_VOTE, CrashPoint, no_crash
+from txn.crash_point import (
+    AFTER_FORGETTING,
+    BEFORE_FORGETTING,
+    FORGET_ARRIVES,
+    CrashPoint,
+    no_crash,
+)
+from txn.crashing import around_answers, around_store
 from txn.errors import (
     Alarm,
     BranchAborted,
@@ -55,7 +62,7 @@ from txn.model import (
 )
 from txn.resource import REFUSED, BatchResource, Codec, Item, OneAtATime, Resource
 from txn.state import BRANCH_MOVES, BranchState, Vote, move
-from txn.store.group_commit import Store, write_unhurried
+from txn.store.group_commit import Done, Failed, Store, write_unhurried
 
 LATE_PREPARE = "LATE_PREPARE"
 INVALID_OPERATION = "INVALID_OPERATION"
@@ -114,7 +121,7 @@ class Participant(Generic[Tx, Op]):
 
         Whoever else is named could leave a reservation in doubt for ever.
         """
-        self._store = store
+        self._store = around_store(store, crash_point)
         self._branches = branches
         self._alone = not hasattr(resource, "prepare_all")
         self._resource: BatchResource[Tx, Op] = (
@@ -127,6 +134,7 @@ class Participant(Generic[Tx, Op]):
         self._metrics = metrics
         # One object for ever: what shares it is run together.
         self._apply_all = self._apply
+        self._answered = around_answers(self._answers, crash_point)
 
     async def prepare(self, message: Prepare) -> VoteReply:
         """Reserves and votes; the vote is durable on return.
@@ -168,12 +176,10 @@ class Participant(Generic[Tx, Op]):
         Returns how many rows went. In no hurry: it goes with the next force that there is.
         Raises StoreError or Overloaded.
         """
-        log_id = log_id_of(horizon)
-        return await write_unhurried(
-            self._store,
-            lambda tx: self._branches.forget(tx, keys, log_id, horizon),
-            self._clock,
-        )
+        forgetting = self._forgetting(keys, horizon)
+        deleted = await write_unhurried(self._store, forgetting, self._clock)
+        self._crash_point(AFTER_FORGETTING)
+        return deleted
 
     async def get(self, key: BranchKey) -> BranchRow:
         """What is remembered of a branch. Raises NotFound."""
@@ -198,7 +204,7 @@ class Participant(Generic[Tx, Op]):
 
     async def _results(self, messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
         began_s = self._clock.monotonic()
-        results = await self._answers(messages)
+        results = await self._answered(messages)
         self._metrics.answered(len(messages), self._clock.monotonic() - began_s)
         if alarms := [each for each in results if isinstance(each, Alarm)]:
             self._metrics.alarmed(len(alarms))
@@ -226,8 +232,6 @@ class Participant(Generic[Tx, Op]):
                     refused[at] = result.reason
         if refused:
             await self._remember_refusals(messages, refused, results)
-        if self._crash_point is not no_crash:
-            self._crash(messages, results)
         return results
 
     async def _remember_refusals(
@@ -250,21 +254,6 @@ class Participant(Generic[Tx, Op]):
             return
         for at, result in zip(works, await self._written(list(works.values())), strict=True):
             results[at] = result
-
-    def _crash(
-        self, messages: Sequence[Message], results: Sequence[VoteReply | Exception | None]
-    ) -> None:
-        """Where a crash point is armed: what is durable, and not answered yet."""
-        for point, kind, said in (
-            (AFTER_VOTE, Prepare, _YES),
-            (AFTER_PERFORM, Perform, _YES),
-            (AFTER_APPLY, Commit, None),
-        ):
-            if any(
-                isinstance(message, kind) and result == said
-                for message, result in zip(messages, results, strict=True)
-            ):
-                self._crash_point(point)
 
     async def _written(self, works: Sequence[_Work]) -> Sequence[VoteReply | Exception | None]:
         promised = [work for work in works if not isinstance(work.message, _TO_DO)]
@@ -499,13 +488,24 @@ class Participant(Generic[Tx, Op]):
         keys, horizon = batch.forgettable, batch.prepare_horizon
         if not keys or horizon is None:
             return
+        self._crash_point(FORGET_ARRIVES)
         try:
-            self._store.write_lazily(
-                lambda tx: self._branches.forget(tx, keys, log_id_of(horizon), horizon),
-                lambda _result: None,
-            )
+            self._store.write_lazily(self._forgetting(keys, horizon), self._forgotten)
         except TxnError as error:
             _log.info("%d branches are not forgotten: %s", len(keys), error)
+
+    def _forgetting(self, keys: Sequence[BranchKey], horizon: TxnId) -> Callable[[Tx], int]:
+        log_id = log_id_of(horizon)
+
+        def forget(tx: Tx) -> int:
+            self._crash_point(BEFORE_FORGETTING)
+            return self._branches.forget(tx, keys, log_id, horizon)
+
+        return forget
+
+    def _forgotten(self, result: Done[Any] | Failed) -> None:
+        if isinstance(result, Done):
+            self._crash_point(AFTER_FORGETTING)
 
 
 def _items(works: Sequence[_Work], places: Iterable[int]) -> list[Item[Any]]:

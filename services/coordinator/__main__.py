@@ -60,6 +60,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     runtime.on_stop(transport.close)
     log = sqlite_log.SqliteDecisionLog(store, runtime.clock, mark)
     metrics = PrometheusCoordinatorMetrics(runtime.registry)
+    crashes = crash_point()
     coordinator = Coordinator(
         config=CoordinatorConfig(
             name=service,
@@ -71,7 +72,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         clock=runtime.clock,
         rng=runtime.rng,
         new_txn_id=new_id_after,
-        crash_point=crash_point(),
+        crash_point=crashes,
         metrics=metrics,
     )
     servicer = CoordinatorServicer(coordinator, OPERATIONS)
@@ -83,6 +84,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         clock=runtime.clock,
         rng=runtime.rng,
         config=log_keeper_config(os.environ),
+        crash_point=crashes,
         metrics=metrics,
     )
     runtime.spawn(keeper.run())

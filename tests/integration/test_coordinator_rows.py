@@ -23,13 +23,13 @@ from tests.support.faults import injected, stopped
 from tests.support.mesh import CALL_TIMEOUT_S, Mesh, ServiceProcess, Shop
 from tests.support.waiting import eventually
 from txn.crash_point import (
+    ACKNOWLEDGEMENT_ARRIVES,
     AFTER_DECISION,
-    AFTER_FIRST_ACKNOWLEDGEMENT,
-    AFTER_FIRST_VOTE,
     BEFORE_DECISION,
     BEFORE_END,
-    BEFORE_PREPARE,
     DURING_RECOVERY,
+    PREPARE_LEAVES,
+    VOTE_ARRIVES,
 )
 from txn.ids import new_id_after
 from txn.model import log_id_of
@@ -87,7 +87,7 @@ async def _paid_once(shop: Shop, trade: order_service_pb2.Trade) -> str:
 
 async def test_row_1_coordinator_killed_before_the_first_prepare(hurt_mesh: Mesh) -> None:
     """Nobody has heard of it: nothing is held, and the same request pays."""
-    shop, trade, coordinator = await _die_paying(hurt_mesh, BEFORE_PREPARE)
+    shop, trade, coordinator = await _die_paying(hurt_mesh, PREPARE_LEAVES)
     assert unfinished(hurt_mesh) == []
     coordinator.launch()
     await _nothing_came_of_it(shop, trade)
@@ -95,7 +95,7 @@ async def test_row_1_coordinator_killed_before_the_first_prepare(hurt_mesh: Mesh
 
 async def test_row_2_coordinator_killed_after_one_vote(hurt_mesh: Mesh) -> None:
     """Who has voted asks, is told ABORT, and frees what it held."""
-    shop, trade, coordinator = await _die_paying(hurt_mesh, AFTER_FIRST_VOTE)
+    shop, trade, coordinator = await _die_paying(hurt_mesh, VOTE_ARRIVES)
     assert unfinished(hurt_mesh) != []
     coordinator.launch()
     await _nothing_came_of_it(shop, trade)
@@ -146,7 +146,7 @@ async def test_row_5_coordinator_killed_with_the_decision_durable_and_none_sent(
 
 async def test_row_6_coordinator_killed_after_the_first_commit(hurt_mesh: Mesh) -> None:
     """One book has it, so the other one gets it."""
-    shop, trade, coordinator = await _die_paying(hurt_mesh, AFTER_FIRST_ACKNOWLEDGEMENT)
+    shop, trade, coordinator = await _die_paying(hurt_mesh, ACKNOWLEDGEMENT_ARRIVES)
     coordinator.launch()
     await books_agree(hurt_mesh)
     assert await shop.state_of(trade) == "TRADE_SUCCESS"
@@ -169,7 +169,7 @@ async def test_row_8_coordinator_killed_during_recovery_three_times_in_a_row(
 ) -> None:
     """Recovery begins again, however far it had come, and ends in the same place."""
     shop, trade, coordinator = await _die_paying(hurt_mesh, AFTER_DECISION)
-    for failpoint in (DURING_RECOVERY, AFTER_FIRST_ACKNOWLEDGEMENT, BEFORE_END):
+    for failpoint in (DURING_RECOVERY, ACKNOWLEDGEMENT_ARRIVES, BEFORE_END):
         coordinator.launch(failpoint)
         assert await coordinator.ended() == KILLED
     coordinator.launch()

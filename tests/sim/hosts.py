@@ -216,6 +216,7 @@ class ParticipantHost(Host):
                 timeout_s=self.world.limits.attempt_timeout_s,
                 batch_size_max=self.world.limits.inquiry_batch_max,
             ),
+            crash_point=self.crash_point,
         )
         await inquirer.run()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from tests.sim.books import Step
+from txn import crash_point as at
 
 BANKS = ("north", "south")
 PARTICIPANTS = (*BANKS, "shop")
@@ -19,8 +20,8 @@ COORDINATOR = "coordinator"
 PROBE = "probe"
 ACCOUNTS_EACH = 3
 CRASH_POINTS = {
-    True: ("before-decision", "after-decision", "before-claim", "after-claim", "before-close"),
-    False: ("after-vote", "after-apply", "after-perform"),
+    True: (at.BEFORE_DECISION, at.AFTER_DECISION, at.BEFORE_CLAIM, at.AFTER_CLAIM, at.BEFORE_CLOSE),
+    False: (at.AFTER_VOTE, at.AFTER_APPLY, at.AFTER_PERFORM),
 }
 # Marks the effects that have no other side in the books.
 ALONE = "alone"

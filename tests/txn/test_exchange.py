@@ -18,7 +18,7 @@ from tests.txn.participant_rig import (
     kind_id,
     open_rig,
 )
-from txn.crash_point import AFTER_APPLY, AFTER_VOTE
+from txn import crash_point as at
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
@@ -269,13 +269,30 @@ async def test_a_queue_that_is_full_is_answered(rig: Rig, monkeypatch: pytest.Mo
 
 
 async def test_crash_points_of_a_batch_come_once(rig: Rig) -> None:
-    """Behind the force of the votes, and behind that of what was applied."""
-    await said(rig, prepare("t0", value=b"refuse"), Commit(key("unknown")), Abort(key("t9")))
-    assert [] == rig.crash_points
+    """Each once for all messages of a kind, and none for an alarm's acknowledgement."""
+    votes = [at.PREPARE_ARRIVES, at.BEFORE_VOTE, at.AFTER_VOTE, at.VOTE_LEAVES]
     await said(rig, prepare("t1"), prepare("t2"))
-    assert [AFTER_VOTE] == rig.crash_points
-    await said(rig, Commit(key("t1")), Commit(key("t2")))
-    assert [AFTER_VOTE, AFTER_APPLY] == rig.crash_points
+    assert votes == rig.crash_points
+    rig.crash_points.clear()
+    await said(rig, Commit(key("unknown")))
+    assert rig.crash_points == [at.COMMIT_ARRIVES, at.BEFORE_APPLY]
+    rig.crash_points.clear()
+    await said(rig, Commit(key("t1")), Abort(key("t2")), Abort(key("t9")))
+    assert rig.crash_points == [
+        *(at.COMMIT_ARRIVES, at.ABORT_ARRIVES, at.BEFORE_APPLY, at.BEFORE_UNDO),
+        *(at.AFTER_APPLY, at.AFTER_UNDO, at.ACKNOWLEDGEMENT_LEAVES),
+    ]
+
+
+async def test_crash_points_of_forgetting_are_passed(rig: Rig) -> None:
+    """When word of it arrives, in the transaction that deletes, and behind its force."""
+    await said(rig, prepare("t1"), prepare("t2"))
+    await said(rig, Commit(key("t1")))
+    rig.crash_points.clear()
+    await forget(rig, "t1", horizon="t2")
+    assert [name for name in rig.crash_points if "forget" in name] == [
+        *(at.FORGET_ARRIVES, at.BEFORE_FORGETTING, at.AFTER_FORGETTING),
+    ]
 
 
 async def test_what_is_forgotten_is_gone_and_stays_late(rig: Rig) -> None:

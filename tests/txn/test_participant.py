@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.txn.helpers import key, operation, prepare
 from tests.txn.participant_rig import KINDS, MemoryEffects, Rig, kind_id, open_rig
-from txn.crash_point import AFTER_APPLY, AFTER_VOTE
+from txn import crash_point as at
 from txn.errors import (
     BranchAborted,
     BranchCommitted,
@@ -165,13 +165,17 @@ async def test_branches_are_listed_by_page_and_state(rig: Rig) -> None:
     assert ["t0", "t2", "t3"] == [row.key.txn_id for row in in_doubt]
 
 
-async def test_crash_points_lie_behind_the_force(rig: Rig) -> None:
-    """The named moments come once the change is durable, and not for a refusal."""
+async def test_crash_points_lie_around_messages_and_forces(rig: Rig) -> None:
+    """There is one before and after each, and none behind the force of what forces nothing."""
     await rig.participant.prepare(prepare("t0", value=b"refuse"))
-    assert [] == rig.crash_points
+    assert rig.crash_points == [at.PREPARE_ARRIVES, at.BEFORE_VOTE, at.VOTE_LEAVES]
+    rig.crash_points.clear()
     await rig.participant.prepare(prepare())
     await rig.participant.commit(key())
-    assert [AFTER_VOTE, AFTER_APPLY] == rig.crash_points
+    assert rig.crash_points == [
+        *(at.PREPARE_ARRIVES, at.BEFORE_VOTE, at.AFTER_VOTE, at.VOTE_LEAVES),
+        *(at.COMMIT_ARRIVES, at.BEFORE_APPLY, at.AFTER_APPLY, at.ACKNOWLEDGEMENT_LEAVES),
+    ]
 
 
 class WatchedBackend(MemoryBackend):

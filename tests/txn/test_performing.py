@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.txn.helpers import key, operation, prepare
 from tests.txn.participant_rig import KINDS, Rig, kind_id, open_rig
-from txn.crash_point import AFTER_PERFORM
+from txn import crash_point as at
 from txn.errors import (
     BranchCommitted,
     BranchDiffers,
@@ -58,7 +58,9 @@ async def test_what_is_performed_is_done_at_once_and_once(rig: Rig) -> None:
     assert BranchState.COMMITTED is await rig.state()
     row = await rig.participant.get(key())
     assert ("coordinator", operation()) == (row.coordinator, row.operation)
-    assert [AFTER_PERFORM] * 3 == rig.crash_points
+    assert [at.PERFORM_ARRIVES, at.BEFORE_PERFORM, at.AFTER_PERFORM, at.VOTE_LEAVES] * 3 == (
+        rig.crash_points
+    )
 
 
 async def test_a_repetition_in_the_same_batch_is_one(rig: Rig) -> None:

@@ -22,10 +22,11 @@ from tallystick.txn.v1 import coordinator_service_pb2_grpc, participant_service_
 from txn.clock import SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.forgetter import Forgetter
+from txn.crash_point import CrashPoint, no_crash
+from txn.forgetter import Forgetter, ForgetterConfig
 from txn.ids import new_id_after
 from txn.inquirer import Inquirer, InquiryConfig
-from txn.log_keeper import LogKeeper
+from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
@@ -73,13 +74,16 @@ async def serve_participant(
     home: str | Path,
     coordinators: Mapping[str, grpc.aio.Channel],
     inquiry: InquiryConfig | None = None,
+    forgetting: ForgetterConfig | None = None,
+    crash_point: CrashPoint = no_crash,
 ) -> AsyncIterator[SqliteStore]:
     """Serves `resource` inside the block, and yields its store.
 
     The store is `<home>/<name>.db`, with the tables of the resource and the barrier's own.
     Adds ParticipantService to `server` and starts that; add services of your own, and a
     port, before. Asks about branches that stay in doubt: `coordinators` are channels by the
-    names of those who may be asked. The channels stay yours. Raises what `open_store` raises.
+    names of those who may be asked. The channels stay yours. `crash_point` is for tests, see
+    crash_point.py. Raises what `open_store` raises.
     """
     async with AsyncExitStack() as stack:
         schema = {**schema_of(name, resource.schema), **sqlite_branches.schema()}
@@ -93,10 +97,25 @@ async def serve_participant(
             codec=OperationCodec(resource.operation),
             coordinators=frozenset(coordinators),
             clock=clock,
+            crash_point=crash_point,
         )
         transport = GrpcCoordinatorTransport(coordinators.__getitem__)
-        inquirer = Inquirer(participant, transport, clock=clock, rng=_rng(), config=inquiry)
-        forgetter = Forgetter(participant, transport, clock=clock, rng=_rng())
+        inquirer = Inquirer(
+            participant,
+            transport,
+            clock=clock,
+            rng=_rng(),
+            config=inquiry,
+            crash_point=crash_point,
+        )
+        forgetter = Forgetter(
+            participant,
+            transport,
+            clock=clock,
+            rng=_rng(),
+            config=forgetting,
+            crash_point=crash_point,
+        )
         for work in (inquirer.run(), forgetter.run()):
             stack.push_async_callback(_ended, asyncio.ensure_future(work))
         servicer = ParticipantServicer(participant)
@@ -115,6 +134,8 @@ async def serve_coordinator(
     home: str | Path,
     participants: Mapping[str, grpc.aio.Channel],
     config: CoordinatorConfig | None = None,
+    keeping: LogKeeperConfig | None = None,
+    crash_point: CrashPoint = no_crash,
 ) -> AsyncIterator[Coordinator]:
     """Serves a coordinator inside the block, and yields it when it has recovered.
 
@@ -144,12 +165,15 @@ async def serve_coordinator(
             clock=clock,
             rng=_rng(),
             new_txn_id=new_id_after,
+            crash_point=crash_point,
         )
         servicer = CoordinatorServicer(coordinator)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
         await coordinator.start()
         stack.push_async_callback(coordinator.close, STOP_GRACE_S)
-        keeper = LogKeeper(decisions, clock=clock, rng=_rng())
+        keeper = LogKeeper(
+            decisions, clock=clock, rng=_rng(), config=keeping, crash_point=crash_point
+        )
         stack.push_async_callback(_ended, asyncio.ensure_future(keeper.run()))
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
