@@ -19,7 +19,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean chaos
+.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean chaos failpoints
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -83,6 +83,10 @@ chaos: ## a bank under fire for DURATION=300 seconds, with SEED=1 and CLIENTS=50
 	@$(SETUP) --dev
 	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.chaos --duration $(or $(DURATION),300) \
 		--seed $(or $(SEED),1) --clients $(or $(CLIENTS),50) --json chaos.json $(CHAOS)
+
+failpoints: ## kill real processes at every crash point, and at every force from outside
+	@$(SETUP) --dev
+	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.failpoints $(SCENARIOS)
 
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev

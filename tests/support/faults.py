@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from tests.support.mesh import ServiceProcess
 from tests.support.require import lacking, require
@@ -28,8 +29,16 @@ def stopped(process: ServiceProcess) -> Iterator[None]:
         process.send(signal.SIGCONT)
 
 
+class HasPid(Protocol):
+    """Whom strace may be attached to."""
+
+    @property
+    def pid(self) -> int:
+        """The running process."""
+
+
 @asynccontextmanager
-async def injected(process: ServiceProcess, call: str, fault: str) -> AsyncIterator[None]:
+async def injected(process: HasPid, call: str, fault: str) -> AsyncIterator[None]:
     """Puts a fault into a system call of `process`, in the block, on its `-wal` files.
 
     `fault` is what strace's `inject` takes, such as `error=EIO:when=1`. Skips the test where

@@ -1,0 +1,211 @@
+"""What is going on while somebody is killed: payments that commit or abort, and what follows.
+
+A scenario says when kills begin (`Play.begin`). Whatever it is told is kept, and compared
+with the books when all is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import grpc
+from tallystick.ledger.v1.ledger_service_pb2 import TransferOperation
+from tallystick.order.v1.order_service_pb2 import PayTradeOperation
+from tallystick.txn.v1 import coordinator_service_pb2 as pb
+
+from tests.failpoints.checks import ABORTED, COMMITTED, Heard, remembered
+from tests.failpoints.host import COORDINATOR, MERCHANT, PAYER, POOR, PRICE_MINOR, Settings
+from tests.failpoints.mesh import FailMesh
+from tests.support.books import CONVERGE_WITHIN_S, unfinished
+from tests.support.mesh import euros, packed
+from tests.support.waiting import eventually
+from txn import crash_point as at
+
+CALL_TIMEOUT_S = 3.0
+ASK_AGAIN_S = 0.02
+USUAL = Settings()
+
+
+@dataclass
+class Play:
+    """One scenario on one mesh."""
+
+    mesh: FailMesh
+    # Arms what is to happen, or only begins to take notes.
+    begin: Callable[[], None]
+    # Who has come to which point until the scenario was over; what follows is another's.
+    passed: list[tuple[str, str]] | None = None
+    heard: list[Heard] = field(default_factory=list)
+    asked: list[pb.ExecuteRequest] = field(default_factory=list)
+
+    async def pay(self, *, payer: str = PAYER, agreed: bool = True) -> pb.ExecuteResponse:
+        """A payment, asked for until its outcome is final; refused if the two do not agree."""
+        request = self.request(payer=payer, agreed=agreed)
+        return await self.ask(request)
+
+    def request(self, *, payer: str = PAYER, agreed: bool = True) -> pb.ExecuteRequest:
+        """A payment of a new trade."""
+        trade = self.mesh.next_trade()
+        order = PayTradeOperation(
+            trade_no=trade,
+            amount=euros(PRICE_MINOR if agreed else PRICE_MINOR - 1),
+            payee_account_id=MERCHANT,
+            payer_account_id=payer,
+        )
+        ledger = TransferOperation(
+            debit_account_id=payer,
+            credit_account_id=MERCHANT,
+            amount=euros(PRICE_MINOR),
+            reference=trade,
+        )
+        return pb.ExecuteRequest(
+            idempotency_key=trade,
+            branches=[
+                pb.Branch(branch_id=name, participant=name, operation=packed(operation))
+                for name, operation in (("order", order), ("ledger", ledger))
+            ],
+        )
+
+    async def ask(self, request: pb.ExecuteRequest) -> pb.ExecuteResponse:
+        """Asks until the outcome is final."""
+        answer = pb.ExecuteResponse()
+        self.asked.append(request)
+        async with asyncio.timeout(CONVERGE_WITHIN_S):
+            while answer.outcome not in (COMMITTED, ABORTED):
+                try:
+                    answer = await self.mesh.coordinator.Execute(request, timeout=CALL_TIMEOUT_S)
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(ASK_AGAIN_S)
+        self.heard.append(Heard(request.idempotency_key, answer.outcome, answer.txn_id))
+        return answer
+
+    async def die_paying(self, point: str) -> pb.ExecuteRequest:
+        """The coordinator comes to `point` of a payment, and stays dead."""
+        coordinator = self.mesh.hosts[COORDINATOR]
+        request = self.request()
+        coordinator.stay_down()
+        self.mesh.arm(COORDINATOR, point, 1, COORDINATOR)
+        asked = asyncio.ensure_future(
+            self.mesh.coordinator.Execute(request, timeout=CALL_TIMEOUT_S)
+        )
+        await coordinator.died()
+        await asyncio.gather(asked, return_exceptions=True)
+        return request
+
+    def over(self) -> None:
+        """What comes now is no part of the scenario."""
+        self.passed = self.mesh.passed()
+
+    async def settled(self) -> None:
+        """Waits until nothing is in doubt."""
+        await eventually(
+            lambda: unfinished(self.mesh) == [], CONVERGE_WITHIN_S, what="nothing in doubt"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`outcomes` are those that its first answer may be, and first that in peace.
+
+    Whoever is killed before it has voted may come back too late for that: then a payment
+    aborts.
+    """
+
+    name: str
+    play: Callable[[Play], Awaitable[None]]
+    outcomes: tuple[pb.Outcome.ValueType, ...]
+    settings: Settings = USUAL
+    # Whether keys are known to the end, so that asking again is no new request.
+    keys_are_kept: bool = True
+
+
+async def _commit(play: Play) -> None:
+    """The second payment brings the first one's end, and word that it may be forgotten."""
+    play.begin()
+    await play.pay()
+    await play.pay()
+
+
+async def _refused_by_ledger(play: Play) -> None:
+    play.begin()
+    await play.pay(payer=POOR)
+    await play.settled()
+
+
+async def _refused_by_order(play: Play) -> None:
+    play.begin()
+    await play.pay(agreed=False)
+    await play.settled()
+
+
+async def _silent_ledger(play: Play) -> None:
+    """Nobody votes for it in time, and then it is told everything at once."""
+    ledger = play.mesh.hosts["ledger"]
+    await ledger.stop()
+    play.begin()
+    try:
+        await play.pay()
+    finally:
+        ledger.send(signal.SIGCONT)
+    await play.settled()
+
+
+async def _in_doubt(play: Play) -> None:
+    """All have voted, nothing was decided, and the coordinator is another."""
+    request = await play.die_paying(at.BEFORE_DECISION)
+    play.begin()
+    await play.mesh.hosts[COORDINATOR].up()
+    await play.settled()
+    play.over()
+    await play.ask(request)
+
+
+async def _recovery(play: Play) -> None:
+    """The decision is durable, nobody has heard of it, and the coordinator is another."""
+    request = await play.die_paying(at.AFTER_DECISION)
+    play.begin()
+    await play.mesh.hosts[COORDINATOR].up()
+    await play.settled()
+    await play.ask(request)
+    await play.pay()
+
+
+async def _housekeeping(play: Play) -> None:
+    """Word of what may be forgotten is lost: participants ask for it, and the log is truncated."""
+    over = (await play.pay()).txn_id
+    # With that decision the end of the first one is durable, and nobody is told any more.
+    await play.die_paying(at.AFTER_DECISION)
+    play.begin()
+    await play.mesh.hosts[COORDINATOR].up()
+    await eventually(
+        lambda: not remembered(play.mesh, over), CONVERGE_WITHIN_S, what="what is over forgotten"
+    )
+
+
+SCENARIOS = {
+    each.name: each
+    for each in (
+        Scenario("commit", _commit, (COMMITTED, ABORTED)),
+        Scenario("refused-by-ledger", _refused_by_ledger, (ABORTED,)),
+        Scenario("refused-by-order", _refused_by_order, (ABORTED,)),
+        Scenario(
+            "silent-ledger",
+            _silent_ledger,
+            # Who is killed instead of waking up, and comes back in time, votes.
+            (ABORTED, COMMITTED),
+            Settings(prepare_timeout_s=0.6, attempt_timeout_s=0.25),
+        ),
+        Scenario("in-doubt", _in_doubt, (COMMITTED, ABORTED)),
+        Scenario("recovery", _recovery, (COMMITTED,)),
+        Scenario(
+            "housekeeping",
+            _housekeeping,
+            (COMMITTED,),
+            Settings(housekeeping_s=0.2, retention_s=0.4),
+            keys_are_kept=False,
+        ),
+    )
+}
