@@ -27,6 +27,8 @@ from txn import crash_point as at
 CALL_TIMEOUT_S = 3.0
 ASK_AGAIN_S = 0.02
 USUAL = Settings()
+# Of who is in doubt for longer than usual, because the machine is slow.
+INQUIRIES = frozenset({at.INQUIRY_LEAVES, at.INQUIRY_ARRIVES, at.ANSWER_LEAVES, at.ANSWER_ARRIVES})
 
 
 @dataclass
@@ -118,6 +120,8 @@ class Scenario:
     play: Callable[[Play], Awaitable[None]]
     outcomes: tuple[pb.Outcome.ValueType, ...]
     settings: Settings = USUAL
+    # Points to which somebody may come, as it falls out; they are another scenario's cases.
+    by_chance: frozenset[str] = frozenset()
     # Whether keys are known to the end, so that asking again is no new request.
     keys_are_kept: bool = True
 
@@ -199,12 +203,13 @@ SCENARIOS = {
             Settings(prepare_timeout_s=0.6, attempt_timeout_s=0.25),
         ),
         Scenario("in-doubt", _in_doubt, (COMMITTED, ABORTED)),
-        Scenario("recovery", _recovery, (COMMITTED,)),
+        Scenario("recovery", _recovery, (COMMITTED,), by_chance=INQUIRIES),
         Scenario(
             "housekeeping",
             _housekeeping,
             (COMMITTED,),
             Settings(housekeeping_s=0.2, retention_s=0.4),
+            by_chance=INQUIRIES,
             keys_are_kept=False,
         ),
     )

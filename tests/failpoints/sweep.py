@@ -90,6 +90,7 @@ def cases_of(scenario: Scenario, plays: Sequence[Passed]) -> list[Case]:
     return [
         Case(scenario.name, role, point, occurrence, victim)
         for (role, point), times in reduce(and_, plays).items()
+        if point not in scenario.by_chance
         for occurrence in range(1, min(times, OCCURRENCES_MAX.get(role, 1)) + 1)
         for victim in ROLES
     ]
