@@ -16,7 +16,7 @@ from tallystick.ledger.v1.ledger_service_pb2 import TransferOperation
 from tallystick.order.v1.order_service_pb2 import PayTradeOperation
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 
-from tests.failpoints.checks import ABORTED, COMMITTED, Heard, remembered
+from tests.failpoints.checks import ABORTED, ALONE, COMMITTED, Heard, remembered
 from tests.failpoints.host import COORDINATOR, MERCHANT, PAYER, POOR, PRICE_MINOR, Settings
 from tests.failpoints.mesh import FailMesh
 from tests.support.books import CONVERGE_WITHIN_S, unfinished
@@ -26,6 +26,8 @@ from txn import crash_point as at
 
 CALL_TIMEOUT_S = 3.0
 ASK_AGAIN_S = 0.02
+# Above those of trades.
+ALONE_MINOR = 10_000
 USUAL = Settings()
 # Of who is in doubt for longer than usual, because the machine is slow.
 INQUIRIES = frozenset({at.INQUIRY_LEAVES, at.INQUIRY_ARRIVES, at.ANSWER_LEAVES, at.ANSWER_ARRIVES})
@@ -37,11 +39,18 @@ class Play:
 
     mesh: FailMesh
     # Arms what is to happen, or only begins to take notes.
-    begin: Callable[[], None]
+    arm: Callable[[], None]
     # Who has come to which point until the scenario was over; what follows is another's.
     passed: list[tuple[str, str]] | None = None
     heard: list[Heard] = field(default_factory=list)
     asked: list[pb.ExecuteRequest] = field(default_factory=list)
+    # How much was heard before kills began.
+    prelude: int = 0
+
+    def begin(self) -> None:
+        """From now on somebody may be killed."""
+        self.prelude = len(self.heard)
+        self.arm()
 
     async def pay(self, *, payer: str = PAYER, agreed: bool = True) -> pb.ExecuteResponse:
         """A payment, asked for until its outcome is final; refused if the two do not agree."""
@@ -71,6 +80,15 @@ class Play:
             ],
         )
 
+    def request_alone(self, *, payer: str = PAYER) -> pb.ExecuteRequest:
+        """A payment that the ledger alone makes, of an amount of its own."""
+        amount_minor = ALONE_MINOR + int(self.mesh.next_trade().removeprefix("t"))
+        transfer = TransferOperation(
+            debit_account_id=payer, credit_account_id=MERCHANT, amount=euros(amount_minor)
+        )
+        branch = pb.Branch(branch_id="ledger", participant="ledger", operation=packed(transfer))
+        return pb.ExecuteRequest(idempotency_key=f"{ALONE}{amount_minor}", branches=[branch])
+
     async def ask(self, request: pb.ExecuteRequest) -> pb.ExecuteResponse:
         """Asks until the outcome is final."""
         answer = pb.ExecuteResponse()
@@ -84,10 +102,12 @@ class Play:
         self.heard.append(Heard(request.idempotency_key, answer.outcome, answer.txn_id))
         return answer
 
-    async def die_paying(self, point: str) -> pb.ExecuteRequest:
+    async def die_paying(
+        self, point: str, request: pb.ExecuteRequest | None = None
+    ) -> pb.ExecuteRequest:
         """The coordinator comes to `point` of a payment, and stays dead."""
         coordinator = self.mesh.hosts[COORDINATOR]
-        request = self.request()
+        request = request or self.request()
         coordinator.stay_down()
         self.mesh.arm(COORDINATOR, point, 1, COORDINATOR)
         asked = asyncio.ensure_future(
@@ -189,6 +209,40 @@ async def _housekeeping(play: Play) -> None:
     )
 
 
+async def _one_phase(play: Play) -> None:
+    """The payment before it says that it may go in one phase; the next one closes its claim."""
+    await play.pay()
+    play.begin()
+    await play.ask(play.request_alone())
+    await play.pay()
+
+
+async def _one_phase_refused(play: Play) -> None:
+    await play.pay()
+    play.begin()
+    await play.ask(play.request_alone(payer=POOR))
+    await play.settled()
+
+
+async def _claim_open(play: Play) -> None:
+    """A claim is durable, its participant has not heard of it: it never will perform it."""
+    await play.pay()
+    request = await play.die_paying(at.AFTER_CLAIM, play.request_alone())
+    play.begin()
+    await play.mesh.hosts[COORDINATOR].up()
+    await play.ask(request)
+
+
+async def _performed(play: Play) -> None:
+    """The participant has performed it, and only it knows."""
+    await play.pay()
+    request = await play.die_paying(at.VOTE_ARRIVES, play.request_alone())
+    play.begin()
+    await play.mesh.hosts[COORDINATOR].up()
+    await play.ask(request)
+    await play.pay()
+
+
 SCENARIOS = {
     each.name: each
     for each in (
@@ -204,6 +258,10 @@ SCENARIOS = {
         ),
         Scenario("in-doubt", _in_doubt, (COMMITTED, ABORTED)),
         Scenario("recovery", _recovery, (COMMITTED,), by_chance=INQUIRIES),
+        Scenario("one-phase", _one_phase, (COMMITTED, ABORTED)),
+        Scenario("one-phase-refused", _one_phase_refused, (ABORTED,)),
+        Scenario("claim-open", _claim_open, (ABORTED,)),
+        Scenario("performed", _performed, (COMMITTED,)),
         Scenario(
             "housekeeping",
             _housekeeping,

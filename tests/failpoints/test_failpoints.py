@@ -118,5 +118,5 @@ async def test_what_is_wrong_is_found(
 async def test_two_answers_to_one_request_are_found(books: tuple[FailMesh, Heard]) -> None:
     """An outcome that was heard is final."""
     mesh, heard = books
-    other = Heard(heard.trade, heard.outcome, "another")
+    other = Heard(heard.key, heard.outcome, "another")
     assert "several answers" in against(mesh, [heard, other])[0]
