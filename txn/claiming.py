@@ -185,6 +185,6 @@ class Claimer:
     def _durable(self, those: list[Transaction]) -> None:
         self._crash_point(AFTER_CLOSE)
         for transaction in those:
-            del self.open[transaction.txn_id]
-            del self._known[transaction.txn_id]
+            self.open.pop(transaction.txn_id, None)
+            self._known.pop(transaction.txn_id, None)
         self._ended(those)

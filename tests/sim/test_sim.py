@@ -19,6 +19,8 @@ from tests.sim.world import run
 ROOT = Path(__file__).parents[2]
 SEEDS = 500
 PART = 50
+# Of each process, that it takes when the faults are over already.
+LAST_STEPS = 2
 KEPT = [
     int(line.split()[0])
     for line in (ROOT / "tests/sim/seeds.txt").read_text(encoding="utf-8").splitlines()
@@ -48,7 +50,8 @@ def test_every_crash_of_a_payment_is_survived(name: str) -> None:
     plans = list(sweep.all_plans(name, recovery=False))
     reports = [run(plan) for plan in plans]
     assert [] == [report.violation for report in reports if report.violation is not None]
-    assert sum(report.crashes for report in reports) > 0.9 * len(plans)
+    crashed = sum(report.crashes for report in reports)
+    assert len(plans) - crashed <= 2 * LAST_STEPS * len(sweep.hosts())
 
 
 @pytest.mark.parametrize("seed", KEPT)
