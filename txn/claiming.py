@@ -66,6 +66,8 @@ class Claimer:
         self.open: dict[TxnId, None] = {}
         # Commits that are known, and not durable here yet.
         self._known: dict[TxnId, Decision] = {}
+        # By participant, those of which it has yet to say what became of them.
+        self._doubtful: dict[str, set[TxnId]] = {}
         self._claiming: Deciding = []
         self._closing: Deciding = []
         self._committed: list[Transaction] = []
@@ -77,14 +79,24 @@ class Claimer:
             self._spawn(self._force_claims())
         self._claiming.append((transaction, self._row(transaction, Outcome.PENDING)))
 
+    def doubt(self, transaction: Transaction, participant: str) -> None:
+        """The participant is asked what became of it, since it has not said so in time."""
+        self._doubtful.setdefault(participant, set()).add(transaction.txn_id)
+
+    def owes_an_answer(self, participant: str) -> bool:
+        """Whether a participant leaves claims open, so that there should be no more of them."""
+        return bool(self._doubtful.get(participant))
+
     def close(self, transaction: Transaction, outcome: Outcome) -> None:
         """Makes the claim an outcome, however often that has to be tried."""
+        self._answered(transaction)
         if not self._closing:
             self._spawn(self._force_closed())
         self._closing.append((transaction, self._row(transaction, outcome)))
 
     def commit(self, transaction: Transaction) -> None:
         """The participant has it: that stands, and is written down with the next force."""
+        self._answered(transaction)
         row = self._row(transaction, Outcome.COMMITTED, ended=True)
         self._known[row.txn_id] = row
         if not self._committed:
@@ -99,6 +111,11 @@ class Claimer:
     def unwritten(self) -> int:
         """How many rows `known` changes."""
         return len(self._known)
+
+    def _answered(self, transaction: Transaction) -> None:
+        for participant in transaction.participants.values():
+            if doubtful := self._doubtful.get(participant):
+                doubtful.discard(transaction.txn_id)
 
     def _row(self, transaction: Transaction, outcome: Outcome, *, ended: bool = False) -> Decision:
         progress = transaction.progress
@@ -121,7 +138,6 @@ class Claimer:
 
     def _claimed(self, those: Deciding, stand: Standing) -> None:
         now_s = self._clock.monotonic()
-        self._metrics.took(Phase.CLAIM, now_s - those[0][0].began_s)
         happened: list[Happened] = []
         for (transaction, _), row in zip(those, stand, strict=True):
             if not isinstance(row, Decision):
@@ -136,7 +152,9 @@ class Claimer:
                 del self.open[transaction.txn_id]
                 transaction.decide(self.known(row))
                 happened.append((transaction, protocol.OutcomeStands(Outcome.ABORTED)))
-        self._deliver(happened)
+        if happened:
+            self._metrics.took(Phase.CLAIM, now_s - those[0][0].began_s)
+            self._deliver(happened)
 
     async def _force_closed(self) -> None:
         those, self._closing = self._closing, []

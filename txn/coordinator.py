@@ -403,6 +403,8 @@ class Coordinator:
             len(branches) == 1
             and self._config.one_phase
             and self._transport.offers_one_phase(branches[0].participant)
+            # What two phases begin can be aborted in time.
+            and not self._claimer.owes_an_answer(branches[0].participant)
         )
 
     def _resume(self, decision: Decision) -> None:
@@ -469,6 +471,7 @@ class Coordinator:
             until_s = self._clock.monotonic() + self._config.prepare_timeout_s
         elif isinstance(action, protocol.SendResolve):
             message = Resolve(key)
+            self._claimer.doubt(transaction, transaction.participants[branch_id])
         else:
             message = Abort(key)
         lane = self._lane(transaction.participants[branch_id])

@@ -247,6 +247,26 @@ async def test_without_an_answer_in_time_it_is_resolved(
     assert performs == transport.count("perform", "ledger")
 
 
+async def test_who_owes_an_answer_is_asked_in_two_phases(
+    transport: ScriptedTransport, log: MemoryDecisionLog
+) -> None:
+    """What begins there meanwhile can be aborted, and does not pile up; others are not affected."""
+    await decide(log, claim("t0", "k0"))
+    gate = Gate(Vote.COMMIT)
+    transport.on("resolve", "ledger", GONE, gate)
+    transport.always["prepare", "ledger"] = GONE
+    async with serving(transport, log, clock=FastClock(), prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+        await gate.reached.wait()
+        result = await pay(engine)
+        assert (Outcome.ABORTED, PARTICIPANT_UNAVAILABLE) == (result.outcome, result.reason)
+        await pay(engine, "k2", (branch("order"),))
+        assert (0, 1) == (transport.count("perform", "ledger"), transport.count("perform", "order"))
+        gate.opened.set()
+        await pay(engine, "k0")
+        await pay(engine, "k3")
+        assert 1 == transport.count("perform", "ledger")
+
+
 async def test_what_turns_out_to_be_done_is_committed(transport: ScriptedTransport) -> None:
     """Only the answer was lost."""
     transport.always["perform", "ledger"] = GONE

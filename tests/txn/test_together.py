@@ -27,7 +27,7 @@ from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import NotFound, ShuttingDown, TxnError, Unreachable
 from txn.inquirer import Inquirer
-from txn.model import Batch, BranchKey, Decision, Prepare, Reply, TxnId
+from txn.model import Batch, Branch, BranchKey, Decision, Prepare, Reply, TxnId
 from txn.participant import Participant
 from txn.state import BranchState, Outcome, Vote
 from txn.testing import MemoryBackend, MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
@@ -199,8 +199,16 @@ class Mesh:
         return done
 
 
-async def test_a_lone_transaction_forces_five_times() -> None:
-    """Decision, and at each participant prepared and committed; the end rides in the next force."""
+@pytest.mark.parametrize(
+    ("branches", "forces"), [(TWO, [1, 2, 2]), (TWO[:1], [1, 1, 0])], ids=["two", "one"]
+)
+async def test_a_lone_transaction_forces_this_often(
+    branches: tuple[Branch, ...], forces: list[int]
+) -> None:
+    """Decision, and at each participant prepared and committed; the end rides in the next force.
+
+    A single branch: the claim, and what was performed.
+    """
     logs, stores = MemoryBackend(), {name: MemoryBackend() for name in NAMES}
     network = Network(Random(1), loss=0.0)
     for name in NAMES:
@@ -223,9 +231,11 @@ async def test_a_lone_transaction_forces_five_times() -> None:
     )
     await start(engine)
     logs.forces = 0
-    result = await engine.execute(caller=CALLER, idempotency_key="k", branches=TWO, wait_s=WAIT_S)
+    result = await engine.execute(
+        caller=CALLER, idempotency_key="k", branches=branches, wait_s=WAIT_S
+    )
     assert Outcome.COMMITTED is result.outcome
-    assert [1, 2, 2] == [logs.forces, *(stores[name].forces for name in NAMES)]
+    assert forces == [logs.forces, *(stores[name].forces for name in NAMES)]
     assert 1 == len(await log.list_decisions(after="", limit=9, unfinished_only=True))
     await inquire(engine, "another")
     assert [] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))

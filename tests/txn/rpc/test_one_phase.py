@@ -96,6 +96,19 @@ async def test_who_has_not_said_so_is_not_known_to_offer_it() -> None:
         assert not mesh.transport.offers_one_phase("p")
 
 
+async def test_a_replica_that_was_given_up_offers_nothing() -> None:
+    """The next one has to say what it knows, before anything begins in one phase."""
+    async with replica() as (mesh, one):
+        await told(mesh, Prepare(key(), "coordinator", operation()))
+        one.store.gate.clear()
+        with pytest.raises(Unreachable):
+            await mesh.transport.exchange("p", Batch([perform("t2")]), 0.05)
+        assert not mesh.transport.offers_one_phase("p")
+        one.store.gate.set()
+        assert [YES] == await told(mesh, perform("t2"))
+        assert mesh.transport.offers_one_phase("p")
+
+
 async def test_a_replica_that_does_not_know_it_is_not_asked() -> None:
     """What it knows it is told; the rest waits for another replica."""
     came: list[pb.ExchangeRequest] = []
