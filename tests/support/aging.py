@@ -14,10 +14,14 @@ from txn.store.sqlite_log import COLUMNS, _decoded, _encoded
 AGE_US = int(2 * LogKeeperConfig().idempotency_retention_s * US_PER_S)
 
 
-def age_log(path: Path) -> None:
-    """Makes every outcome in a log that nobody has open older than the usual retention."""
+def age_log(path: Path, below: str = "~") -> None:
+    """Makes outcomes of a log that nobody has open older than the usual retention.
+
+    All of them, or those with a txn_id below one.
+    """
     with closing(sqlite3.connect(path)) as log, log:
-        rows = log.execute(f"SELECT {COLUMNS} FROM decision").fetchall()
+        query = f"SELECT {COLUMNS} FROM decision WHERE txn_id < ?"
+        rows = log.execute(query, (below,)).fetchall()
         for row in (_decoded(each, frozenset()) for each in rows):
             aged = replace(row, decided_at_us=row.decided_at_us - AGE_US)
             marks = ", ".join("?" * len(COLUMNS.split(",")))
