@@ -41,7 +41,7 @@ class SystemClock:
 
 
 class SteadyUtc:
-    """UTC for what is decided by age, against a wall clock that is moved while a process runs.
+    """UTC for what is decided by age, against a wall clock that is moved.
 
     What is written down is never older than it is, and what is looked at never counts as
     older than it is: only time that has passed makes something old.
@@ -49,19 +49,27 @@ class SteadyUtc:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._started_us = clock.utc_us()
+        self._started_us = self._last_us = clock.utc_us()
         self._started_s = clock.monotonic()
 
+    def resume(self, last_us: int) -> float:
+        """Goes on from what an earlier process wrote down last, should this clock be behind it.
+
+        Returns by how many seconds it is; 0 if it is not.
+        """
+        self._last_us = max(self._started_us, last_us)
+        return (self._last_us - self._started_us) / US_PER_S
+
     def written_us(self) -> int:
-        """The time to write down: that of the wall clock, unless it was set back since."""
-        return max(self._clock.utc_us(), self._passed_us())
+        """The time to write down: that of the wall clock, unless it is behind what was written."""
+        return max(self._clock.utc_us(), self._last_us + self._passed_us())
 
     def looked_us(self) -> int:
         """The time to compare with: that of the wall clock, unless it was set forward since."""
-        return min(self._clock.utc_us(), self._passed_us())
+        return min(self._clock.utc_us(), self._started_us + self._passed_us())
 
     def _passed_us(self) -> int:
-        return self._started_us + int((self._clock.monotonic() - self._started_s) * US_PER_S)
+        return int((self._clock.monotonic() - self._started_s) * US_PER_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ class Coordinator:
             log,
             retry=config.retry,
             clock=clock,
+            utc=self._utc,
             rng=rng,
             crash_point=crash_point,
             spawn=self._spawn,
@@ -170,11 +171,17 @@ class Coordinator:
         newest = await self._decisions.newest_txn_id()
         if newest is not None:
             self._newest_id = newest.removesuffix(self._log_id)
+            await self._resume_time(newest)
         count = await recover(self._decisions, self._resume)
         # Not before all claims are known: they hold the horizon back.
         self._decider.newest_decided = newest
         self._serving = True
         return count
+
+    async def _resume_time(self, newest: TxnId) -> None:
+        row = await self._decisions.by_txn_id(newest)
+        if row is not None and (behind_s := self._utc.resume(row.decided_at_us)) >= 1.0:
+            _log.warning("the clock is %.0f s behind the newest outcome of the log", behind_s)
 
     async def close(self, grace_s: float) -> None:
         """Refuses new transactions, lets active ones finish for `grace_s`, then stops driving.

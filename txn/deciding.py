@@ -38,6 +38,7 @@ class Decider:
         *,
         retry: Backoff,
         clock: Clock,
+        utc: SteadyUtc,
         rng: random.Random,
         crash_point: CrashPoint,
         spawn: Spawn,
@@ -49,7 +50,7 @@ class Decider:
         self._decisions = log
         self._retry = retry
         self._clock = clock
-        self._utc = SteadyUtc(clock)
+        self._utc = utc
         self._rng = rng
         self._crash_point = crash_point
         self._spawn = spawn

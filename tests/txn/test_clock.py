@@ -48,6 +48,21 @@ def test_a_wall_clock_that_is_moved_makes_nothing_old() -> None:
     assert 1_005_000_000 == utc.looked_us()
 
 
+def test_a_wall_clock_that_was_moved_between_two_starts_is_noticed_where_it_is_behind() -> None:
+    """What is written goes on from what was written last, and with the wall clock once that is."""
+    clock = _Moved()
+    utc = SteadyUtc(clock)
+    assert 0.0 == utc.resume(999_000_000)
+    assert 1_000_000_000 == utc.written_us()
+    assert 500.0 == utc.resume(1_500_000_000)
+    clock.now_s += 5.0
+    assert 1_505_000_000 == utc.written_us()
+    assert 1_000_000_000 == utc.looked_us()
+    clock.us = 1_600_000_000
+    assert 1_600_000_000 == utc.written_us()
+    assert 1_005_000_000 == utc.looked_us()
+
+
 async def test_system_clock_moves_forward() -> None:
     """Both faces of the system clock advance across a sleep."""
     clock = SystemClock()

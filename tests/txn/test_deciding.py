@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 from tests.txn.helpers import CALLER, FastClock, decide, turns
 from tests.txn.support import open_sqlite
 from txn import protocol
-from txn.clock import Backoff
+from txn.clock import Backoff, SteadyUtc
 from txn.crash_point import AFTER_DECISION, BEFORE_DECISION
 from txn.deciding import Decider
 from txn.decision_log import DecisionLog
@@ -68,10 +68,12 @@ class Rig:
         self.ended: list[list[str]] = []
         self.crash_points: list[str] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        clock = FastClock()
         self.decider = Decider(
             log,
             retry=Backoff(initial_s=0.05, max_s=1.0),
-            clock=FastClock(),
+            clock=clock,
+            utc=SteadyUtc(clock),
             rng=Random(1),
             crash_point=self.crash_points.append,
             spawn=self._spawn,

@@ -222,6 +222,34 @@ async def test_a_clock_set_forward_makes_nothing_old(log: Log) -> None:
     assert 0 == await running.sweep()
 
 
+@pytest.mark.parametrize(
+    "off_s",
+    [-8 * DAY_S, -50 * 365 * DAY_S, 8 * DAY_S],
+    ids=["days behind", "at the epoch", "days ahead"],
+)
+async def test_a_clock_that_was_wrong_at_one_start_makes_nothing_old_at_the_next(
+    log: Log, caplog: pytest.LogCaptureFixture, off_s: int
+) -> None:
+    """Keys of before, of meanwhile and of afterwards are known for the whole retention."""
+    paid: list[Result] = []
+    for number, wrong_s in enumerate((0, off_s, 0)):
+        clock = FastClock()
+        # A day passes from start to start.
+        clock.utc += (number * DAY_S + wrong_s) * 1_000_000
+        engine = coordinator(ScriptedTransport(), log, first_txn=number + 1, clock=clock)
+        await start(engine)
+        paid.append(await pay(engine, f"k{number}"))
+        await engine.close(WAIT_S)
+    assert "s behind the newest outcome of the log" in caplog.text
+    assert 0 == await keeper(log, clock, 2 * DAY_S).sweep()
+    async with serving(ScriptedTransport(), log, clock=clock, first_txn=9) as engine:  # type: ignore[arg-type]
+        assert paid == [await pay(engine, f"k{number}") for number in range(3)]
+        await ended(log, *(each.txn_id for each in paid))
+    left = [row.txn_id for row in await log.list_decisions(after="", limit=9)]
+    gone = await keeper(log, clock, 2 * WEEK_S).sweep()
+    assert (len(left), 0) == (gone, len(await log.list_decisions(after="", limit=9)))
+
+
 async def test_run_goes_on_after_errors() -> None:
     """Whatever a pass runs into, the next one comes."""
     await goes_on_after_errors(keeper(MemoryDecisionLog(MemoryStore()), FastClock()))
