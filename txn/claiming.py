@@ -46,6 +46,7 @@ class Claimer:
         decider: Decider,
         *,
         clock: Clock,
+        utc: SteadyUtc,
         crash_point: CrashPoint,
         spawn: Spawn,
         deliver: Callable[[Sequence[Happened]], None],
@@ -56,7 +57,7 @@ class Claimer:
         self._decisions = log
         self._decider = decider
         self._clock = clock
-        self._utc = SteadyUtc(clock)
+        self._utc = utc
         self._crash_point = crash_point
         self._spawn = spawn
         self._deliver = deliver

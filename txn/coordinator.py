@@ -137,6 +137,7 @@ class Coordinator:
             log,
             self._decider,
             clock=clock,
+            utc=self._utc,
             crash_point=crash_point,
             spawn=self._spawn,
             deliver=self._feed,

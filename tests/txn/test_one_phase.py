@@ -502,3 +502,17 @@ async def test_what_was_performed_is_forgotten_when_its_row_is_durable() -> None
         assert lives.id_of(100) in told()
         assert lives.id_of(102) not in told()
     lives.check()
+
+
+async def test_a_clock_that_is_behind_makes_no_claim_old(
+    transport: ScriptedTransport, log: MemoryDecisionLog
+) -> None:
+    """What is performed after a restart counts as no older than what was written before it."""
+    clock = FastClock()
+    for number, behind_s in enumerate((0, 8 * 24 * 3600)):
+        clock.utc -= behind_s * 1_000_000
+        async with serving(transport, log, clock=clock, first_txn=number + 1) as engine:  # type: ignore[arg-type]
+            assert Outcome.COMMITTED is (await pay(engine, f"k{number}")).outcome
+    await log.decide_all([])
+    before, after = await log.list_decisions(after="", limit=9)
+    assert before.decided_at_us <= after.decided_at_us
