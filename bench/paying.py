@@ -29,7 +29,7 @@ class Sizes:
     """
 
     in_flight: int = 512
-    stream: int = 6_000
+    stream: int = 5_000
     unary: int = 1_000
     echo: int = 2_000
     baseline: int = 800
@@ -38,7 +38,7 @@ class Sizes:
     alone: int = 100
     # So few that no checkpoint comes between.
     logged: int = 1_600
-    slices: int = 8
+    slices: int = 6
     baseline_slices: int = 4
     accounts: int = 10_000
     doubtful: int = 10_000

@@ -18,12 +18,13 @@ which a force costs nothing, is refused. What is compared takes turns in slices,
 and the median of the ratios of the blocks counts (`bench.interleaved`); what the figures
 were made of stands under `details`. `busy_before` is the share of the cores that was in use
 before each measurement, when nothing here was at work: figures of a machine that others
-use say little, latencies least of all, since whoever has slept waits for a core.
+use say little, latencies least of all, since whoever has slept waits for a core. `took_s` is
+what each measurement took as a whole.
 
 **Streamed** (ExecuteStream, 512 in flight; what became free in a turn goes in one message,
-up to 64 requests). A slice is 6,000 transactions; its rate is taken from the 512th answer
+up to 64 requests). A slice is 5,000 transactions; its rate is taken from the 512th answer
 until the last request has left. `stream_tps_sqlite`: transactions per second, the median
-of 8 slices. `stream_vs_straightforward`: over those of the baseline
+of 6 slices. `stream_vs_straightforward`: over those of the baseline
 (`bench.straightforward`): a coordinator in the obvious style, five unary calls a
 transaction and every step forced by itself, by the same client with unary calls at the
 best of 32, 128 and 256 in flight. `hot_vs_uniform`: all payments to one payee over
@@ -75,10 +76,12 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -170,6 +173,14 @@ async def measure(sizes: Sizes, only: Collection[str] = ()) -> dict[str, Any]:
     keys = only or [key for key in TARGETS if key not in LONG]
     figures: dict[str, Figure] = {}
     busy: dict[str, float | None] = {}
+    took_s: dict[str, float] = {}
+
+    async def take(key: str, measurement: Callable[[], Awaitable[Figure]]) -> None:
+        busy[key] = await busy_share()
+        began_s = time.monotonic()
+        figures[key] = await measurement()
+        took_s[key] = round(time.monotonic() - began_s, 1)
+
     with tempfile.TemporaryDirectory(dir=scratch_directory()) as scratch:
         async with Client() as client, Peer("bench.load", "echo") as echo:
             run = Run(
@@ -181,15 +192,13 @@ async def measure(sizes: Sizes, only: Collection[str] = ()) -> dict[str, Any]:
             if chosen := [key for key in ON_RIG if key in keys]:
                 async with _system(run, chosen) as (side, rig):
                     for key in chosen:
-                        busy[key] = await busy_share()
-                        figures[key] = await ON_RIG[key].measure(run, side, rig)
+                        await take(key, partial(ON_RIG[key].measure, run, side, rig))
             for key, apart in APART.items():
                 if key in keys:
-                    busy[key] = await busy_share()
-                    figures[key] = await apart(run)
+                    await take(key, partial(apart, run))
     return {key: figures[key][0] for key in keys} | {
         "details": {key: figures[key][1] for key in keys},
-        "machine": machine() | {"busy_before": busy},
+        "machine": machine() | {"busy_before": busy, "took_s": took_s},
     }
 
 
