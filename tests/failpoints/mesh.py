@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from tests.support.waiting import POLL_S, eventually
 
 KILLED = -signal.SIGKILL
 CANNOT_START = 1
+ALARM_LENGTH_MAX = 4_000
 _IN_MEMORY = Path("/dev/shm")
 
 
@@ -131,9 +133,10 @@ class Host:
         self.codes.clear()
 
     def alarms(self) -> list[str]:
-        """What it has said since that none may say."""
-        said = self._log.read_text().splitlines()
-        return [line for line in said if line.startswith(("CRITICAL", "ERROR", "Traceback"))]
+        """What it has said since that none may say, with what followed the first of it."""
+        said = self._log.read_text()
+        found = re.search(r"^(CRITICAL|ERROR|Traceback)", said, re.MULTILINE)
+        return [said[found.start() :][:ALARM_LENGTH_MAX]] if found else []
 
     async def up(self) -> int:
         """Has it live, and be started again whenever it dies; its pid."""
