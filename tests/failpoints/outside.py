@@ -22,7 +22,7 @@ FAIL = "error=EIO"
 # A file that is written to in parts may be left half-written; a force may be missing or fail.
 FORCES = (("fdatasync", KILL), ("fdatasync", FAIL))
 WRITES = (("pwrite64", KILL),)
-SCENARIOS_PLAYED = ("commit", "refused-by-ledger", "refused-by-order")
+SCENARIOS_PLAYED = ("commit", "refused-by-ledger", "refused-by-order", "one-phase")
 
 
 @dataclass(frozen=True, slots=True)
