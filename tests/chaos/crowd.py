@@ -17,7 +17,7 @@ from tests.chaos.history import History
 from tests.chaos.paying import stop_file
 from tests.chaos.waiting import until
 
-END_TIMEOUT_S = 40.0
+END_TIMEOUT_S = 170.0
 
 
 class Crowd:

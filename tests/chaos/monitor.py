@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from statistics import fmean
 
 import grpc
 from tallystick.ledger.v1 import ledger_service_pb2
@@ -34,8 +35,8 @@ class Monitor:
     def __init__(self, rig: Rig, crowd: Crowd, history: History, calm: Callable[[], bool]) -> None:
         self.watch = Watch()
         self.probes: list[Probe] = []
-        self.books_busy = 0
-        self.watching = False
+        # When it was woken, and how many times as late as it asked for.
+        self.lateness: list[tuple[float, float]] = []
         self._rig = rig
         self._crowd = crowd
         self._reader = Reader(history)
@@ -80,6 +81,10 @@ class Monitor:
         """All of the books. Raises sqlite3.Error."""
         return await asyncio.to_thread(read_books, self._rig.data)
 
+    def late(self, from_s: float) -> float:
+        """How busy the machine was since then: at 3 a sleep took three times as long as asked."""
+        return fmean([late for at_s, late in self.lateness if at_s >= from_s] or [1.0])
+
     def taken(self) -> dict[str, Taken | None]:
         """What each process of the mesh takes of the machine."""
         return {
@@ -98,12 +103,15 @@ class Monitor:
                 )
             except sqlite3.OperationalError:
                 # A file that is being recovered by a process that was just started.
-                self.books_busy += 1
+                pass
             else:
                 self._after = books.ledger.last_entry_id
                 self.watch.look(books, now_s=time.monotonic(), calm=calm and calm_now)
             calm = calm_now
+            asleep_s = time.monotonic()
             await asyncio.sleep(LOOK_EVERY_S)
+            woken_s = time.monotonic()
+            self.lateness.append((woken_s, (woken_s - asleep_s) / LOOK_EVERY_S))
 
     async def _probe_on(self) -> None:
         trade = order_service_pb2.GetTradeRequest(trade_no="none")

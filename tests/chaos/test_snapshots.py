@@ -86,6 +86,16 @@ def test_the_decisions_of_what_was_held_are_asked_for() -> None:
     assert frozenset({"t9"}) == _looked(books).held
 
 
+def test_a_look_that_comes_late_counts_as_one() -> None:
+    """A machine that was too busy to look was too busy to get on."""
+    watch = Watch()
+    books = honest_books()
+    books.order.branches.append(BranchRow("t9", "order", PREPARED))
+    for number in range(3):
+        watch.look(books, now_s=number * AGE_MAX_S, calm=True)
+    assert (0, 2 * AGE_MAX_S) == (watch.found.total, watch.oldest_s)
+
+
 def test_what_stays_in_doubt_in_peace_is_found_once() -> None:
     """I5: the age counts while nothing is broken, and only then."""
     watch = Watch()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.chaos.findings import INVARIANTS, KEPT_MAX, Findings
 from tests.chaos.verdict import (
+    LATE_MAX,
     Run,
     as_json,
     complaints,
@@ -37,6 +38,7 @@ def _run(findings: Findings | None = None) -> Run:
         books_settled_s=4.0,
         answered_s=3.0,
         load=1.0,
+        late=1.0,
         snapshots=100,
         oldest_in_doubt_s=5.0,
         cast={"order": 2, "etcd": 1},
@@ -78,6 +80,15 @@ def test_convergence_is_an_invariant(
     run = replace(_run(), books_settled_s=settled_s, answered_s=answered_s)
     finish(run)
     assert violations == run.findings.broken["I5"]
+
+
+def test_a_starved_machine_proves_nothing_about_time() -> None:
+    """What did not converge there is no violation, and no pass."""
+    run = replace(_run(), books_settled_s=80.0, late=LATE_MAX + 0.1)
+    finish(run)
+    assert 0 == run.findings.total
+    assert ["too busy" in each for each in complaints(run)] == [True]
+    assert [] == complaints(replace(run, books_settled_s=29.0))
 
 
 def test_counts_go_on_when_no_more_violations_are_kept() -> None:
