@@ -26,6 +26,8 @@ from tests.chaos.runner import MUTANT
 # Below the ports that the kernel gives to those who connect: a process that is killed
 # finds its own port free again.
 FIRST_PORT, PORT_SPREAD, BLOCK = 20_000, 100, 100
+# On a machine that does much else.
+UP_DEADLINE_S = 180.0
 LINKS_OFFSET = 60
 ETCD_OFFSET = 50
 # What is over is forgotten while it is looked at, not only minutes later.
@@ -86,6 +88,7 @@ class Rig:
             network=self.network,
             clocks=clocks,
             mutant=mutant,
+            up_deadline_s=UP_DEADLINE_S,
         )
         self.cast: Cast = {service.name: service.replicas for service in catalogue}
         self.cast |= {ETCD: 1, "client": clients}
