@@ -65,7 +65,7 @@ async def books(
     fair = [
         each.since(started_s)
         for each in monitor.probes
-        if monitor.latest(each.began_s - SETTLE_S, each.ended_s) <= LATE_MAX
+        if monitor.worst_late(each.began_s - SETTLE_S, each.ended_s) <= LATE_MAX
     ]
     judge(found, fair, spans, rig.cast)
 

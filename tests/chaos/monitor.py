@@ -85,7 +85,7 @@ class Monitor:
         """How busy the machine was since then: at 3 a sleep took three times as long as asked."""
         return fmean([late for at_s, late in self.lateness if at_s >= from_s] or [1.0])
 
-    def latest(self, from_s: float, to_s: float) -> float:
+    def worst_late(self, from_s: float, to_s: float) -> float:
         """The same at its worst in between."""
         return max([late for at_s, late in self.lateness if from_s <= at_s <= to_s], default=1.0)
 
