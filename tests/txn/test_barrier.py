@@ -81,6 +81,17 @@ def test_the_younger_waits_for_the_older_and_never_the_other_way() -> None:
     assert ("WHY", "WHY") == (waits.reason, gives_up.reason)
 
 
+def test_two_branches_of_one_transaction_do_not_wait_for_each_other() -> None:
+    """What a transaction has itself reserved is not released before it ends: it is refused."""
+    same = TxnId("t1")
+    assert isinstance(in_the_way(same, same, "WHY"), Refused)
+
+
+def test_nothing_is_late_where_no_log_has_told_a_horizon() -> None:
+    """Without a horizon a prepare runs, whatever its id sorts like."""
+    assert OnPrepare.RUN is on_prepare(None, key("0192f0c1"), OP)
+
+
 @pytest.mark.parametrize(
     ("txn_id", "horizon", "verdict"),
     [

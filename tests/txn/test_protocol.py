@@ -214,6 +214,29 @@ def test_the_first_refusal_is_the_reason() -> None:
     assert first == (progress.reason, progress.refused_branch_id)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["refused", "no-vote"])
+def test_what_an_abort_was_for_is_known_to_its_end(lost: bool) -> None:
+    """Reason and branch are told to whoever asks, whatever else happens to the transaction."""
+    refusal = PrepareFailed(B, "GONE") if lost else Voted(B, Vote.ABORT, "GONE")
+    progress, _ = protocol.begin([A, B, C])
+    for event in (refusal, ABORTED, Settled(A), Settled(B), Settled(C)):
+        progress, _ = protocol.step(progress, event)
+        assert ("GONE", B) == (progress.reason, progress.refused_branch_id)
+    assert S.ABORTED is progress.state
+
+
+def test_votes_are_known_to_the_end() -> None:
+    """Who voted what decides, after the end, who is told to forget."""
+    votes = {A: Vote.COMMIT, B: Vote.READ_ONLY, C: Vote.COMMIT}
+    progress, _ = protocol.begin(votes)
+    for name, vote in votes.items():
+        progress, _ = protocol.step(progress, Voted(name, vote))
+    for event in (COMMITTED, Settled(A), Settled(C)):
+        progress, _ = protocol.step(progress, event)
+        assert votes == {name: branch.vote for name, branch in progress.branches.items()}
+    assert S.COMMITTED is progress.state
+
+
 def test_resume_repeats_phase_two() -> None:
     """A commit found in the log is sent again to all that have something to commit."""
     progress, actions = protocol.resume([(A, Vote.COMMIT), (B, Vote.READ_ONLY), (C, None)])
@@ -277,6 +300,18 @@ def _check(before: Progress, now: Progress, done: list[Action], settled: set[Bra
     if before.state in (S.COMMITTED, S.ABORTED):
         assert before == now
     assert (WriteEnd() in done) == (now.state is S.COMMITTED)
+    assert now.awaited == _awaited(now)
+
+
+def _awaited(progress: Progress) -> int:
+    """How many branches somebody waits for, counted anew."""
+    branches = progress.branches.values()
+    if progress.state is S.PREPARING:
+        return sum(branch.vote is None for branch in branches)
+    if progress.state is S.DECIDING:
+        return 0
+    told = [branch for branch in branches if branch.vote not in (Vote.ABORT, Vote.READ_ONLY)]
+    return sum(not branch.settled for branch in told)
 
 
 CLAIMED = (ClaimStands(), (SendPerform(A),))

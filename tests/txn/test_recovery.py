@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.support.waiting import eventually
@@ -112,13 +114,32 @@ async def test_aborts_and_ended_commits_need_nothing() -> None:
     assert [] == transport.calls
 
 
+class Paged(MemoryDecisionLog):
+    """A log that notes how many rows it gave at once."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.given: list[int] = []
+
+    async def list_decisions(
+        self, *, after: str, limit: int, unfinished_only: bool = False
+    ) -> Sequence[Decision]:
+        """See DecisionLog.list_decisions."""
+        page = await super().list_decisions(
+            after=after, limit=limit, unfinished_only=unfinished_only
+        )
+        self.given.append(len(page))
+        return page
+
+
 async def test_more_than_a_page_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every unfinished commit is taken up once, however many pages they fill."""
+    """Every unfinished commit is taken up once, page by page, whatever their ids begin with."""
     monkeypatch.setattr(recovery, "RECOVERY_PAGE", 2)
-    names = [f"t{number}" for number in range(5)]
-    log = await log_with(
-        *[commit_row(name, ("order", Vote.COMMIT), idempotency_key=name) for name in names]
-    )
+    names = [*(f"0{number}" for number in range(2)), *(f"t{number}" for number in range(3))]
+    log = Paged()
+    for name in names:
+        await decide(log, commit_row(name, ("order", Vote.COMMIT), idempotency_key=name))
     seen: list[Decision] = []
     assert 5 == await recover(log, seen.append)
     assert names == [decision.txn_id for decision in seen]
+    assert [2, 2, 1, 0] == log.given

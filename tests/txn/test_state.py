@@ -61,3 +61,9 @@ def test_branch_moves(at: BranchState | None, to: BranchState) -> None:
     else:
         with pytest.raises(IllegalTransition):
             move(BRANCH_MOVES, at, to)
+
+
+def test_an_illegal_move_says_which() -> None:
+    """Whoever reads the log of a defect sees from where to where it was."""
+    with pytest.raises(IllegalTransition, match=r"ABORTED -> \w+\.COMMITTED"):
+        move(BRANCH_MOVES, B.ABORTED, B.COMMITTED)
