@@ -436,40 +436,40 @@ async def check_truncation(log: DecisionLog) -> None:
     keyed = Decision(
         TxnId("t1"), Outcome.COMMITTED, RequestKey("caller", "k1", b""), (), decided_at_us=1
     )
+    unfinished = replace(keyed, txn_id=TxnId("t2"), request=RequestKey("caller", "k2", b""))
     refused = replace(
         keyed,
-        txn_id=TxnId("t2"),
+        txn_id=TxnId("t3"),
         outcome=Outcome.ABORTED,
-        request=RequestKey("caller", "k2", b""),
+        request=RequestKey("caller", "k3", b""),
         ended=True,
     )
-    unfinished = replace(keyed, txn_id=TxnId("t3"), request=RequestKey("caller", "k3", b""))
     young = replace(
         refused, txn_id=TxnId("t4"), request=RequestKey("caller", "k4", b""), decided_at_us=10
     )
     inquiry = Decision(TxnId("t5"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
-    await _decide(log, keyed, refused, unfinished, young, inquiry)
+    await _decide(log, keyed, unfinished, refused, young, inquiry)
     await _end(log, keyed)
     assert await log.ended([TxnId("t1"), TxnId("t2"), TxnId("t3")]) == {"t1"}, (
         "ended are commits whose end is durable"
     )
     first = await log.truncate(after="", limit=2, before_us=10)
-    assert first == (2, "t2"), "what has ended and is old goes, keyed or not"
+    assert first == (1, "t2"), "what has ended and is old goes"
     rest = await log.truncate(after="t2", limit=9, before_us=10)
-    assert rest == (1, None), "an inquiry's abort that is old goes too"
+    assert rest == (2, None), "an inquiry's abort that is old goes too"
     assert list(await log.list_decisions(after="", limit=9)) == [unfinished, young], (
         "what has no end, or is young, stays"
     )
     assert await log.newest_txn_id() == "t4", "the newest row with a key"
-    assert await log.by_keys([("caller", "k1"), ("caller", "k3")]) == {("caller", "k3"): unfinished}
+    assert await log.by_keys([("caller", "k1"), ("caller", "k2")]) == {("caller", "k2"): unfinished}
     gone, kept, above = await log.decide_all(
-        [replace(inquiry, txn_id=TxnId(each)) for each in ("t1", "t3", "t9")]
+        [replace(inquiry, txn_id=TxnId(each)) for each in ("t1", "t2", "t9")]
     )
     assert isinstance(gone, TooOld), "absence says nothing of what may have been truncated"
-    assert kept == unfinished, "a row that stands is the answer, however old"
+    assert kept == unfinished, "a row that stands is the answer, also below what is gone"
     assert above == replace(inquiry, txn_id=TxnId("t9")), "above, absence means that"
     assert await log.by_txn_id(TxnId("t1")) is None
-    assert await log.ended([TxnId("t1"), TxnId("t3")]) == {"t1"}, "what is gone had ended"
+    assert await log.ended([TxnId("t1"), TxnId("t2")]) == {"t1"}, "what is gone had ended"
     assert await log.truncate(after="", limit=1, before_us=0) == (0, None), "nothing is old"
     await log.truncate(after="", limit=9, before_us=11)
     assert await log.newest_txn_id() == "t4", "no new id may be below one that was decided"
