@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from random import Random
+from typing import NoReturn
 
 import pytest
 
 from tests.support.waiting import eventually
 from tests.txn.helpers import FastClock, key, operation, prepare
 from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
-from txn.errors import StoreFull, Unreachable
+from txn.errors import GroupLost, StoreFull, Unreachable
 from txn.inquirer import Inquirer, InquiryConfig
 from txn.model import Batch, BranchKey, Prepare, TxnId
 from txn.participant import Participant
@@ -145,6 +146,26 @@ async def test_one_that_cannot_be_resolved_does_not_keep_others_in_doubt() -> No
     await doubt.look(2)
     states = [await doubt.state(name) for name in ("t1", "t2", "t3")]
     assert [BranchState.COMMITTED, BranchState.PREPARED, BranchState.COMMITTED] == states
+
+
+async def test_what_the_store_loses_stays_in_doubt_and_is_no_alarm(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outcome that could not be written down is asked for again; no promise was broken."""
+
+    def lost(tx: Tables, work: object) -> NoReturn:
+        raise GroupLost("undone")
+
+    doubt = await Doubt("t1").prepared()
+    doubt.oracle.answers[TxnId("t1")] = Outcome.COMMITTED
+    with monkeypatch.context() as trouble:
+        trouble.setattr(doubt.store.backend, "run", lost)
+        await doubt.look(2)
+    assert BranchState.PREPARED is await doubt.state()
+    assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await doubt.look()
+    assert BranchState.COMMITTED is await doubt.state()
+    assert {"prepare": 1, "commit op": 1} == await doubt.store.read(doubt.effects.all)
 
 
 async def test_what_was_settled_and_forgotten_meanwhile_is_no_alarm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.txn.wrong_participants import (
     Awaits,
     Batches,
     Caches,
+    CannotDoTwo,
     ChecksAndHoldsNothing,
     ChecksAtCommit,
     ClosesIt,
@@ -23,11 +25,13 @@ from tests.txn.wrong_participants import (
     DoesNothing,
     Elsewhere,
     ExplainsAtLength,
+    ExplainsBatchesAtLength,
     FailsAtAbort,
     FailsAtCommit,
     ForgetsOnceAborted,
     ForgetsTheBatch,
     ForgetsToVote,
+    ForgetsToVoteInBatches,
     GivesBackTooMuch,
     GivesUp,
     KeyedByTransaction,
@@ -49,6 +53,7 @@ from tests.txn.wrong_participants import (
     WritesAndVotesReadOnly,
     stock,
 )
+from txn.store.opening import schema_of
 from txn.testing import BrokenRules, Rule, check_participant
 
 DEADLINE_S = 60.0
@@ -85,6 +90,9 @@ WRONG: list[tuple[type[Vouchers], Rule]] = [
     (ForgetsTheBatch, Rule.BATCHES_ARE_ALIKE),
     (NeedsTwoTransactions, Rule.ONE_PHASE),
     (WritesAndRefuses, Rule.REFUSAL_CHANGES_NOTHING),
+    (ExplainsBatchesAtLength, Rule.REASONS),
+    (ForgetsToVoteInBatches, Rule.ANSWERS),
+    (CannotDoTwo, Rule.BATCHES_ARE_ALIKE),
 ]
 
 
@@ -138,6 +146,33 @@ async def test_a_setup_that_cannot_be_committed_is_told() -> None:
     """It ends, and says that it was the setup."""
     with pytest.raises(ValueError, match=r"after setup .*FOREIGN KEY constraint failed"):
         await check(Vouchers, lambda tx: tx.execute("INSERT INTO printed VALUES ('nobody')"))
+
+
+async def test_a_schema_that_does_not_work_is_raised_as_it_is() -> None:
+    """It is no rule that the resource breaks, and SQLite says best what is wrong."""
+    with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+        await check_participant(
+            Vouchers,
+            schema=schema_of("vouchers", ["CREATE TABEL voucher (code)"]),
+            accepted=["A"],
+            refused=["NO"],
+            rivals=(),
+        )
+
+
+async def test_a_state_of_ones_own_is_compared() -> None:
+    """Where not all of the tables count, what counts is shown as it was and as it is."""
+    with pytest.raises(BrokenRules) as caught:
+        await check_participant(
+            NeverGivesBack,
+            schema=SCHEMA,
+            setup=stock,
+            accepted=["A"],
+            refused=["NO"],
+            rivals=(),
+            state=lambda tx: tx.execute("SELECT sum(free) FROM voucher").fetchone()[0],
+        )
+    assert "6 and not 7" in caught.value.broken[Rule.ABORT_GIVES_BACK]
 
 
 async def test_samples_are_needed() -> None:

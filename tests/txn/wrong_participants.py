@@ -444,6 +444,22 @@ class ForgetsTheBatch(Batches):
         super().commit_all(tx, items[:1])
 
 
+class ExplainsBatchesAtLength(Batches, ExplainsAtLength):
+    """Gives reasons for people only, in a batch."""
+
+
+class ForgetsToVoteInBatches(Batches, ForgetsToVote):
+    """Returns nothing for an item."""
+
+
+class CannotDoTwo(Batches):
+    """Works alone, and for one at a time."""
+
+    def prepare_all(self, tx: Any, items: Sequence[Item[str]]) -> Any:
+        ((key, code),) = items
+        return super().prepare_all(tx, [Item(key, code)])
+
+
 class WritesAndRefuses(Batches):
     """Has written the hold when it finds that there was none left."""
 

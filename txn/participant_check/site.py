@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -132,8 +132,7 @@ class Site(Generic[Op]):
         replies = await self._durable(exchange, " and ".join(verbs))
         if self.watched.broken is not None:
             raise self.watched.broken
-        if any(isinstance(reply, GroupLost) for reply in replies):
-            raise Broken(Rule.TRANSACTION, "the local transaction had ended when a method returned")
+        _in_one_transaction(replies)
         return replies
 
     async def prepare(self, key: BranchKey, number: int) -> VoteReply | Busy:
@@ -200,6 +199,11 @@ class Site(Generic[Op]):
             verb, error = type(message).__name__.lower(), self.watched.raised
             seen = f"{verb} of {self._subject.name(number)} raised {error or reply!r}{_hint(error)}"
             raise Broken(rule, seen)
+
+
+def _in_one_transaction(replies: Sequence[Reply]) -> None:
+    if any(isinstance(reply, GroupLost) for reply in replies):
+        raise Broken(Rule.TRANSACTION, "the local transaction had ended when a method returned")
 
 
 def _hint(error: Exception | None) -> str:

@@ -80,9 +80,9 @@ class LoopStore(Generic[Tx]):
         self._snapshots, self._points = reader(), reader()
         self._writes = threads(f"{name}-writer")
         self._reads = threads(f"{name}-reader")
-        # Done while there is nothing to write.
-        self._quiet: asyncio.Future[None] = self._loop.create_future()
-        self._quiet.set_result(None)
+        # Set while there is nothing to write.
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._closing = False
         self._closer: asyncio.Task[None] | None = None
 
@@ -129,7 +129,7 @@ class LoopStore(Generic[Tx]):
         await asyncio.shield(self._closer)
 
     async def _close(self) -> None:
-        await asyncio.wait({self._quiet})
+        await self._quiet.wait()
         settled: list[Settlement] = []
         await self._loop.run_in_executor(self._writes, self._group.close, settled.extend)
         # Here: who is told touches futures of the loop.
@@ -144,8 +144,8 @@ class LoopStore(Generic[Tx]):
             raise StoreClosed("the store is closed")
 
     def _wake(self) -> None:
-        if self._quiet.done():
-            self._quiet = self._loop.create_future()
+        if self._quiet.is_set():
+            self._quiet.clear()
             # Not at once: what else is handed over in this turn of the loop goes along.
             self._loop.call_soon(self._next_group)
 
@@ -158,7 +158,7 @@ class LoopStore(Generic[Tx]):
                 if not group:
                     if shed:
                         continue
-                    self._quiet.set_result(None)
+                    self._quiet.set()
                     return
                 try:
                     tx = self._backend.begin_now()
@@ -206,8 +206,7 @@ class LoopStore(Generic[Tx]):
         try:
             yield
         except BaseException as error:  # noqa: BLE001 - whatever it is
-            if not self._quiet.done():
-                self._quiet.set_result(None)
+            self._quiet.set()
             self._on_commit_failure(error)
 
 
