@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
-from tests.txn.helpers import DEADLINE_S, by_key, commit_row, decide
+from tests.txn.helpers import DEADLINE_S, by_key, commit_row, decide, key, operation, turns
 from tests.txn.support import open_sqlite
 from txn.decision_log import DecisionLog
-from txn.errors import AlreadyOwned, GroupLost, Overloaded
-from txn.model import Decision, TxnId
-from txn.state import Outcome, Vote
+from txn.errors import AlreadyOwned, GroupLost, Overloaded, TxnError
+from txn.model import BranchRow, Decision, TxnId
+from txn.state import BranchState, Outcome, Vote
 from txn.store import group_commit
 from txn.store.sqlite import SqliteWriter
 from txn.store.sqlite_branches import SqliteBranchTable
@@ -26,12 +27,15 @@ from txn.testing import (
     MemoryBranchTable,
     MemoryDecisionLog,
     MemoryStore,
+    Tables,
     check_branch_table,
     check_claims,
     check_decision_log,
     check_forgetting,
     check_truncation,
 )
+
+T = TypeVar("T")
 
 
 def abort(txn_id: str) -> Decision:
@@ -191,6 +195,99 @@ async def test_an_end_whose_group_is_lost_rides_with_the_next(
         await decide(log, abort("t3"))
         await asyncio.wait_for(durable.wait(), DEADLINE_S)
         assert replace(commit("t1"), ended=True) == await log.by_txn_id(TxnId("t1"))
+
+
+async def test_an_end_that_cannot_be_written_is_not_said_to_be_durable(tmp_path: Path) -> None:
+    """The commit counts as unfinished until recovery ends it; the log goes on."""
+    heard = []
+    async with open_sqlite(tmp_path / "s.db") as store:
+        log = SqliteDecisionLog(store)
+        await decide(log, commit("t1"))
+        await store.write(
+            lambda tx: tx.execute(
+                "CREATE TRIGGER no BEFORE UPDATE ON decision BEGIN SELECT RAISE(ABORT, ''); END"
+            )
+        )
+        log.end_all([TxnId("t1")], lambda: heard.append("durable"))
+        await decide(log, abort("t2"))
+        await decide(log, abort("t3"))
+        unfinished = await log.list_decisions(after="", limit=9, unfinished_only=True)
+    assert ([], [commit("t1")]) == (heard, unfinished)
+
+
+async def test_an_end_of_nothing_is_not_said_to_be_durable() -> None:
+    """In memory a defect of whoever ends what was never decided shows, and hurts nobody else."""
+    heard = []
+    log = MemoryDecisionLog(MemoryStore())
+    log.end_all([TxnId("t9")], lambda: heard.append("durable"))
+    assert [abort("t1"), abort("t2")] == await decide(log, abort("t1"), abort("t2"))
+    assert [] == heard
+
+
+async def test_a_row_that_the_storage_swallows_is_no_outcome(tmp_path: Path) -> None:
+    """Neither written nor in the way of another: that is an error, for nobody knows an outcome."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        log = SqliteDecisionLog(store)
+        await store.write(
+            lambda tx: tx.execute(
+                "CREATE TRIGGER swallow BEFORE INSERT ON decision BEGIN SELECT RAISE(IGNORE); END"
+            )
+        )
+        answers = await log.decide_all([commit("t1"), abort("t2")])
+    assert [TxnError, TxnError] == [type(each) for each in answers]
+
+
+async def test_a_table_in_memory_holds_a_branch_once() -> None:
+    """As on SQLite, where the key is unique: another insertion is a defect and changes nothing."""
+    store, table = MemoryStore(), MemoryBranchTable()
+    row = BranchRow(key(), BranchState.PREPARED, "coordinator", operation(), 1)
+    await store.write(lambda tx: table.insert_all(tx, [row]))
+    with pytest.raises(KeyError):
+        await store.write(
+            lambda tx: table.insert_all(tx, [replace(row, state=BranchState.COMMITTED)])
+        )
+    assert {row.key: row} == await store.read(lambda tx: table.get_all(tx, [row.key]))
+
+
+class Forgiving(MemoryStore):
+    """A store that keeps to itself what work raises."""
+
+    async def write(self, work: Callable[[Tables], T], *, essential: bool = False) -> T:
+        """See Store.write."""
+        with suppress(LookupError):
+            return await super().write(work, essential=essential)
+        return None  # type: ignore[return-value]
+
+
+async def test_a_store_that_hides_errors_does_not_pass() -> None:
+    """Who is not told that his work failed takes it for done."""
+    with pytest.raises(AssertionError, match="must be raised"):
+        await check_branch_table(Forgiving(), MemoryBranchTable())
+
+
+class Failing(MemoryBackend):
+    """Memory whose commits fail."""
+
+    def commit(self, tx: Tables) -> None:
+        """See Backend."""
+        raise OSError("EIO")
+
+
+async def test_nobody_hears_of_success_after_a_commit_in_memory_failed() -> None:
+    """A simulator that plants one is told; whoever waits is left in doubt, as by a process."""
+    backend = Failing()
+    store = MemoryStore(backend)
+    loop, heard = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    try:
+        call = asyncio.ensure_future(store.write(lambda tx: tx.setdefault("row", {})))
+        await turns()
+    finally:
+        loop.set_exception_handler(None)
+    assert not call.done()
+    call.cancel()
+    assert [AssertionError] == [type(error) for error in heard]
+    assert {} == backend.durable
 
 
 def _lost(self: object, *arguments: object) -> NoReturn:

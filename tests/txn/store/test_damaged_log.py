@@ -6,6 +6,7 @@ Then either nothing can be opened, or everything that it says is what it said be
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.txn.support import open_sqlite
 from txn.errors import LogDamaged, TxnError
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
-from txn.store import log_mark, opening
+from txn.store import log_mark, opening, sqlite_verify
 from txn.store.log_mark import LogMark
 from txn.store.migrate import apply
 from txn.store.sqlite_log import SqliteDecisionLog, schema
@@ -275,6 +277,110 @@ async def test_damage_that_cannot_be_quoted_is_damage(tmp_path: Path) -> None:
         connection.commit()
     with closing(LogMark(path)) as mark, pytest.raises(LogDamaged):
         verify(path, mark)
+
+
+async def test_a_note_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The row is durable, and whoever waits for it hears so; the log says what is missing."""
+    path = tmp_path / "c.db"
+    async with open_sqlite(path) as store:
+        with closing(LogMark(path)) as mark:
+            full = os.open("/dev/full", os.O_RDWR)
+            os.dup2(full, mark._descriptor)
+            os.close(full)
+            log = SqliteDecisionLog(store, mark=mark)
+            assert [decision(1)] == await log.decide_all([decision(1)])
+    assert f"{path}.mark is not written" in caplog.text
+
+
+async def said_of(path: Path) -> str:
+    """What is wrong with the log at `path`; empty if it is believed."""
+    with closing(LogMark(path)) as mark:
+        try:
+            verify(path, mark)
+        except LogDamaged as error:
+            return str(error)
+    return ""
+
+
+async def test_an_empty_file_is_a_log_that_was_never_written_or_one_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    """What was killed while it made its file starts again; where a row was noted it does not."""
+    path = tmp_path / "c.db"
+    sqlite3.connect(path).close()
+    assert "" == await said_of(path)
+    with closing(LogMark(path)) as mark:
+        mark.write(txn_id(1))
+    assert "it is empty" in await said_of(path)
+
+
+async def test_a_log_under_another_name_is_refused(tmp_path: Path) -> None:
+    """Its rows would not be found by their ids, which end in the name."""
+    path = tmp_path / "whole" / "c.db"
+    await write_log(path, checkpoint=True)
+    changed(path, "UPDATE log_identity SET log_id = '-another'")
+    assert "its name" in await said_of(path)
+    changed(path, "DELETE FROM log_identity")
+    assert "its name" in await said_of(path)
+
+
+def changed(path: Path, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+    """Runs a statement on a connection of its own, which may also change the schema."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        return connection.execute(statement, values).fetchall()
+
+
+def behind_the_index(path: Path, statement: str) -> None:
+    """Changes rows, and leaves the index of unfinished commits as it was before."""
+    (index,) = changed(path, "SELECT * FROM sqlite_master WHERE name = 'decision_unfinished'")
+    changed(path, "DELETE FROM sqlite_master WHERE name = 'decision_unfinished'")
+    changed(path, statement)
+    changed(path, "INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", index)
+
+
+async def test_a_commit_that_is_to_be_recovered_and_has_ended_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    """Where index and row contradict each other one of them was changed: nobody knows which."""
+    path = tmp_path / "whole" / "c.db"
+    await write_log(path, checkpoint=True)
+    newest = decision(ROWS - 1).txn_id
+    behind_the_index(path, f"UPDATE decision SET ended = 1 WHERE txn_id = '{newest}'")
+    assert f"whether {newest} has ended is not certain" in await said_of(path)
+
+
+async def test_a_commit_that_is_to_be_recovered_twice_is_not_believed(tmp_path: Path) -> None:
+    """The entry was that of another one, which nobody would find to send it again."""
+    path = tmp_path / "whole" / "c.db"
+    await write_log(path, checkpoint=True)
+    ((page,),) = changed(
+        path, "SELECT rootpage FROM sqlite_master WHERE name = 'decision_unfinished'"
+    )
+    ((size,),) = changed(path, "PRAGMA page_size")
+    newest, before = (decision(ROWS - number).txn_id.encode() for number in (1, 2))
+    content = bytearray(path.read_bytes())
+    at = content.index(newest, (page - 1) * size, page * size)
+    content[at : at + len(newest)] = before
+    path.write_bytes(content)
+    assert "named twice" in await said_of(path)
+
+
+async def test_of_a_large_log_the_rows_are_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large to be looked through at the start has checksums and its newest row."""
+    monkeypatch.setattr(sqlite_verify, "STRUCTURE_MAX_BYTES", 0)
+    path = tmp_path / "whole" / "c.db"
+    await write_log(path, checkpoint=True)
+    assert "" == await said_of(path)
+    newest = decision(ROWS - 1).txn_id
+    changed(path, f"UPDATE decision SET reason = 'X' WHERE txn_id = '{newest}'")
+    assert f"the row of {newest}" in await said_of(path)
+    changed(path, f"DELETE FROM decision WHERE txn_id = '{newest}'")
+    assert f"{newest} was written and is not there" in await said_of(path)
 
 
 async def test_rows_from_before_checksums_are_believed(tmp_path: Path) -> None:

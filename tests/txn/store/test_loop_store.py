@@ -346,13 +346,14 @@ async def test_who_cannot_be_told_does_not_keep_others_from_hearing(tmp_path: Pa
 class BusyBackend(MemoryBackend):
     """A backend with a file that a stranger writes to, for as many groups as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool) -> None:
         super().__init__()
         self.busy = 0
+        self._at_once = at_once
 
     def begin_now(self) -> Tables | None:
         """See LoopBackend."""
-        return None if self.busy else self.begin()
+        return self.begin() if self._at_once or not self.busy else None
 
     def begin(self) -> Tables:
         """See Backend."""
@@ -362,9 +363,10 @@ class BusyBackend(MemoryBackend):
         return super().begin()
 
 
-async def test_a_group_that_cannot_begin_fails_and_the_next_does_not() -> None:
+@pytest.mark.parametrize("at_once", [False, True], ids=["begin", "begin_now"])
+async def test_a_group_that_cannot_begin_fails_and_the_next_does_not(at_once: bool) -> None:
     """Who wrote is told that nothing was done, and may try again."""
-    backend = BusyBackend()
+    backend = BusyBackend(at_once=at_once)
     store: LoopStore[Tables] = LoopStore(
         "busy",
         writer=lambda: backend,

@@ -347,6 +347,56 @@ def test_a_stranger_with_a_lock_is_waited_for_and_then_reported(
     writer.close()
 
 
+def test_what_could_be_had_at_once_is_left_to_a_stranger_with_a_lock(path: Path) -> None:
+    """Nothing is begun, nobody waits, and no other replica is kept from its turn."""
+    writer = SqliteWriter(path, SCHEMA)
+    stranger = sqlite3.connect(path, isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    assert writer.begin_now() is None
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    other = SqliteWriter(path, SCHEMA)
+    free = other.begin_now()
+    assert free is not None
+    other.rollback(free)
+    other.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["begin", "begin_now"])
+def test_a_transaction_that_sqlite_will_not_open_is_reported(path: Path, at_once: bool) -> None:
+    """It is nothing to wait for; the turn goes to the next one, who may succeed."""
+    writer = SqliteWriter(path, SCHEMA)
+    writer._connection.set_progress_handler(lambda: 1, 1)
+    with pytest.raises(StoreError, match="no transaction"):
+        writer.begin_now() if at_once else writer.begin()
+    other = SqliteWriter(path, SCHEMA)
+    insert(other, 1)
+    other.close()
+    writer._connection.set_progress_handler(None, 0)
+    insert(writer, 2)
+    writer.close()
+    assert [1, 2] == numbers(path)
+
+
+def test_work_that_cannot_be_undone_alone_takes_its_group_along(
+    writer: SqliteWriter, path: Path
+) -> None:
+    """What ends its own savepoint and then fails would leave half of itself behind."""
+
+    def ending(tx: sqlite3.Connection) -> None:
+        tx.execute("INSERT INTO line VALUES ('w', 2)")
+        tx.execute("RELEASE work")
+        raise LookupError("no")
+
+    tx = writer.begin()
+    writer.run(tx, lambda tx: tx.execute("INSERT INTO line VALUES ('w', 1)"))
+    with pytest.raises(GroupLost):
+        writer.run(tx, ending)
+    writer.rollback(tx)
+    assert [] == numbers(path)
+
+
 def test_a_newer_schema_is_refused_and_let_go_of(path: Path) -> None:
     """An old program ends with one sentence, and does not stand in the way of the new ones."""
     newer = {"test": (*SCHEMA["test"], Migration(2, "CREATE TABLE more (x);"))}
