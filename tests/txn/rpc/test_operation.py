@@ -97,3 +97,13 @@ def test_the_largest_amount_is_read() -> None:
     """10^14 minor units are allowed."""
     most = transfer(amount=MONEY(currency_code="EUR", amount_minor=10**14))
     assert most == CODEC.decode(operation_from(packed(most)))
+
+
+def test_a_quick_yes_is_believed_and_a_quick_no_is_not() -> None:
+    """What is surely valid is not looked through; of the rest protovalidate has the last word."""
+    codec = OperationCodec(ledger_service_pb2.TransferOperation, lambda message: message == wrong)
+    wrong = transfer(reference="x" * 65)
+    assert wrong == codec.decode(operation_from(packed(wrong)))
+    assert transfer() == codec.decode(operation_from(packed(transfer())))
+    with pytest.raises(InvalidOperation):
+        codec.decode(operation_from(packed(transfer(reference="y" * 65))))
