@@ -13,7 +13,7 @@ from txn.config import QUESTION_ITEMS_MAX
 from txn.crash_point import ANSWER_ARRIVES, INQUIRY_LEAVES, CrashPoint, no_crash
 from txn.errors import Alarm, TxnError, UnknownBranch, Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
-from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message
+from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message, Reply
 from txn.participant import Participant
 from txn.state import BranchState, Outcome
 from txn.transport import CoordinatorTransport
@@ -121,12 +121,16 @@ class Inquirer(Generic[Tx, Op]):
         ]
         replies = await self._participant.exchange(Batch(messages)) if messages else ()
         for message, reply in zip(messages, replies, strict=True):
-            if isinstance(reply, UnknownBranch):
-                # It was prepared when the question went out: only a branch that was committed
-                # and then forgotten, since all had acknowledged, is unknown by now.
-                _log.info("%s was settled meanwhile", message.key)
-            elif isinstance(reply, Alarm):
-                # A row that cannot be resolved must not keep the others from being asked about.
-                _log.critical("ALARM %s could not be resolved: %s", message.key, reply)
-            elif isinstance(reply, TxnError):
-                _log.info("%s stays in doubt: %s", message.key, reply)
+            _note(message.key, reply)
+
+
+def _note(key: BranchKey, reply: Reply) -> None:
+    """A row that cannot be resolved must not keep the others from being asked about."""
+    if isinstance(reply, UnknownBranch):
+        # It was prepared when the question went out: only a branch that was committed
+        # and then forgotten, since all had acknowledged, is unknown by now.
+        _log.info("%s was settled meanwhile", key)
+    elif isinstance(reply, Alarm):
+        _log.critical("ALARM %s could not be resolved: %s", key, reply)
+    elif isinstance(reply, TxnError):
+        _log.info("%s stays in doubt: %s", key, reply)

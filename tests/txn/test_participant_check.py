@@ -53,6 +53,7 @@ from tests.txn.wrong_participants import (
     WritesAndVotesReadOnly,
     stock,
 )
+from txn.participant_check.site import unheard
 from txn.store.opening import schema_of
 from txn.testing import BrokenRules, Rule, check_participant
 
@@ -146,6 +147,40 @@ async def test_a_setup_that_cannot_be_committed_is_told() -> None:
     """It ends, and says that it was the setup."""
     with pytest.raises(ValueError, match=r"after setup .*FOREIGN KEY constraint failed"):
         await check(Vouchers, lambda tx: tx.execute("INSERT INTO printed VALUES ('nobody')"))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["default", "own"])
+async def test_what_else_the_loop_has_to_say_is_heard(
+    own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By whoever hears it when nothing is checked; only lost groups are left out."""
+    loop, heard = asyncio.get_running_loop(), []
+    loop.set_exception_handler((lambda _, context: heard.append(context)) if own else None)
+    try:
+        with unheard():
+            loop.call_exception_handler({"message": "something else"})
+    finally:
+        loop.set_exception_handler(None)
+    logged = [each.getMessage() for each in caplog.records if each.name == "asyncio"]
+    assert (["something else"], []) == (
+        ([each["message"] for each in heard], logged) if own else (logged, heard)
+    )
+
+
+class Stocked(Vouchers):
+    """Brings its tables, and what is in them."""
+
+    schema = (
+        "CREATE TABLE voucher (code TEXT PRIMARY KEY, free INTEGER);\n"
+        "CREATE TABLE hold (txn_id, branch_id, code, PRIMARY KEY (txn_id, branch_id));\n"
+        "CREATE TABLE used (code TEXT);",
+        "INSERT INTO voucher VALUES ('A', 3), ('NO', 0);",
+    )
+
+
+async def test_a_resource_may_bring_its_tables() -> None:
+    """Then there is nothing to set up."""
+    await check_participant(Stocked, accepted=["A"], refused=["NO"], rivals=())
 
 
 async def test_a_schema_that_does_not_work_is_raised_as_it_is() -> None:

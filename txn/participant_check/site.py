@@ -186,12 +186,8 @@ class Site(Generic[Op]):
     def _commit_failed(self, error: BaseException) -> NoReturn:
         """On the store's thread, and then on the loop with what is raised here."""
         if not isinstance(error, _Lost):
-            self._lost.get_loop().call_soon_threadsafe(self._lose, error)
+            self._lost.get_loop().call_soon_threadsafe(self._lost.set_result, error)
         raise _Lost from error
-
-    def _lose(self, error: BaseException) -> None:
-        if not self._lost.done():
-            self._lost.set_result(error)
 
     async def _settle(self, message: Message, number: int, rule: Rule) -> None:
         (reply,) = await self.tell(message)

@@ -224,6 +224,15 @@ async def test_nobody_there_is_not_known() -> None:
             await client.execute(BOTH, idempotency_key="a", timeout_s=SHORT_S)
 
 
+async def test_a_closed_channel_is_no_refusal() -> None:
+    """An attempt came to nothing, and whether another one was heard is not known."""
+    channel = grpc.aio.insecure_channel("127.0.0.1:1")
+    await channel.close()
+    async with TransactionClient(channel) as client:
+        with pytest.raises(OutcomeUnknown, match="CHANNEL_CLOSED"):
+            await client.execute(BOTH, idempotency_key="a", timeout_s=SHORT_S)
+
+
 async def test_what_breaks_a_rule_is_refused() -> None:
     """With the field and the rule; nothing was begun."""
     transport = ScriptedTransport()

@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from tallystick.ledger.v1 import ledger_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
@@ -18,7 +19,7 @@ from tests.txn.rpc.rig import TIMEOUT_S, Answers, details, failed, packed, serve
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
 from txn.model import VoteReply
-from txn.rpc import CoordinatorServicer, GrpcCoordinatorTransport
+from txn.rpc import CoordinatorServicer, GrpcCoordinatorTransport, OperationCodec
 from txn.state import Outcome, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 
@@ -47,6 +48,31 @@ class Rig:
     async def inquire(self, txn_id: str = "t1") -> Outcome:
         """Through the transport of a participant."""
         return await outcome_of(self.inquiries, txn_id)
+
+
+async def test_operations_are_checked_before_anything_is_begun() -> None:
+    """Where a participant's type of operation is known; what is wrong is named with its branch."""
+    transport = ScriptedTransport()
+    engine = coordinator(transport, MemoryDecisionLog(MemoryStore()))
+    await start(engine)
+    servicer = CoordinatorServicer(
+        engine, {"ledger": OperationCodec(ledger_service_pb2.TransferOperation)}
+    )
+
+    def add(server: grpc.aio.Server) -> None:
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
+
+    wrong = request()
+    for branch in wrong.branches:
+        branch.operation.CopyFrom(packed(transfer(reference="x" * 65)))
+    async with served(add) as channel:
+        stub = Rig(channel, engine, transport).stub
+        error = await failed(stub.Execute(wrong, timeout=TIMEOUT_S))
+        await stub.Execute(request(), timeout=TIMEOUT_S)
+    await engine.close(grace_s=0)
+    fields = {"branches[1].operation.reference": "string.max_len"}
+    assert ("INVALID_OPERATION", fields) == details(error)
+    assert (1, 1) == (transport.count("prepare", "ledger"), transport.count("prepare", "order"))
 
 
 @pytest_asyncio.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -25,6 +25,7 @@ from tests.txn.helpers import (
     key,
     prepare,
     start,
+    turns,
 )
 from tests.txn.participant_rig import Counting, MemoryEffects, TextCodec
 from tests.txn.rpc.rig import (
@@ -48,6 +49,7 @@ from txn.rpc import (
     numbered_stream,
 )
 from txn.rpc import participant_transport as module
+from txn.rpc.exchange_stream import ExchangeStream
 from txn.rpc.participant import batch_from
 from txn.state import BranchState, Outcome, Vote
 from txn.testing import MemoryBranchTable, MemoryDecisionLog, MemoryStore, Tables
@@ -355,6 +357,41 @@ async def test_the_end_of_a_stream_is_told_to_who_waits() -> None:
     async with replica(mad) as (mesh, one):
         assert [["DATA_LOSS"]] * 2 == [await raised(mesh.asking(name)) for name in ("t1", "t2")]
         assert 2 == one.streams
+
+
+async def test_who_holds_on_to_a_stream_that_has_ended_is_told_at_once() -> None:
+    """It is not written to, and nobody waits for an answer."""
+    async with replica() as (mesh, _):
+        stream = ExchangeStream(mesh.stub.Exchange(timeout=TIMEOUT_S))
+        await stream.close()
+        with pytest.raises(Unreachable, match="STREAM_CLOSED"):
+            await stream.ask(pb.ExchangeRequest(), TIMEOUT_S)
+
+
+class Late(grpc.aio.StreamStreamClientInterceptor):
+    """Begins a call only when its gate is open, or when it is too late."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        """See grpc.aio.StreamStreamClientInterceptor."""
+        with suppress(asyncio.CancelledError):
+            await self.gate.wait()
+        return await continuation(details, requests)
+
+
+async def test_a_call_that_an_interceptor_begins_too_late_is_no_answer() -> None:
+    """The channel was closed meanwhile; gRPC says so of what is read, not of the call."""
+    late = Late()
+    channel = grpc.aio.insecure_channel("127.0.0.1:1", interceptors=[late])
+    transport = GrpcParticipantTransport(lambda _: channel, "coordinator")
+    asking = asyncio.ensure_future(told(transport, prepare()))
+    await turns()
+    await channel.close()
+    with pytest.raises(Unreachable):
+        await asking
+    await transport.close()
 
 
 async def test_an_unreadable_answer_breaks_the_stream() -> None:

@@ -8,6 +8,7 @@ from tallystick.txn.v1 import coordinator_service_pb2 as coordinator_pb
 from tallystick.txn.v1 import participant_service_pb2 as pb
 
 from txn.rpc.quick import (
+    surely_valid,
     surely_valid_exchange,
     surely_valid_execute,
     surely_valid_execute_stream,
@@ -94,6 +95,8 @@ def test_good_messages_are_recognized() -> None:
     request.branches.add(branch_id="a", participant="p").operation.type_url = "x/a"
     assert surely_valid_execute(request)
     assert surely_valid_execute_stream(coordinator_pb.ExecuteStreamRequest())
+    assert surely_valid(request)
+    assert not surely_valid(batch), "of what comes otherwise nothing is said"
 
 
 def test_no_column_of_a_batch_may_be_longer_than_the_limit() -> None:
