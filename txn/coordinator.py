@@ -416,6 +416,7 @@ class Coordinator:
         )
 
     def _resume(self, decision: Decision) -> None:
+        assert decision.request is not None, "only aborts that were inquired about have no key"
         claimed = decision.outcome is Outcome.PENDING
         if claimed:
             self._claimer.open[decision.txn_id] = None
@@ -440,8 +441,8 @@ class Coordinator:
         transaction.began_s = transaction.decided_s = self._clock.monotonic()
         self._active[transaction.txn_id] = transaction
         self._idle.clear()
-        if (request := transaction.request) is not None:
-            self._by_key[request.caller, request.idempotency_key] = transaction
+        request = transaction.request
+        self._by_key[request.caller, request.idempotency_key] = transaction
         self._perform(transaction, actions)
         if transaction.progress.state in _OVER:
             self._retire(transaction)
@@ -535,8 +536,8 @@ class Coordinator:
         if self._active.pop(transaction.txn_id, None) is None:
             return
         transaction.finish()
-        if (request := transaction.request) is not None:
-            self._by_key.pop((request.caller, request.idempotency_key), None)
+        request = transaction.request
+        self._by_key.pop((request.caller, request.idempotency_key), None)
         if not self._active:
             self._idle.set()
 
@@ -558,7 +559,6 @@ def conclude(request: Request, begun: Begun) -> Result:
     if isinstance(begun, Decision):
         return result_of(begun)
     if (winner := begun.lost_to()) is not None:
-        assert begun.request is not None
         _refuse_other_body(winner.request, begun.request)
     return answer(begun, wait_for_applied=request.wait_for_applied)
 

@@ -309,9 +309,7 @@ def _finish_if_settled(progress: Progress, actions: tuple[Action, ...]) -> Step:
         return progress, actions
     if progress.state is TransactionState.COMMITTING:
         return _moved(progress, TransactionState.COMMITTED), (*actions, _END)
-    if progress.state is TransactionState.ABORTING:
-        return _moved(progress, TransactionState.ABORTED), actions
-    return progress, actions
+    return _moved(progress, TransactionState.ABORTED), actions
 
 
 def _moved(progress: Progress, to: TransactionState) -> Progress:

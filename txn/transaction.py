@@ -63,7 +63,7 @@ class Transaction:
     def __init__(
         self,
         txn_id: TxnId,
-        request: RequestKey | None,
+        request: RequestKey,
         participants: dict[BranchId, str],
         operations: dict[BranchId, Operation],
         progress: Progress,
@@ -151,10 +151,10 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
 def view_of_active(transaction: Transaction) -> View:
     """An active transaction, as people see it."""
     progress = transaction.progress
-    request, stands = transaction.request, transaction.stands
+    stands = transaction.stands
     return View(
         transaction.txn_id,
-        "" if request is None else request.idempotency_key,
+        transaction.request.idempotency_key,
         progress.state,
         progress.durable or Outcome.PENDING,
         progress.reason,

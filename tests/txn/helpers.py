@@ -12,6 +12,7 @@ from tests.support.waiting import eventually
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
+from txn.crash_point import CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.errors import StoreFull, TxnError
 from txn.model import (
@@ -216,6 +217,7 @@ def coordinator(
     *,
     first_txn: int = 1,
     clock: FastClock | None = None,
+    crash_point: CrashPoint = no_crash,
     **limits: float,
 ) -> Coordinator:
     """An engine over `log`, not started; its txn_ids are t1, t2..."""
@@ -232,6 +234,7 @@ def coordinator(
         clock=clock or FastClock(),
         rng=Random(1),
         new_txn_id=lambda after: f"t{next(numbers)}",
+        crash_point=crash_point,
     )
     _made.append(engine)
     return engine

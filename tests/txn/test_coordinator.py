@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -567,6 +568,42 @@ async def test_inquiry_about_the_unknown_writes_the_abort_first() -> None:
     assert (Outcome.ABORTED, None) == (row.outcome, row.request)
     assert (TxnId("t1"), Outcome.ABORTED) == (result.txn_id, result.outcome)
     assert ({"order", "ledger"}, set()) == (transport.sent("abort"), transport.sent("commit"))
+
+
+async def test_an_answer_after_the_end_changes_nothing() -> None:
+    """A vote may come when the abort was acknowledged; the next one under the key is told that."""
+    transport = ScriptedTransport()
+    late = Gate(Vote.COMMIT)
+    transport.on("prepare", "order", late)
+    transport.on("prepare", "ledger", Vote.ABORT)
+    async with serving(transport) as engine:
+        first = await pay(engine)
+        view = await engine.get(first.txn_id)
+        late.opened.set()
+        await turns()
+        assert (Outcome.ABORTED, first) == (first.outcome, await pay(engine))
+        assert view == await engine.get(first.txn_id)
+        second = await pay(engine, "k2")
+    assert Outcome.COMMITTED is second.outcome
+
+
+async def test_a_defect_of_what_drives_transactions_is_said_aloud(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its transactions stay where they are until the next start, and somebody has to hear why."""
+
+    class Broken(FastClock):
+        async def sleep(self, seconds: float) -> None:
+            raise ZeroDivisionError("a defect in a clock")
+
+    transport = ScriptedTransport()
+    transport.on("prepare", "ledger", GONE)
+    engine = coordinator(transport, memory_log(), clock=Broken())
+    await start(engine)
+    assert Outcome.PENDING is (await pay(engine, wait_s=0.05)).outcome
+    await engine.close(grace_s=0)
+    loud = [each for each in caplog.records if each.levelno >= logging.CRITICAL]
+    assert [ZeroDivisionError] == [each.exc_info[0] for each in loud if each.exc_info]
 
 
 async def test_views() -> None:

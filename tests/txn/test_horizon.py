@@ -23,7 +23,7 @@ from tests.txn.helpers import (
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import Unreachable
-from txn.model import Branch, Prepare, TxnId
+from txn.model import Branch, Ended, Prepare, TxnId
 from txn.state import Outcome, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result
@@ -119,6 +119,8 @@ async def test_before_anything_is_decided_there_is_no_horizon() -> None:
         call = asyncio.ensure_future(lives.pay(engine))
         await gate.reached.wait()
         assert {None} == set(lives.horizons)
+        told = await engine.ended([lives.id_of(1)])
+        assert Ended(frozenset(), None) == told
         gate.opened.set()
         await call
     assert lives.id_of(100) == lives.horizons[-1]

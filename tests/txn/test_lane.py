@@ -10,14 +10,14 @@ from random import Random
 import pytest
 import pytest_asyncio
 
-from tests.txn.helpers import Gate, ManualClock, ScriptedTransport, key, prepare, turns
+from tests.txn.helpers import CALLER, Gate, ManualClock, ScriptedTransport, key, prepare, turns
 from txn import lane as module
 from txn import protocol
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.errors import Busy, Refused, UnknownBranch, Unreachable
 from txn.lane import PARTICIPANT_UNAVAILABLE, Ask, Happened, Lane, Pace
-from txn.model import Abort, BranchId, Commit, Message, Prepare, TxnId, VoteReply
+from txn.model import Abort, BranchId, Commit, Message, Prepare, RequestKey, TxnId, VoteReply
 from txn.state import TransactionState, Vote
 from txn.transaction import Transaction
 
@@ -84,7 +84,9 @@ class Rig:
         for message in messages:
             txn_id = message.key.txn_id
             progress, _ = protocol.begin([B])
-            transaction = Transaction(txn_id, None, {B: "p"}, {}, progress)
+            transaction = Transaction(
+                txn_id, RequestKey(CALLER, txn_id, b""), {B: "p"}, {}, progress
+            )
             self.transactions[txn_id] = transaction
             (lane or self.lane).ask(Ask(transaction, B, message, UNTIL_S))
 

@@ -120,7 +120,7 @@ class GrpcParticipantTransport:
                         await _commit(stub, message, timeout_s)
                     case Abort():
                         await _abort(stub, message, timeout_s)
-                    case Perform() | Resolve():
+                    case _:
                         return _NOT_OFFERED
             except grpc.aio.AioRpcError as error:
                 return error_in(message, error)
