@@ -446,7 +446,7 @@ async def test_details_that_are_garbage_change_nothing(
     async with served(add) as channel, TransactionClient(channel) as client:
         await eventually(lambda: _has_no_stream(client))
         with pytest.raises(error):
-            await client.execute(BOTH, idempotency_key="a", timeout_s=1)
+            await client.execute(BOTH, idempotency_key="a", timeout_s=3)
 
 
 async def _has_no_stream(client: TransactionClient) -> bool:

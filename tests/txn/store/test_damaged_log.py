@@ -378,7 +378,7 @@ async def test_of_a_large_log_the_rows_are_looked_at_all_the_same(
     assert "" == await said_of(path)
     newest = decision(ROWS - 1).txn_id
     changed(path, f"UPDATE decision SET reason = 'X' WHERE txn_id = '{newest}'")
-    assert f"the row of {newest}" in await said_of(path)
+    assert f"the row of {newest!r}" in await said_of(path)
     changed(path, f"DELETE FROM decision WHERE txn_id = '{newest}'")
     assert f"{newest} was written and is not there" in await said_of(path)
 
