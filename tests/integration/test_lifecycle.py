@@ -12,7 +12,7 @@ from tallystick.wallet.v1 import wallet_service_pb2
 
 from services.runtime import EXIT_CANNOT_START
 from tests.support.books import books_agree
-from tests.support.mesh import ROOT, Mesh, ServiceProcess, Shop, free_port
+from tests.support.mesh import ROOT, SERVICES, Mesh, ServiceProcess, Shop, free_port
 from tests.support.waiting import eventually
 
 
@@ -70,6 +70,19 @@ async def test_taken_port_is_an_error(shared_mesh: Mesh, tmp_path: Path) -> None
     process = await asyncio.to_thread(_start, "ledger", *arguments)
     assert process.returncode == EXIT_CANNOT_START
     assert f"{address} is taken" in process.stderr
+
+
+async def test_a_mesh_that_does_not_start_leaves_nothing_running(tmp_path: Path) -> None:
+    """A test whose mesh has one broken service ends those that did start, and their etcd."""
+    mesh = Mesh(tmp_path)
+    mesh.book("ledger").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="ledger ended"):
+        async with mesh:
+            pass
+    assert len(mesh.processes) == len(SERVICES)
+    for process in mesh.processes.values():
+        assert process.has_ended
+    assert not mesh.etcd.running
 
 
 async def test_service_starts_before_its_registry(hurt_mesh: Mesh) -> None:

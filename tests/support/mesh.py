@@ -83,6 +83,11 @@ class ServiceProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """It was launched, and does not run any more."""
+        return self._process is not None and self._process.poll() is not None
+
     def launch(self, failpoint: str = "") -> None:
         """Starts it; does not wait."""
         self._armed = failpoint != ""
@@ -205,14 +210,27 @@ class Mesh(Clients):
         self.processes: dict[str, ServiceProcess] = {}
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            # Nobody leaves what was not entered.
+            self._kill()
+            raise
+        self.connect(self.etcd.endpoint)
+        return self
+
+    async def _start(self) -> None:
         self.etcd.start()
         for service in SERVICES:
             process = ServiceProcess(service, 0, self.etcd.endpoint, self._home)
             self.processes[f"{service}-0"] = process
             process.launch()
         await asyncio.gather(*(process.serving() for process in self.processes.values()))
-        self.connect(self.etcd.endpoint)
-        return self
+
+    def _kill(self) -> None:
+        for process in self.processes.values():
+            process.kill9()
+        self.etcd.close()
 
     async def __aexit__(
         self,
@@ -221,9 +239,7 @@ class Mesh(Clients):
         trace: TracebackType | None,
     ) -> None:
         await self.disconnect()
-        for process in self.processes.values():
-            process.kill9()
-        self.etcd.close()
+        self._kill()
 
     def replica(self, service: str, number: int) -> ServiceProcess:
         """One more process of a service, over the same books; whoever launches it ends it."""
