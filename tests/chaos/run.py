@@ -40,6 +40,7 @@ PAID_BETWEEN_TIMEOUT_S = 30.0
 LEFT_OUT = (
     "etcd's clock stays: a Go program asks the kernel",
     "links are cut by proxies, not in the kernel; a client's links are those to etcd",
+    "the supervisor is not killed: nobody would start the others",
     "I8: there are no notifications yet",
 )
 Tell = Callable[[str], None]
