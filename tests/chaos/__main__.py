@@ -9,8 +9,10 @@ test and nothing was wrong.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 import uvloop
 
 from services.launcher.errors import LauncherError
-from tests.chaos.picture import draw
+from tests.chaos.picture import Story, draw
 from tests.chaos.run import Bank, Options
 from tests.chaos.verdict import (
     VIOLATIONS_SHOWN,
@@ -42,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     home = home.absolute()
     print(f"seed {options.seed}, state in {home}", flush=True)
     try:
-        run, story = uvloop.run(Bank(_options(options, home), _tell).run())
+        run, story = uvloop.run(_run(_options(options, home)))
     except (LauncherError, RuntimeError) as error:
         print(f"it could not begin: {error}; logs: {home}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         return INTERRUPTED_CODE
     if sys.stdout.isatty():
         print()
@@ -57,6 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if good and not options.home:
         shutil.rmtree(home)
     return 0 if good else 1
+
+
+async def _run(options: Options) -> tuple[Run, Story]:
+    """Takes everything down when it is told to end, also where a shell has it ignore SIGINT."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await Bank(options, _tell).run()
 
 
 def _say(run: Run, picture: Path, home: Path) -> bool:
