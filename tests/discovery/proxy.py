@@ -95,6 +95,8 @@ class TcpProxy:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 await flowing.wait()
+                if writer.is_closing():
+                    return  # the other way has ended meanwhile; uvloop would raise
                 writer.write(chunk)
                 await writer.drain()
         writer.close()
