@@ -28,6 +28,8 @@ RARE = (
     "Resolve answered COMMIT",
     "Resolve answered ABORT",
     "branch forgotten",
+    "branch of a truncated outcome forgotten",
+    "outcome truncated",
     "inquiry answered COMMITTED",
     "inquiry answered ABORTED",
     "inquiry wrote the abort",

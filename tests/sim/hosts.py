@@ -19,7 +19,9 @@ from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.errors import TxnError
+from txn.forgetter import Forgetter, ForgetterConfig
 from txn.inquirer import Inquirer, InquiryConfig
+from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.store.loop_store import LoopStore
@@ -142,6 +144,7 @@ class CoordinatorHost(Host):
 
     async def _live(self) -> None:
         limits = self.world.limits
+        log = MemoryDecisionLog(self.opened())
         engine = Coordinator(
             config=CoordinatorConfig(
                 name=COORDINATOR,
@@ -154,7 +157,7 @@ class CoordinatorHost(Host):
                 gather_max_s=limits.gather_max_s,
                 retry=Backoff(initial_s=0.05, max_s=2.0),
             ),
-            log=MemoryDecisionLog(self.opened()),
+            log=log,
             transport=ToParticipants(self.world),
             clock=self.clock,
             rng=self.rng,
@@ -169,6 +172,15 @@ class CoordinatorHost(Host):
         except TxnError as error:
             # It cannot start, and who watches over it starts it again.
             self._die(f"cannot start: {error!r}")
+        keeper = LogKeeper(
+            log,
+            clock=self.clock,
+            rng=self.rng,
+            config=LogKeeperConfig(
+                interval_s=limits.housekeeping_s, rows_per_step=limits.housekeeping_rows
+            ),
+        )
+        await keeper.run()
 
     async def drain(self) -> None:
         """See Host.drain."""
@@ -206,9 +218,23 @@ class ParticipantHost(Host):
             clock=self.clock,
             crash_point=self.crash_point,
         )
+        limits = self.world.limits
+        to_coordinator = ToCoordinator(self.world, of, self.name)
+        forgetter = Forgetter(
+            self.participant,
+            to_coordinator,
+            clock=self.clock,
+            rng=self.rng,
+            config=ForgetterConfig(
+                interval_s=limits.housekeeping_s,
+                age_min_s=limits.housekeeping_s,
+                rows_per_step=limits.housekeeping_rows,
+                timeout_s=limits.attempt_timeout_s,
+            ),
+        )
         inquirer = Inquirer(
             self.participant,
-            ToCoordinator(self.world, of, self.name),
+            to_coordinator,
             clock=self.clock,
             rng=self.rng,
             config=InquiryConfig(
@@ -218,7 +244,7 @@ class ParticipantHost(Host):
             ),
             crash_point=self.crash_point,
         )
-        await inquirer.run()
+        await asyncio.gather(inquirer.run(), forgetter.run())
 
     async def drain(self) -> None:
         """See Host.drain."""

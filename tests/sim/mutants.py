@@ -14,14 +14,36 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.sim import books
-from txn import barrier, coordinator, inquirer, lane, participant, protocol, testing
+from txn import (
+    barrier,
+    coordinator,
+    inquirer,
+    lane,
+    log_keeper,
+    participant,
+    protocol,
+    testing,
+)
 from txn.barrier import OnAbort, OnCommit, OnPerform, OnPrepare, OnResolve
 from txn.claiming import Claimer
 from txn.coordinator import Coordinator
 from txn.deciding import Decider
+from txn.decision_log import Truncated
 from txn.errors import Overloaded, TxnError, Unreachable
+from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
-from txn.model import BranchKey, BranchRow, Commit, Decision, Perform, Prepare, TxnId, VoteReply
+from txn.log_keeper import LogKeeper
+from txn.model import (
+    BranchKey,
+    BranchRow,
+    Commit,
+    Decision,
+    Ended,
+    Perform,
+    Prepare,
+    TxnId,
+    VoteReply,
+)
 from txn.participant import Participant
 from txn.state import BranchState, Outcome, TransactionState, Vote
 from txn.store.group_commit import Done, GroupCommit
@@ -297,6 +319,7 @@ def loser_commits_too(stack: ExitStack) -> None:
             if isinstance(row, Decision):
                 transaction.decide(row)
                 happened.append((transaction, protocol.OutcomeStands(row.outcome)))
+                self.newest_decided = max(self.newest_decided or row.txn_id, row.txn_id)
         self._deliver(happened)
 
     _swap(stack, Decider, "_announce", announce)
@@ -456,6 +479,75 @@ def end_lost_with_its_group(stack: ExitStack) -> None:
 def late_inquiry_is_an_alarm(stack: ExitStack) -> None:
     """What was committed and forgotten while somebody asked about it raises an alarm."""
     _swap(stack, inquirer, "UnknownBranch", Overloaded)
+
+
+@mutant
+def truncated_too_early(stack: ExitStack) -> None:
+    """An outcome, and its key, is truncated as soon as it has ended."""
+    _swap(stack, log_keeper, "US_PER_S", 0)
+
+
+@mutant
+def truncated_without_its_end(stack: ExitStack) -> None:
+    """An outcome that is old is truncated although a branch of it is still in doubt."""
+
+    async def truncate(
+        self: MemoryDecisionLog, *, after: str, limit: int, before_us: int
+    ) -> Truncated:
+        def delete(tx: Tables) -> Truncated:
+            rows = tx.get("decision", {})
+            old = [each for each in sorted(rows) if rows[each].decided_at_us < before_us]
+            for txn_id in old:
+                del rows[txn_id]
+            return Truncated(len(old), None)
+
+        return await self._store.write(delete)
+
+    _swap(stack, MemoryDecisionLog, "truncate", truncate)
+
+
+@mutant
+def log_leaks(stack: ExitStack) -> None:
+    """What is over and old stays in the log."""
+    _swap(stack, LogKeeper, "sweep", _nothing)
+
+
+@mutant
+def branches_leak(stack: ExitStack) -> None:
+    """Branches of which the word that they may be forgotten got lost are remembered for ever."""
+    _swap(stack, Forgetter, "sweep", _nothing)
+
+
+async def _nothing(self: Any) -> int:
+    return 0
+
+
+@mutant
+def forgets_what_is_not_ended(stack: ExitStack) -> None:
+    """A participant that asks is told that all it has committed has ended."""
+    ended = Coordinator.ended
+
+    async def generous(self: Coordinator, txn_ids: Sequence[TxnId]) -> Ended:
+        return Ended(frozenset(txn_ids), (await ended(self, txn_ids)).prepare_horizon)
+
+    _swap(stack, Coordinator, "ended", generous)
+
+
+@mutant
+def forgets_what_is_in_doubt(stack: ExitStack) -> None:
+    """A participant that forgets what it was told forgets branches that are prepared, too."""
+
+    def forget(
+        self: MemoryBranchTable, tx: Tables, keys: Sequence[BranchKey], log_id: str, horizon: str
+    ) -> int:
+        tx.setdefault("prepare_horizon", {})[log_id] = horizon
+        rows = tx.setdefault("branch", {})
+        going = [key for key in rows if key.txn_id < horizon and (not keys or key in keys)]
+        for key in going:
+            del rows[key]
+        return len(going)
+
+    _swap(stack, MemoryBranchTable, "forget", forget)
 
 
 @mutant

@@ -131,6 +131,9 @@ class Limits:
     gather_max_s: float = 0.005
     inquiry_s: float = 2.0
     inquiry_batch_max: int = 500
+    # Of LogKeeperConfig and ForgetterConfig.
+    housekeeping_s: float = 60.0
+    housekeeping_rows: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class Plan:
     weather: Weather
     wishes: tuple[Wish, ...]
     faults: tuple[Fault, ...]
+    # How many transactions there were more than a week ago, see past.py.
+    old: int = 0
 
     def without(self, wishes: frozenset[int], faults: frozenset[int], calm: frozenset[str]) -> Plan:
         """The same plan with some wishes, faults and kinds of bad weather left out."""
@@ -174,7 +179,7 @@ def plan_of(seed: int) -> Plan:
     safety_s = rng.choice((2.0, 5.0, 5.0, 10.0, 20.0))
     plan = Plan(seed, safety_s, replicas, _limits(rng), _weather(rng), (), ())
     plan = replace(plan, wishes=_wishes(rng, safety_s))
-    return replace(plan, faults=_faults(rng, plan))
+    return _with_past(replace(plan, faults=_faults(rng, plan)))
 
 
 def _limits(rng: Random) -> Limits:
@@ -188,6 +193,17 @@ def _limits(rng: Random) -> Limits:
         inquiry_s=rng.choice((0.3, 1.0, 2.0)),
         inquiry_batch_max=rng.choice((1, 2, 500)),
     )
+
+
+def _with_past(plan: Plan) -> Plan:
+    """With something to forget, or not; drawn apart, so that all else is as it was."""
+    rng = Random(f"old/{plan.seed}")
+    limits = replace(
+        plan.limits,
+        housekeeping_s=rng.choice((0.5, 1.0, 2.0)),
+        housekeeping_rows=rng.choice((3, 4, 64)),
+    )
+    return replace(plan, limits=limits, old=rng.choice((0, 1, 3, 8)))
 
 
 def _weather(rng: Random) -> Weather:

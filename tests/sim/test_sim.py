@@ -85,11 +85,14 @@ def test_a_seed_is_one_history() -> None:
     ("name", "invariant"),
     [
         ("vote-before-force", "I6"),
-        ("no-barrier", "I3"),
+        ("no-barrier", "I4"),
         ("commit-applied-twice", "I4"),
         ("nobody-inquires", "I5"),
         ("recovery-sends-aborts", "I2"),
         ("unlocked-balance-check", "I1"),
+        ("truncated-too-early", "I3"),
+        ("truncated-without-its-end", "I3"),
+        ("forgets-what-is-not-ended", "I6"),
     ],
 )
 def test_a_planted_bug_is_found(name: str, invariant: str) -> None:

@@ -20,7 +20,7 @@ from txn.errors import (
     TxnError,
     Unreachable,
 )
-from txn.model import Batch, BranchKey, Commit, Perform, Prepare, Reply, Resolve
+from txn.model import Batch, BranchKey, Commit, Ended, Perform, Prepare, Reply, Resolve, TxnId
 from txn.participant import Participant
 from txn.state import Outcome
 from txn.testing import Tables
@@ -144,7 +144,7 @@ async def _alone(serving: Participant[Tables, Step], batch: Batch) -> Sequence[R
 
 
 class ToCoordinator:
-    """CoordinatorTransport."""
+    """CoordinatorTransport and EndedTransport."""
 
     def __init__(self, world: Between, of: str, name: str) -> None:
         self._world = world
@@ -177,6 +177,22 @@ class ToCoordinator:
             raise Unreachable(type(error).__name__) from error
         watcher.answered(self._of, keys, outcomes)
         return outcomes
+
+    async def ended(self, coordinator: str, txn_ids: Sequence[TxnId], timeout_s: float) -> Ended:
+        """See EndedTransport.ended."""
+
+        async def serve(host: Any) -> Ended:
+            engine: Coordinator | None = host.engine
+            if engine is None:
+                raise Unreachable("STARTING")
+            return await engine.ended(txn_ids)
+
+        try:
+            return await self._world.network.call(
+                self._name, coordinator, serve, timeout_s, what=txn_ids
+            )
+        except TxnError as error:
+            raise Unreachable(type(error).__name__) from error
 
 
 def _on_the_wire(reply: Reply) -> Reply:

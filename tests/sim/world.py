@@ -16,11 +16,12 @@ from typing import Any
 from tests.sim.books import INITIAL_MINOR, Account, Defect, Step
 from tests.sim.clients import Client
 from tests.sim.disk import Disk
-from tests.sim.hosts import CoordinatorHost, Host, ParticipantHost
+from tests.sim.hosts import UTC_US, CoordinatorHost, Host, ParticipantHost
 from tests.sim.loop import Process, SimLoop
 from tests.sim.nemesis import Nemesis
 from tests.sim.network import Network
 from tests.sim.oracle import Oracle, Violation
+from tests.sim.past import Remembering, lay_down
 from tests.sim.plan import (
     BANKS,
     CALM,
@@ -85,7 +86,9 @@ class World:
             Random(f"loop/{plan.seed}"), self._job_s
         )
         self.loop.on_error = self._on_error
-        self.watcher = self.oracle = Oracle(self.note, self.see, outside=outside)
+        self._past = Remembering(self.note, self.see, outside=outside)
+        self.oracle: Oracle = self._past
+        self.watcher = self.oracle
         self.network = Network(self.loop, plan.seed, plan.weather, self.note)
         self._rng = Random(f"world/{plan.seed}")
         self._disk_rng = Random(f"disk/{plan.seed}")
@@ -97,6 +100,9 @@ class World:
         self._over = False
         for name in (COORDINATOR, *PARTICIPANTS):
             self._add_service(name)
+        tables = {name: disk.tables for name, disk in self.disks.items()}
+        lay_down(tables, plan.seed, plan.old, UTC_US)
+        self._past.remember(tables[COORDINATOR], UTC_US)
         self._nemesis = Nemesis(self)
 
     def run(self) -> Report:
@@ -253,6 +259,7 @@ class World:
                 elif probe.outcome is not Outcome.COMMITTED:
                     return f"a payment in good weather is {probe.outcome!r}"
                 left += self.oracle.without_end()
+                left += self._past.kept_too_long()
                 if probes == 2 and not left:
                     return ""
             if self.loop.now_s >= until_s:
