@@ -6,7 +6,7 @@ import asyncio
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -37,7 +37,7 @@ from txn.coordinator import Coordinator
 from txn.decision_log import Truncated
 from txn.errors import IdempotencyConflict, NotFound, TooOld
 from txn.log_keeper import LogKeeper, LogKeeperConfig
-from txn.model import Decision, TxnId
+from txn.model import Branch, Decision, TxnId
 from txn.state import Outcome, Vote
 from txn.store.group_commit import PATIENCE_S
 from txn.store.sqlite_log import SqliteDecisionLog
@@ -66,10 +66,12 @@ def keeper(log: Log, clock: FastClock, age_s: float = 0.0, **config: float) -> L
     return LogKeeper(log, clock=clock, rng=Random(1), config=settings)
 
 
-async def pay(engine: Coordinator, idempotency_key: str = "k") -> Result:
-    """One transaction over two branches."""
+async def pay(
+    engine: Coordinator, idempotency_key: str = "k", branches: Sequence[Branch] = TWO
+) -> Result:
+    """One transaction, over two branches unless said otherwise."""
     return await engine.execute(
-        caller=CALLER, idempotency_key=idempotency_key, branches=TWO, wait_s=WAIT_S
+        caller=CALLER, idempotency_key=idempotency_key, branches=branches, wait_s=WAIT_S
     )
 
 
@@ -232,19 +234,24 @@ async def test_a_clock_that_was_wrong_at_one_start_makes_nothing_old_at_the_next
 ) -> None:
     """Keys of before, of meanwhile and of afterwards are known for the whole retention."""
     paid: list[Result] = []
+    alone: list[Result] = []
     for number, wrong_s in enumerate((0, off_s, 0)):
         clock = FastClock()
         # A day passes from start to start.
         clock.utc += (number * DAY_S + wrong_s) * 1_000_000
-        engine = coordinator(ScriptedTransport(), log, first_txn=number + 1, clock=clock)
+        transport = ScriptedTransport()
+        transport.one_phase = True
+        engine = coordinator(transport, log, first_txn=2 * number + 1, clock=clock)
         await start(engine)
         paid.append(await pay(engine, f"k{number}"))
+        alone.append(await pay(engine, f"alone{number}", TWO[:1]))
         await engine.close(WAIT_S)
     assert "s behind the newest outcome of the log" in caplog.text
     assert 0 == await keeper(log, clock, 2 * DAY_S).sweep()
     async with serving(ScriptedTransport(), log, clock=clock, first_txn=9) as engine:  # type: ignore[arg-type]
         assert paid == [await pay(engine, f"k{number}") for number in range(3)]
-        await ended(log, *(each.txn_id for each in paid))
+        assert alone == [await pay(engine, f"alone{number}", TWO[:1]) for number in range(3)]
+        await ended(log, *(each.txn_id for each in (*paid, *alone)))
     left = [row.txn_id for row in await log.list_decisions(after="", limit=9)]
     gone = await keeper(log, clock, 2 * WEEK_S).sweep()
     assert (len(left), 0) == (gone, len(await log.list_decisions(after="", limit=9)))
