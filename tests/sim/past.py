@@ -175,6 +175,13 @@ class Remembering(Oracle):
         )
         return row.decided_at_us < self._old_us and row.ended and applied
 
+    def alarm(self, what: str) -> None:
+        """A question that was long on its way may be about what was done and truncated since."""
+        if any(f": {txn_id}..." in what for txn_id in self._truncated):
+            self.see("late inquiry about what was truncated")
+        else:
+            super().alarm(what)
+
     def kept_too_long(self) -> list[str]:
         """What is old and over, and somebody remembers."""
         log = self.log.get("decision", {}).values()
