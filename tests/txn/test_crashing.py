@@ -98,3 +98,10 @@ async def test_nothing_is_put_around_what_production_is_handed() -> None:
     assert around_transport(transport, no_crash) is transport
     assert around_store(store, no_crash) is store
     assert around_answers(answers, no_crash) is answers
+
+
+def test_every_point_has_a_name_of_its_own() -> None:
+    """Who arms one kills at one place; and none is left out of those that are swept."""
+    names = [value for name, value in vars(at).items() if name.isupper()]
+    assert sorted(names) == sorted(at.all_points())
+    assert all(name == name.lower() for name in names)

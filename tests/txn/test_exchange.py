@@ -295,6 +295,24 @@ async def test_crash_points_of_forgetting_are_passed(rig: Rig) -> None:
     ]
 
 
+async def test_what_could_not_be_forgotten_is_not_behind_its_force(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it: it fails alone, and the branch is remembered."""
+
+    def broken(*_: object) -> int:
+        raise LookupError("a defect in a table")
+
+    await said(rig, prepare("t1"), Commit(key("t1")))
+    monkeypatch.setattr(rig.participant._branches, "forget", broken)
+    rig.crash_points.clear()
+    await forget(rig, "t1", horizon="t2")
+    assert [at.FORGET_ARRIVES, at.BEFORE_FORGETTING] == [
+        name for name in rig.crash_points if "forget" in name
+    ]
+    assert {"t1": BranchState.COMMITTED} == await states(rig)
+
+
 async def test_what_is_forgotten_is_gone_and_stays_late(rig: Rig) -> None:
     """The row is deleted, and a prepare that comes after that reserves nothing."""
     await said(rig, prepare("t1"), prepare("t2"))

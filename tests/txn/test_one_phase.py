@@ -32,6 +32,7 @@ from txn.errors import (
     IdempotencyConflict,
     Overloaded,
     Refused,
+    StoreClosed,
     StoreFull,
     Unreachable,
 )
@@ -157,6 +158,63 @@ async def test_a_claim_that_is_not_taken_is_tried_again(
     async with serving(transport, log) as engine:
         assert DONE == await pay(engine)
     assert [("perform", "ledger")] == transport.calls
+
+
+@pytest.mark.parametrize("vote", [Vote.COMMIT, Vote.READ_ONLY, Vote.ABORT])
+async def test_what_comes_in_one_turn_is_written_together(
+    transport: ScriptedTransport, log: MemoryDecisionLog, vote: Vote
+) -> None:
+    """Claims share a force, and what becomes of them shares the next."""
+    transport.always["perform", "ledger"] = vote
+    store = MemoryStore()
+    async with serving(transport, MemoryDecisionLog(store)) as engine:
+        before = store.backend.forces
+        done = await asyncio.gather(*(pay(engine, f"k{number}") for number in range(5)))
+        await turns()
+        forces = store.backend.forces - before
+    outcome = Outcome.ABORTED if vote is Vote.ABORT else Outcome.COMMITTED
+    assert ({outcome}, 5) == ({each.outcome for each in done}, len({d.txn_id for d in done}))
+    # A commit rides along with a force that goes anyway.
+    assert (1 if vote is Vote.COMMIT else 2) == forces
+
+
+async def test_an_outcome_that_is_not_taken_is_written_later(
+    transport: ScriptedTransport, log: MemoryDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller waits for that; nobody hears of a refusal that is not durable."""
+    transport.on("perform", "ledger", VoteReply(Vote.ABORT, "NO"))
+    close_all, full = log.close_all, [StoreFull("full"), StoreFull("full")]
+
+    async def sometimes(claims: list[Decision]) -> object:
+        return [full.pop()] if full else await close_all(claims)
+
+    monkeypatch.setattr(log, "close_all", sometimes)
+    async with serving(transport, log) as engine:
+        result = await pay(engine)
+    assert ([], Outcome.ABORTED, "NO") == (full, result.outcome, result.reason)
+    row = await by_key(log)
+    assert row is not None
+    assert (Outcome.ABORTED, "NO") == (row.outcome, row.reason)
+
+
+async def test_a_store_that_is_closed_leaves_the_claim_to_the_next_start(
+    transport: ScriptedTransport, log: MemoryDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known is told; nothing is tried again and again."""
+    tried: list[object] = []
+
+    def closed(claims: list[Decision], durable: object) -> None:
+        tried.append(claims)
+        raise StoreClosed("closed")
+
+    monkeypatch.setattr(log, "close_lazily", closed)
+    async with serving(transport, log) as engine:
+        assert DONE == await pay(engine)
+        await turns(100)
+    assert 1 == len(tried)
+    row = await by_key(log)
+    assert row is not None
+    assert Outcome.PENDING is row.outcome
 
 
 async def test_two_branches_take_two_phases(transport: ScriptedTransport) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.txn.helpers import decide
 from tests.txn.support import open_sqlite
-from txn.errors import LogDamaged
+from txn.errors import LogDamaged, StoreClosed
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
 from txn.store import sqlite_log
@@ -117,6 +117,15 @@ async def test_a_claim_that_is_damaged_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(LogDamaged, match="t8"):
         verify(path, mark)
     mark.close()
+
+
+async def test_a_store_that_is_closed_says_so_of_each_claim(tmp_path: Path) -> None:
+    """Whoever closes several is told of each, as when they are decided."""
+    async with open_sqlite(tmp_path / "c.db") as store:
+        log = SqliteDecisionLog(store)
+        await store.close()
+        answers = await log.close_all([row(7, Outcome.COMMITTED, ended=True)] * 2)
+    assert [StoreClosed, StoreClosed] == [type(each) for each in answers]
 
 
 async def test_what_is_no_claim_is_not_closed(tmp_path: Path) -> None:

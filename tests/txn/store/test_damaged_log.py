@@ -240,11 +240,12 @@ async def test_a_column_of_another_type_is_damage(tmp_path: Path, change: str) -
     """A flipped bit may make a blob a text: that is a damaged log, and no TypeError."""
     path = tmp_path / "c.db"
     async with opened(path) as log:
+        assert LOG_ID == await log.identity(LOG_ID)
         await log.decide_all([decision(1)])
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"UPDATE decision SET {change}")
         connection.commit()
-    with pytest.raises(LogDamaged):
+    with pytest.raises(LogDamaged, match=f"the row of '{txn_id(1)}'"):
         async with opened(path) as log:
             await log.by_txn_id(txn_id(1))
 
