@@ -88,8 +88,11 @@ def test_two_branches_of_one_transaction_do_not_wait_for_each_other() -> None:
 
 
 def test_nothing_is_late_where_no_log_has_told_a_horizon() -> None:
-    """Without a horizon a prepare runs, whatever its id sorts like."""
-    assert OnPrepare.RUN is on_prepare(None, key("0192f0c1"), OP)
+    """Without a horizon all that is unknown is new, whatever its id sorts like."""
+    first = key("0192f0c1")
+    assert OnPrepare.RUN is on_prepare(None, first, OP)
+    assert OnPerform.RUN is on_perform(None, first, OP)
+    assert OnResolve.REMEMBER is on_resolve(None, first)
 
 
 @pytest.mark.parametrize(

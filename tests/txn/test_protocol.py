@@ -12,6 +12,7 @@ from txn import protocol
 from txn.model import BranchId
 from txn.protocol import (
     Action,
+    BranchProgress,
     ClaimStands,
     Event,
     ForceClaim,
@@ -374,7 +375,46 @@ def test_sequence_in_one_phase(case: Case) -> None:
     for event, expected in case.steps:
         progress, actions = protocol.step(progress, event)
         assert expected == actions
+        assert [A] == list(progress.branches)
     assert case.ends is progress.state
+
+
+@pytest.mark.parametrize(
+    ("vote", "how"),
+    [
+        (Vote.COMMIT, "at once"),
+        (Vote.COMMIT, "when asked"),
+        (Vote.COMMIT, "after a restart"),
+        (Vote.ABORT, "at once"),
+        (Vote.ABORT, "when asked"),
+        (Vote.ABORT, "after a restart"),
+        (Vote.READ_ONLY, "at once"),
+    ],
+)
+def test_the_answer_in_one_phase_is_all_that_there_is_to_know(vote: Vote, how: str) -> None:
+    """The branch has voted and is done with; nobody is waited for, before that or after it."""
+    progress, _ = (protocol.resume_claim if how == "after a restart" else _begun)(A, "GONE")
+    seen = [progress]
+    events: dict[str, list[Event]] = {
+        "at once": [ClaimStands()],
+        "when asked": [ClaimStands(), PrepareFailed(A, "GONE")],
+    }
+    for event in events.get(how, []):
+        progress, _ = protocol.step(progress, event)
+        seen.append(progress)
+    assert {BranchProgress()} == {each.branches[A] for each in seen}
+    doubted = ("", "") if how == "at once" else (A, "GONE")
+    assert doubted == (progress.refused_branch_id, progress.reason)
+    progress, _ = protocol.step(progress, Voted(A, vote))
+    seen.append(progress)
+    assert {A: BranchProgress(vote, settled=True)} == progress.branches
+    assert {0} == {each.awaited for each in seen}
+    if vote is not Vote.ABORT:
+        assert ("", "") == (progress.refused_branch_id, progress.reason)
+
+
+def _begun(branch_id: BranchId, _reason: str) -> protocol.Step:
+    return protocol.begin_in_one_phase(branch_id)
 
 
 @pytest.mark.parametrize(
