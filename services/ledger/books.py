@@ -151,7 +151,11 @@ def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
         if key not in found:
             raise LookupError(f"{key} holds nothing")
         holds.append(Hold(key, *found[key]))
-    write_rows(tx, "DELETE FROM hold WHERE (txn_id, branch_id) IN ({rows})", keys)
+    write_rows(
+        tx,
+        "DELETE FROM hold WHERE (txn_id, branch_id) IN (SELECT column1, column2 FROM ({rows}))",
+        keys,
+    )
     return holds
 
 

@@ -76,7 +76,8 @@ class SqliteBranchTable:
         """See BranchTable.set_state_all."""
         write_rows(
             tx,
-            f"UPDATE branch SET state = '{state.value}' WHERE (txn_id, branch_id) IN ({{rows}})",
+            f"UPDATE branch SET state = '{state.value}' FROM ({{rows}}) "
+            "WHERE txn_id = column1 AND branch_id = column2",
             keys,
         )
 
@@ -99,7 +100,8 @@ class SqliteBranchTable:
         before = tx.total_changes
         write_rows(
             tx,
-            "DELETE FROM branch WHERE (txn_id, branch_id) IN ({rows}) AND state = 'COMMITTED'",
+            "DELETE FROM branch WHERE (txn_id, branch_id) IN "
+            "(SELECT column1, column2 FROM ({rows})) AND state = 'COMMITTED'",
             [key for key in keys if key.txn_id < horizon],
         )
         tx.execute(

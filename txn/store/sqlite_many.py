@@ -36,6 +36,8 @@ def write_rows(tx: sqlite3.Connection, statement: str, rows: Sequence[Sequence[o
     """Runs `statement`, in which {rows} stands for `VALUES (...), ...`, over all of `rows`.
 
     One statement for each row takes half as long again: 2.6 us instead of 1.6 for an insert.
+    Where a key has several columns write `IN (SELECT column1, column2 FROM ({rows}))`: with
+    {rows} alone SQLite scans the table.
     """
     at = 0
     for size in _ROWS:
