@@ -63,8 +63,8 @@ class Claimer:
         self._deliver = deliver
         self._ended = ended
         self._metrics = metrics
-        # Those whose outcome is not durable here, in the order of their ids.
-        self.open: dict[TxnId, None] = {}
+        # By participant, those whose outcome is not durable here, in the order of their ids.
+        self._open: dict[str, dict[TxnId, None]] = {}
         # Commits that are known, and not durable here yet.
         self._known: dict[TxnId, Decision] = {}
         # By participant, those of which it has yet to say what became of them.
@@ -75,10 +75,25 @@ class Claimer:
 
     def claim(self, transaction: Transaction) -> None:
         """Writes down whose the key is, however often that has to be tried."""
-        self.open[transaction.txn_id] = None
+        self.hold_back(transaction)
         if not self._claiming:
             self._spawn(self._force_claims())
         self._claiming.append((transaction, self._row(transaction, Outcome.PENDING)))
+
+    def hold_back(self, transaction: Transaction) -> None:
+        """Its claim is open: what becomes of it may have to be asked at its participant."""
+        (participant,) = transaction.participants.values()
+        self._open.setdefault(participant, {})[transaction.txn_id] = None
+
+    def oldest_open(self, participant: str | None = None) -> TxnId | None:
+        """Of the claims at one participant, or at any."""
+        if participant is not None:
+            return next(iter(self._open.get(participant, ())), None)
+        return min((next(iter(those)) for those in self._open.values() if those), default=None)
+
+    def _let_go(self, transaction: Transaction) -> None:
+        (participant,) = transaction.participants.values()
+        self._open.get(participant, {}).pop(transaction.txn_id, None)
 
     def doubt(self, transaction: Transaction, participant: str) -> None:
         """The participant is asked what became of it, since it has not said so in time."""
@@ -150,7 +165,7 @@ class Claimer:
                 happened.append((transaction, protocol.ClaimStands()))
             else:
                 # Of another who has the key; it may itself be a claim.
-                del self.open[transaction.txn_id]
+                self._let_go(transaction)
                 transaction.decide(self.known(row))
                 happened.append((transaction, protocol.OutcomeStands(Outcome.ABORTED)))
         if happened:
@@ -171,7 +186,7 @@ class Claimer:
             if not isinstance(row, Decision):
                 _log.warning("outcome of %s: %r", transaction.txn_id, row)
                 continue
-            del self.open[transaction.txn_id]
+            self._let_go(transaction)
             transaction.decide(row)
             aborted += row.outcome is Outcome.ABORTED
             happened.append((transaction, protocol.OutcomeStands(row.outcome)))
@@ -204,6 +219,6 @@ class Claimer:
     def _durable(self, those: list[Transaction]) -> None:
         self._crash_point(AFTER_CLOSE)
         for transaction in those:
-            self.open.pop(transaction.txn_id, None)
+            self._let_go(transaction)
             self._known.pop(transaction.txn_id, None)
         self._ended(those)

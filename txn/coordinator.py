@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 from txn import protocol
@@ -419,7 +420,6 @@ class Coordinator:
         assert decision.request is not None, "only aborts that were inquired about have no key"
         claimed = decision.outcome is Outcome.PENDING
         if claimed:
-            self._claimer.open[decision.txn_id] = None
             progress, actions = protocol.resume_claim(decision.branches[0].branch_id, INTERRUPTED)
         else:
             progress, actions = protocol.resume(
@@ -432,7 +432,9 @@ class Coordinator:
             {},
             progress,
         )
-        if not claimed:
+        if claimed:
+            self._claimer.hold_back(transaction)
+        else:
             transaction.decide(decision)
         self._activate(transaction, actions)
         self._crash_point(DURING_RECOVERY)
@@ -498,7 +500,7 @@ class Coordinator:
                 spawn=self._spawn,
                 deliver=self._feed,
                 pace=self._pace,
-                prepare_horizon=self._prepare_horizon,
+                prepare_horizon=partial(self._prepare_horizon, participant),
                 metrics=self._metrics,
             )
         return lane
@@ -508,18 +510,18 @@ class Coordinator:
         age_s = self._clock.monotonic() - active[0].began_s if active else 0.0
         return Activity(len(active), age_s)
 
-    def _prepare_horizon(self) -> TxnId | None:
+    def _prepare_horizon(self, participant: str | None = None) -> TxnId | None:
         """Below it no transaction of this log prepares, or ever will: later ids are above.
 
-        Nor has it a claim that is open: what became of that may have to be asked yet. Never
-        above what is decided and durable, so that it holds after a restart too: the ids of the
-        next incarnation begin above the newest row of the log.
+        Nor has it a claim that is open at that participant, or at any: what became of that may
+        have to be asked there yet. Never above what is decided and durable, so that it holds
+        after a restart too: the ids of the next incarnation begin above the newest row of the log.
         """
         newest = self._decider.newest_decided
         if newest is None:
             return None
-        preparing, claimed = iter(self._preparing), iter(self._claimer.open)
-        return min(next(preparing, newest), next(claimed, newest), newest)
+        claimed = self._claimer.oldest_open(participant) or newest
+        return min(next(iter(self._preparing), newest), claimed, newest)
 
     def _forget(self, ended: Sequence[Transaction]) -> None:
         """Their ends are durable: no recovery will ask the participants again."""

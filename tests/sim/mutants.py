@@ -623,16 +623,7 @@ def perform_below_the_horizon(stack: ExitStack) -> None:
 @mutant
 def claim_holds_nothing_back(stack: ExitStack) -> None:
     """The horizon passes claims that are open."""
-    horizon = Coordinator._prepare_horizon
-
-    def passing(self: Any) -> TxnId | None:
-        held, self._claimer.open = self._claimer.open, {}
-        try:
-            return horizon(self)
-        finally:
-            self._claimer.open = held
-
-    _swap(stack, Coordinator, "_prepare_horizon", passing)
+    _swap(stack, Claimer, "oldest_open", lambda self, participant=None: None)
 
 
 @mutant
@@ -642,16 +633,9 @@ def recovered_claim_holds_nothing_back(stack: ExitStack) -> None:
 
     def passing(self: Any, decision: Decision) -> None:
         resume(self, decision)
-        self._claimer.open = _Lenient()
+        self._claimer._open.clear()
 
     _swap(stack, Coordinator, "_resume", passing)
-
-
-class _Lenient(dict[TxnId, None]):
-    """Where what is not there may be taken away."""
-
-    def __delitem__(self, key: TxnId) -> None:
-        self.pop(key, None)
 
 
 @mutant
@@ -661,8 +645,7 @@ def performed_is_forgotten_too_early(stack: ExitStack) -> None:
 
     def early(self: Claimer, transaction: Any) -> None:
         commit(self, transaction)
-        self.open = _Lenient(self.open)
-        del self.open[transaction.txn_id]
+        self._let_go(transaction)
         self._ended([transaction])
 
     _swap(stack, Claimer, "commit", early)

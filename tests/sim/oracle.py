@@ -241,7 +241,7 @@ class Oracle:
 
     def sending(self, participant: str, batch: Batch) -> None:
         """See Watcher.sending."""
-        self._check_horizon(batch)
+        self._check_horizon(participant, batch)
         for message in batch.messages:
             decided = self._decided(message.key.txn_id)
             if isinstance(message, Prepare):
@@ -259,11 +259,12 @@ class Oracle:
             if isinstance(message, Abort) and decided is Outcome.COMMITTED:
                 self._broken("I2", f"{message} leaves, and the log says COMMITTED")
 
-    def _check_horizon(self, batch: Batch) -> None:
-        """Below it nothing may be asked any more, as it may of every claim that is open."""
+    def _check_horizon(self, participant: str, batch: Batch) -> None:
+        """Below it nothing may be asked there any more, as it may of every claim that is open."""
         horizon = batch.prepare_horizon or ""
         for txn_id, row in self.log.get("decision", {}).items():
-            if txn_id < horizon and row.outcome is Outcome.PENDING:
+            claimed = row.outcome is Outcome.PENDING and row.branches[0].participant == participant
+            if claimed and txn_id < horizon:
                 self._broken("I6", f"{txn_id} is claimed, and {horizon} is told as the horizon")
 
     def told(self, participant: str, batch: Batch) -> None:

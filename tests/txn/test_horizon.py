@@ -79,6 +79,11 @@ class Lives:
         """The id of that number."""
         return TxnId(f"{number:08}{self.log_id}")
 
+    def horizons_at(self, participant: str) -> list[TxnId | None]:
+        """What each batch to that participant said."""
+        batches = self.transport.batches
+        return [batch.prepare_horizon for name, batch in batches if name == participant]
+
     @property
     def horizons(self) -> list[TxnId | None]:
         """What each batch said, in the order in which they were sent."""

@@ -488,8 +488,8 @@ async def test_a_row_that_is_not_queued_is_tried_again(
         assert Outcome.COMMITTED is row.outcome
 
 
-async def test_open_claims_hold_the_horizon_back() -> None:
-    """Until their outcome is durable, however much is decided meanwhile."""
+async def test_open_claims_hold_the_horizon_of_their_participant_back() -> None:
+    """Until their outcome is durable, however much is decided meanwhile; others may forget."""
     lives = Lives()
     lives.transport.one_phase = True
     gate = Gate(Vote.COMMIT)
@@ -499,13 +499,15 @@ async def test_open_claims_hold_the_horizon_back() -> None:
         slow = asyncio.ensure_future(lives.pay(engine, (branch("audit"),)))
         await gate.reached.wait()
         for _ in range(3):
-            await lives.pay(engine)
-        assert lives.id_of(101) == lives.horizons[-1]
+            await lives.pay(engine, (branch("order"), branch("audit")))
+        assert lives.id_of(101) == lives.horizons_at("audit")[-1]
+        assert lives.id_of(104) == lives.horizons_at("order")[-1]
+        assert lives.id_of(101) == (await engine.ended([])).prepare_horizon
         gate.opened.set()
         await slow
-        await lives.pay(engine)
-        await lives.pay(engine)
-    assert lives.id_of(106) == lives.horizons[-1]
+        await lives.pay(engine, (branch("order"), branch("audit")))
+        await lives.pay(engine, (branch("order"), branch("audit")))
+    assert lives.id_of(106) == lives.horizons_at("audit")[-1]
     lives.check()
 
 
@@ -532,14 +534,15 @@ async def test_claims_hold_the_horizon_back_after_a_restart(
         )
         for each in left:
             each.cancel()
-    before = len(lives.horizons)
+    before = len(lives.horizons_at("audit"))
     lives.transport.always["resolve", "audit"] = GONE
     async with lives.life() as engine:
         await lives.pay(engine, (branch("order"), branch("audit")))
         await lives.pay(engine, (branch("order"), branch("audit")))
         assert lives.transport.count("resolve", "audit")
-    assert {None, lives.id_of(101)} >= set(lives.horizons[before:])
-    assert lives.horizons[-1] == lives.id_of(101)
+    told = lives.horizons_at("audit")
+    assert {None, lives.id_of(101)} >= set(told[before:])
+    assert lives.id_of(101) == told[-1]
     lives.check()
 
 
