@@ -22,7 +22,7 @@ from txn.crash_point import (
     BEFORE_DECISION,
     CrashPoint,
 )
-from txn.deciding import Decider, Deciding, Standing
+from txn.deciding import Decider, Deciding, Standing, attempt
 from txn.decision_log import DecisionLog
 from txn.errors import StoreClosed, TxnError
 from txn.lane import Happened, Spawn
@@ -124,9 +124,9 @@ class Claimer:
         """What is known of a row that was read: a commit stands before it is durable here."""
         return self._known.get(row.txn_id, row)
 
-    def unwritten(self) -> int:
-        """How many rows `known` changes."""
-        return len(self._known)
+    def unwritten(self) -> dict[TxnId, Decision]:
+        """The rows that `known` changes, for who reads many: taken before, since all may go."""
+        return self._known.copy()
 
     def _answered(self, transaction: Transaction) -> None:
         for participant in transaction.participants.values():
@@ -204,7 +204,9 @@ class Claimer:
     def _write(self, those: list[Transaction]) -> None:
         rows = [self._known[transaction.txn_id] for transaction in those]
         try:
-            self._decisions.close_lazily(rows, lambda: self._durable(those))
+            self._decisions.close_lazily(
+                rows, lambda: self._durable(those), lambda: self._lost(those)
+            )
         except StoreClosed:
             # The next start asks their participants.
             return
@@ -215,6 +217,22 @@ class Claimer:
     async def _write_again(self, those: list[Transaction]) -> None:
         await self._clock.sleep(CLOSE_AGAIN_S)
         self._write(those)
+
+    def _lost(self, those: list[Transaction]) -> None:
+        """One of them cannot be written, and took the others with it."""
+        self._spawn(self._close_each(those))
+
+    async def _close_each(self, those: list[Transaction]) -> None:
+        while those:
+            rows = [self._known[transaction.txn_id] for transaction in those]
+            stand = await attempt(self._decisions.close_all, rows)
+            if any(isinstance(row, StoreClosed) for row in stand):
+                # The next start asks their participants.
+                return
+            written = [isinstance(row, Decision) for row in stand]
+            self._durable([each for each, is_ in zip(those, written, strict=True) if is_])
+            those = [each for each, is_ in zip(those, written, strict=True) if not is_]
+            await self._clock.sleep(CLOSE_AGAIN_S)
 
     def _durable(self, those: list[Transaction]) -> None:
         self._crash_point(AFTER_CLOSE)

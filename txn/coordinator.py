@@ -326,12 +326,11 @@ class Coordinator:
         self, *, after: str, limit: int, unfinished_only: bool
     ) -> list[View]:
         """Logged transactions with a txn_id above `after`, ascending."""
+        unwritten = self._claimer.unwritten()
         decisions = await self._decisions.list_decisions(
-            after=after,
-            limit=limit + self._claimer.unwritten(),
-            unfinished_only=unfinished_only,
+            after=after, limit=limit + len(unwritten), unfinished_only=unfinished_only
         )
-        known = map(self._claimer.known, decisions)
+        known = [unwritten.get(row.txn_id) or self._claimer.known(row) for row in decisions]
         shown = [each for each in known if not (unfinished_only and each.ended)]
         return [view_of_decision(decision) for decision in shown[:limit]]
 

@@ -110,13 +110,13 @@ class Decider:
         Writing again has to be safe, whether or not a row was written: what stands is read back.
         """
         before, after = crash_points
-        attempt = 0
+        tried = 0
         while those:
-            if attempt:
-                await self._clock.sleep(self._retry.wait_s(attempt - 1, self._rng))
-            attempt += 1
+            if tried:
+                await self._clock.sleep(self._retry.wait_s(tried - 1, self._rng))
+            tried += 1
             self._crash_point(before)
-            stand = await _attempt(write, [decision for _, decision in those])
+            stand = await attempt(write, [decision for _, decision in those])
             self._crash_point(after)
             announce(those, stand)
             those = [
@@ -169,9 +169,10 @@ class Decider:
         self._ended(those)
 
 
-async def _attempt(
+async def attempt(
     write: Callable[[Sequence[Decision]], Awaitable[Standing]], decisions: Sequence[Decision]
 ) -> Standing:
+    """Writes rows once; what stands, or an error in the place of what is not known."""
     try:
         return await write(decisions)
     except Exception as error:  # noqa: BLE001 - no transaction may hang because a store was busy

@@ -65,8 +65,13 @@ class DecisionLog(Protocol):
         returned. Raises when nothing is known of any of them.
         """
 
-    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
-        """The same, riding with the next force; `durable` and errors as those of `end_all`."""
+    def close_lazily(
+        self, claims: Sequence[Decision], durable: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        """The same, riding with the next force; `durable` and errors as those of `end_all`.
+
+        `lost` is called when one of them cannot be written: then none is.
+        """
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """Those that are committed and whose end is durable, whether their row is still there.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -241,6 +242,9 @@ class Lane:
             # somebody has looked.
             _log.critical("ALARM %s at %s: %s", ask.message.key, self._participant, reply)
             self._metrics.alarmed(self._participant, 1)
+            if isinstance(ask.message, Perform):
+                # Nor would the answer to Resolve be one about what was asked for.
+                ask.until_s = math.inf
             return self._config.alarm_retry_s
         _log.info("%s at %s: %s", ask.message.key, self._participant, reply)
         attempt = ask.attempts

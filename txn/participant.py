@@ -252,8 +252,15 @@ class Participant(Generic[Tx, Op]):
         }
         if not works:
             return
-        for at, result in zip(works, await self._written(list(works.values())), strict=True):
-            results[at] = result
+        try:
+            # Not essential: nothing was promised, and who is not answered asks again.
+            written = await self._write(list(works.values()), essential=False)
+        except TxnError as error:
+            written = [error] * len(works)
+        for at, result in zip(works, written, strict=True):
+            # So late that it is below the horizon: it was over long ago, and is never done.
+            late = isinstance(result, BranchForgotten)
+            results[at] = VoteReply(Vote.ABORT, refused[at]) if late else result
 
     async def _written(self, works: Sequence[_Work]) -> Sequence[VoteReply | Exception | None]:
         promised = [work for work in works if not isinstance(work.message, _TO_DO)]

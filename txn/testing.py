@@ -183,9 +183,11 @@ class MemoryDecisionLog:
             row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
         ]
 
-    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
+    def close_lazily(
+        self, claims: Sequence[Decision], durable: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         """See DecisionLog.close_lazily."""
-        ride_along(self._store, lambda tx: _close_claims(tx, claims), durable)
+        ride_along(self._store, lambda tx: _close_claims(tx, claims), durable, lost)
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """See DecisionLog.ended."""
@@ -419,11 +421,12 @@ async def check_claims(log: DecisionLog) -> None:
     assert list(await log.close_all([refused])) == [refused], "a claim is closed as is said"
     changed = replace(refused, reason="OTHER")
     assert list(await log.close_all([changed])) == [refused], "and only once"
-    durable = asyncio.Event()
-    log.close_lazily([commit], durable.set)
+    durable, lost = asyncio.Event(), asyncio.Event()
+    log.close_lazily([commit], durable.set, lost.set)
     await _decide(log, replace(inquiry, txn_id=TxnId("t4")))
     async with asyncio.timeout(DURABLE_TIMEOUT_S):
         await durable.wait()
+    assert not lost.is_set(), "what is durable is not lost"
     assert await log.by_txn_id(TxnId("t1")) == commit, "the next force closes it"
     assert await _decide(log, inquiry, rival) == [commit, commit], "and then it stands"
     assert await log.ended([TxnId("t1"), TxnId("t2")]) == {"t1"}

@@ -707,7 +707,7 @@ def refusal_is_written_lazily(stack: ExitStack) -> None:
     """A refusal in one phase is told before its row is there."""
 
     async def early(self: MemoryDecisionLog, claims: Sequence[Decision]) -> Any:
-        self.close_lazily(claims, lambda: None)
+        self.close_lazily(claims, lambda: None, lambda: None)
         return list(claims)
 
     _swap(stack, MemoryDecisionLog, "close_all", early)

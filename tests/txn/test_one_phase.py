@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,10 +27,12 @@ from tests.txn.helpers import (
     start,
     turns,
 )
+from tests.txn.support import SqliteStore, open_sqlite
 from tests.txn.test_horizon import Lives
 from txn import recovery
 from txn.coordinator import INTERRUPTED, Coordinator
 from txn.errors import (
+    BranchDiffers,
     BranchForgotten,
     Busy,
     IdempotencyConflict,
@@ -39,6 +45,7 @@ from txn.errors import (
 from txn.lane import PARTICIPANT_UNAVAILABLE
 from txn.model import Branch, Decision, LoggedBranch, RequestKey, TxnId, VoteReply, body_hash
 from txn.state import Outcome, TransactionState, Vote
+from txn.store.sqlite_log import SqliteDecisionLog
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result
 
@@ -203,7 +210,7 @@ async def test_a_store_that_is_closed_leaves_the_claim_to_the_next_start(
     """What is known is told; nothing is tried again and again."""
     tried: list[object] = []
 
-    def closed(claims: list[Decision], durable: object) -> None:
+    def closed(claims: list[Decision], *_: object) -> None:
         tried.append(claims)
         raise StoreClosed("closed")
 
@@ -577,3 +584,61 @@ async def test_a_clock_that_is_behind_makes_no_claim_old(
     await log.decide_all([])
     before, after = await log.list_decisions(after="", limit=9)
     assert before.decided_at_us <= after.decided_at_us
+
+
+async def test_an_alarm_to_a_perform_is_never_success(transport: ScriptedTransport) -> None:
+    """What was performed was another operation: that it is committed says nothing of this one."""
+    transport.always["perform", "ledger"] = BranchDiffers("another operation was performed")
+    transport.always["resolve", "ledger"] = Vote.COMMIT
+    async with serving(transport, prepare_timeout_s=5.0) as engine:
+        assert Outcome.PENDING is (await pay(engine, wait_s=2)).outcome
+        assert 0 == transport.count("resolve", "ledger")
+
+
+async def test_a_list_is_not_behind_what_was_told(
+    transport: ScriptedTransport, log: MemoryDecisionLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the outcome becomes durable while the rows are under way."""
+    list_decisions = log.list_decisions
+
+    async def slowly(**what: Any) -> Sequence[Decision]:
+        rows = await list_decisions(**what)
+        await force(log)
+        return rows
+
+    async with serving(transport, log) as engine:
+        assert DONE == await pay(engine)
+        monkeypatch.setattr(log, "list_decisions", slowly)
+        shown = await engine.list_transactions(after="", limit=9, unfinished_only=False)
+        assert [TransactionState.COMMITTED] == [view.state for view in shown]
+
+
+async def test_one_outcome_that_cannot_be_written_leaves_the_others(
+    transport: ScriptedTransport, tmp_path: Path
+) -> None:
+    """They are written one by one when they cannot be together."""
+    async with open_sqlite(tmp_path / "c.db") as store:
+        log = SqliteDecisionLog(store)
+        gates = [Gate(Vote.COMMIT), Gate(Vote.COMMIT)]
+        transport.on("perform", "ledger", *gates)
+        async with serving(transport, log) as engine:
+            paying = [asyncio.ensure_future(pay(engine, name)) for name in ("k1", "k2")]
+            for gate in gates:
+                await gate.reached.wait()
+            await store.write(_change_the_first)
+            for gate in gates:
+                gate.opened.set()
+            assert [Outcome.COMMITTED] * 2 == [
+                each.outcome for each in await asyncio.gather(*paying)
+            ]
+            await eventually(lambda: _is_committed(store, log, TxnId("t2")))
+
+
+def _change_the_first(tx: sqlite3.Connection) -> None:
+    tx.execute("UPDATE decision SET body_hash = x'00' WHERE txn_id LIKE 't1%'")
+
+
+async def _is_committed(store: SqliteStore, log: SqliteDecisionLog, txn_id: TxnId) -> bool:
+    await store.write(lambda tx: None)
+    row = await log.by_txn_id(txn_id)
+    return row is not None and row.outcome is Outcome.COMMITTED

@@ -203,3 +203,21 @@ async def test_many_at_once_are_one_group(rig: Rig) -> None:
     batches = [said(rig, *(perform(f"t{at}{n}") for n in range(10))) for at in range(10)]
     assert [[YES] * 10] * 10 == await asyncio.gather(*batches)
     assert {"prepare": 100, "commit op": 100} == await rig.effects()
+
+
+async def test_refusals_that_could_not_be_in_time_raise_no_alarm(rig: Rig) -> None:
+    """What breaks a rule, and comes when the horizon has passed it, is refused as before."""
+    late = perform("t1-x", b"bad")
+    assert [VoteReply(Vote.ABORT, INVALID_OPERATION)] == await said(rig, late)
+    await rig.participant.forget([], TxnId("t5-x"))
+    assert [VoteReply(Vote.ABORT, INVALID_OPERATION)] == await said(rig, late)
+
+
+async def test_what_breaks_a_rule_takes_no_room_that_is_kept_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was promised: it is not answered, and asked again when there is room."""
+    async with open_rig(KINDS[-1], tmp_path) as rig:
+        monkeypatch.setattr(sqlite, "FREE_SPACE_RESERVE_BYTES", 1 << 62)
+        assert [StoreFull, StoreFull] == await said(rig, perform("g"), perform("b", b"bad"))
+        assert [] == list(await rig.participant.list_branches(after=None, limit=9, state=None))

@@ -76,18 +76,22 @@ class GrpcParticipantTransport:
             # What it knows it says with any answer.
             await stream.ask(_request(Batch([]), self._coordinator), timeout_s)
             if not stream.one_phase:
-                return await self._ask_without(stream, batch, timeout_s)
+                return await self._ask_without(participant, stream, batch, timeout_s)
         response = await stream.ask(_request(batch, self._coordinator), timeout_s)
         return replies_in(batch.messages, response)
 
     async def _ask_without(
-        self, stream: ExchangeStream, batch: Batch, timeout_s: float
+        self, participant: str, stream: ExchangeStream, batch: Batch, timeout_s: float
     ) -> list[Reply]:
         """What the replica knows; the rest waits for another one."""
         known = [each for each in batch.messages if not isinstance(each, _ONE_PHASE)]
         rest = Batch(known, batch.forgettable, batch.prepare_horizon)
         response = await stream.ask(_request(rest, self._coordinator), timeout_s)
         replies = iter(replies_in(known, response))
+        if self._streams.get(participant) is stream:
+            # The next one may be to another replica: who asks waits longer from time to time.
+            del self._streams[participant]
+            self._retiring.add(stream)
         return [
             _NOT_OFFERED if isinstance(each, _ONE_PHASE) else next(replies)
             for each in batch.messages

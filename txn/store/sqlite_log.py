@@ -137,9 +137,11 @@ class SqliteDecisionLog:
             row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
         ]
 
-    def close_lazily(self, claims: Sequence[Decision], durable: Callable[[], None]) -> None:
+    def close_lazily(
+        self, claims: Sequence[Decision], durable: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
         """See DecisionLog.close_lazily."""
-        ride_along(self._store, lambda tx: _close(tx, claims), durable)
+        ride_along(self._store, lambda tx: _close(tx, claims), durable, lost)
 
     def end_all(self, txn_ids: Sequence[TxnId], durable: Callable[[], None]) -> None:
         """See DecisionLog.end_all."""

@@ -190,3 +190,11 @@ def test_operations_keep_to_their_messages() -> None:
     assert perform("t1", b"one") == first
     assert Resolve(key("t2")) == second
     assert Prepare(key("t3"), "coordinator", operation(b"three")) == third
+
+
+async def test_another_replica_is_looked_for() -> None:
+    """While one that does not know one phase answers, the next stream may be to one that does."""
+    async with replica(old([])) as (mesh, one):
+        for _ in range(3):
+            assert [Unreachable] == await told(mesh, Resolve(key()))
+        assert 3 == one.streams
