@@ -107,9 +107,9 @@ def _mark(data: bytes) -> None:
         try:
             mark.path.write_bytes(raw)
             found = mark.read()
-            assert found is None or isinstance(found, str)
-            mark.write("0001-a")
-            assert mark.read() == "0001-a"
+            assert found is None or isinstance(found.txn_id, str)
+            mark.write("0001-a", closed=True)
+            assert mark.read() == ("0001-a", True)
         finally:
             mark.close()
 

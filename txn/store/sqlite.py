@@ -33,6 +33,8 @@ WAL_SIZE_LIMIT_BYTES = 128 * 1024 * 1024
 # large tables are read again for every group.
 CACHE_SIZE_BYTES = 64 * 1024 * 1024
 
+# UPDATE ... FROM, and thousands of variables in a statement.
+VERSION_MIN = (3, 33)
 # Those over many rows come in several sizes, see sqlite_many.py.
 STATEMENTS_PREPARED_MAX = 512
 
@@ -46,8 +48,11 @@ class SqliteWriter:
         """Opens or creates `path` and brings each component of `schema` up to date.
 
         Raises MigrationError when the file is newer than this program, sqlite3.Error when
-        it is not a database.
+        it is not a database, StoreError when Python's SQLite is older than VERSION_MIN.
         """
+        if sqlite3.sqlite_version_info < VERSION_MIN:
+            needed = ".".join(map(str, VERSION_MIN))
+            raise StoreError(f"SQLite {needed} is needed, this is {sqlite3.sqlite_version}")
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock_file(Path(f"{path}.lock"))

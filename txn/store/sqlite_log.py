@@ -112,19 +112,19 @@ class SqliteDecisionLog:
             )
         except TxnError as error:
             return [error] * len(decisions)
-        self._note(rows)
+        self._note(rows, closed=False)
         return [
             row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
         ]
 
-    def _note(self, rows: Sequence[Decision | Exception]) -> None:
+    def _note(self, rows: Sequence[Decision | Exception], *, closed: bool) -> None:
         """Before anybody is told: a log that loses what somebody knows is to be noticed."""
         if self._mark is None:
             return
         for row in reversed(rows):
             # Others may be deleted and leave no trace, see sqlite_truncation.py.
             if isinstance(row, Decision) and row.request is not None:
-                self._mark.write(row.txn_id)
+                self._mark.write(row.txn_id, closed=closed)
                 break
 
     async def close_all(self, claims: Sequence[Decision]) -> Sequence[Decision | TxnError]:
@@ -133,6 +133,7 @@ class SqliteDecisionLog:
             rows = await self._store.write_all(_close, claims, essential=True)
         except TxnError as error:
             return [error] * len(claims)
+        self._note(rows, closed=True)
         return [
             row if isinstance(row, Decision | TxnError) else TxnError(repr(row)) for row in rows
         ]

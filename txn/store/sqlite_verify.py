@@ -17,8 +17,9 @@ from contextlib import closing
 from pathlib import Path
 
 from txn.errors import LogDamaged
+from txn.state import Outcome
 from txn.store import sqlite_truncation
-from txn.store.log_mark import LogMark
+from txn.store.log_mark import LogMark, Noted
 from txn.store.sqlite import connect_to_read
 from txn.store.sqlite_log import COLUMNS, Row, check_row
 
@@ -65,7 +66,7 @@ def _shown(error: Exception) -> str:
     return "".join(each if each.isprintable() else " " for each in str(error)[:_SHOWN_CHARS_MAX])
 
 
-def _verify(connection: sqlite3.Connection, forced: str | None) -> None:
+def _verify(connection: sqlite3.Connection, forced: Noted | None) -> None:
     _structure(connection)
     names = [name for _, name, *_ in connection.execute("PRAGMA table_info(decision)")]
     if not names:
@@ -83,10 +84,12 @@ def _verify(connection: sqlite3.Connection, forced: str | None) -> None:
     for (txn_id,) in connection.execute(_KEYS_THAT_LEAD_ASTRAY, (NEWEST_ROWS_MAX,)):
         raise LogDamaged(f"the key of {txn_id} does not lead to it")
     if forced is not None:
-        if forced > _truncated(connection):
-            _find(connection, rows, forced)
+        if forced.txn_id > _truncated(connection):
+            row = _find(connection, rows, forced.txn_id)
+            if forced.closed and _outcome(row) == Outcome.PENDING.value:
+                raise LogDamaged(f"{forced.txn_id} was closed and stands as a claim")
         name = connection.execute("SELECT log_id FROM log_identity").fetchone()
-        if name is None or not forced.endswith(str(name[0])):
+        if name is None or not forced.txn_id.endswith(str(name[0])):
             raise LogDamaged("its name is not that of its rows")
 
 
@@ -126,3 +129,7 @@ def _find(connection: sqlite3.Connection, rows: str, txn_id: str) -> Row:
 
 def _ended(row: Row) -> bool:
     return bool(row[-1])
+
+
+def _outcome(row: Row) -> str:
+    return str(row[1])

@@ -25,7 +25,7 @@ from txn.errors import LogDamaged, TxnError
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
 from txn.store import log_mark, opening, sqlite_verify
-from txn.store.log_mark import LogMark
+from txn.store.log_mark import LogMark, Noted
 from txn.store.migrate import apply
 from txn.store.sqlite_log import SqliteDecisionLog, schema
 from txn.store.sqlite_verify import verify
@@ -214,7 +214,7 @@ async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None
     note.write_bytes(note.read_bytes().replace(b"0", b"1"))
     assert [] == await contradictions(whole)
     with closing(LogMark(whole)) as mark:
-        assert decision(ROWS - 1).txn_id == mark.read()
+        assert Noted(decision(ROWS - 1).txn_id, closed=False) == mark.read()
 
 
 async def test_a_note_of_something_that_is_no_text_accuses_nobody(tmp_path: Path) -> None:
@@ -382,6 +382,24 @@ async def test_of_a_large_log_the_rows_are_looked_at_all_the_same(
     assert f"the row of {newest!r}" in await said_of(path)
     changed(path, f"DELETE FROM decision WHERE txn_id = '{newest}'")
     assert f"{newest} was written and is not there" in await said_of(path)
+
+
+async def test_a_claim_that_was_closed_and_is_open_again_is_damage(tmp_path: Path) -> None:
+    """Its caller was told an outcome of which nobody else has a row: there was nothing to do."""
+    path = tmp_path / "whole" / "c.db"
+    path.parent.mkdir()
+    claim = replace(decision(1), outcome=Outcome.PENDING)
+    nothing_to_do = [branch._replace(vote=Vote.READ_ONLY) for branch in decision(1).branches]
+    async with opened(path) as log:
+        await log.identity(LOG_ID)
+        await log.decide_all([claim])
+        frames = path.with_name("c.db-wal").stat().st_size
+        await log.close_all([replace(decision(1), branches=tuple(nothing_to_do))])
+        shutil.copytree(path.parent, tmp_path / "cut")
+    cut = tmp_path / "cut" / "c.db"
+    assert "" == await said_of(cut)
+    os.truncate(cut.with_name("c.db-wal"), frames)
+    assert "was closed and stands as a claim" in await said_of(cut)
 
 
 async def test_rows_from_before_checksums_are_believed(tmp_path: Path) -> None:

@@ -414,3 +414,13 @@ def test_what_is_not_a_database_is_refused(path: Path) -> None:
     path.write_bytes(b"this is not a database, and never was" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         SqliteWriter(path, SCHEMA)
+
+
+def test_an_sqlite_that_is_too_old_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is opened: its statements would fail one after the other."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 3))
+    with pytest.raises(StoreError, match=r"SQLite 3\.33 is needed"):
+        SqliteWriter(tmp_path / "s.db", {})
+    assert [] == list(tmp_path.iterdir())
