@@ -13,7 +13,7 @@ from services.coordinator.alone import Alone
 from services.failpoints import crash_point
 from services.housekeeping import log_keeper_config
 from services.operations import PAY_TRADE, TRANSFER
-from services.runtime import Runtime, main
+from services.runtime import CannotStart, Runtime, main
 from services.store import open_store
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
@@ -26,8 +26,7 @@ from txn.store import sqlite_log
 from txn.store.log_mark import LogMark
 from txn.store.sqlite_verify import verify
 
-# Set to 0, a single branch takes two phases: before participants are taken back to a release
-# that does not know one.
+# Whether what begins with a single branch takes one phase: 1, which is usual, or 0.
 ONE_PHASE = "TALLYSTICK_ONE_PHASE"
 
 # Who may be named in a branch: a coordinator does not call whatever a caller names. That it
@@ -37,6 +36,14 @@ OPERATIONS: Mapping[str, Codec[Message]] = {
     "order": PAY_TRADE,
     "ledger": TRANSFER,
 }
+
+
+def takes_one_phase(variables: Mapping[str, str]) -> bool:
+    """What ONE_PHASE says. Raises CannotStart when it says neither."""
+    said = variables.get(ONE_PHASE, "1")
+    if said not in ("0", "1"):
+        raise CannotStart(f"{ONE_PHASE} is neither 0 nor 1")
+    return said == "1"
 
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
@@ -65,7 +72,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         config=CoordinatorConfig(
             name=service,
             participants=frozenset(OPERATIONS),
-            one_phase=os.environ.get(ONE_PHASE) != "0",
+            one_phase=takes_one_phase(os.environ),
         ),
         log=log,
         transport=transport,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.coordinator.__main__ import ONE_PHASE, takes_one_phase
 from services.runtime import METRICS_PORT_OFFSET, CannotStart, RuntimeConfig, metrics_address
 
 GOOD = RuntimeConfig(
@@ -74,3 +75,12 @@ def test_a_registry_is_needed() -> None:
     """Without one nobody would find the service."""
     with pytest.raises(CannotStart, match="etcd"):
         replace(GOOD, etcd=())
+
+
+def test_one_phase_is_on_or_off() -> None:
+    """What is neither is refused: it may have been meant to turn it off."""
+    assert takes_one_phase({})
+    assert takes_one_phase({ONE_PHASE: "1"})
+    assert not takes_one_phase({ONE_PHASE: "0"})
+    with pytest.raises(CannotStart, match=f"{ONE_PHASE} is neither 0 nor 1"):
+        takes_one_phase({ONE_PHASE: "false"})
