@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.failpoints.__main__ import main, verdict
 from tests.failpoints.checks import Heard, against, at_any_moment
 from tests.failpoints.host import COORDINATOR
 from tests.failpoints.mesh import FailMesh, Nursery, scratch
-from tests.failpoints.outside import FORCES, Calls
+from tests.failpoints.outside import FAIL, FORCES, KILL, Calls, all_calls
 from tests.failpoints.scenarios import SCENARIOS, Play
 from tests.failpoints.sweep import Case, Job, Meshes, Passed, cases_of, played, wrong_after
 from tests.support.require import require
@@ -69,6 +72,77 @@ async def test_a_force_that_is_cut_short_or_fails_harms_nobody(meshes: Meshes) -
     require("strace")
     jobs = [Calls("commit", role, *kind) for kind in FORCES for role in (COORDINATOR, "ledger")]
     assert [] == await _violations(meshes, jobs)
+
+
+def _strace_with(directory: Path, monkeypatch: pytest.MonkeyPatch, edit: str) -> None:
+    """Puts a strace in front, whose arguments sed has edited."""
+    program = directory / "strace"
+    program.write_text(
+        "#!/bin/sh\n"
+        'for each in "$@"; do\n'
+        "    shift\n"
+        f'    set -- "$@" "$(printf %s "$each" | sed \'{edit}\')"\n'
+        "done\n"
+        f'exec {require("strace")} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault", "finds"),
+    [
+        ("s/^inject=.*/trace=fdatasync/", KILL, "strace has hit nothing"),
+        # Takes the call away, and has it succeed.
+        ("s/error=EIO/retval=0/", FAIL, "ledger has survived it: []"),
+    ],
+)
+async def test_a_fault_that_does_nothing_is_told(
+    meshes: Meshes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: str,
+    fault: str,
+    finds: str,
+) -> None:
+    """Faults from outside that hit nobody, or harm nobody, do not pass for harmless ones."""
+    _strace_with(tmp_path, monkeypatch, edit)
+    calls = Calls("commit", "ledger", "fdatasync", fault)
+    assert [f"{calls} #1: ['{finds}']"] == await _violations(meshes, [calls])
+
+
+@pytest.mark.parametrize(
+    ("counted", "wanted", "status", "says"),
+    [
+        ({"cases": 3}, {"a"}, 0, "points=1 cases=3 violations=0\n"),
+        ({"cases": 3, "violations": 1}, {"a"}, 1, "points=1 cases=3 violations=1\n"),
+        ({"cases": 3}, {"a", "b"}, 1, "nobody comes to b\npoints=1 cases=3 violations=1\n"),
+        ({}, {"a"}, 1, "points=1 cases=0 violations=0\n"),
+    ],
+)
+def test_the_exit_status_says_whether_all_is_well(
+    capsys: pytest.CaptureFixture[str],
+    counted: dict[str, int],
+    wanted: set[str],
+    status: int,
+    says: str,
+) -> None:
+    """A violation, a point to which nobody came, and a run without any case fail."""
+    assert status == verdict(Counter(counted), {"a"}, wanted)
+    assert says == capsys.readouterr().out
+
+
+def test_a_scenario_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A misspelt name is told, and nothing is run."""
+    with pytest.raises(SystemExit) as refused:
+        main(["commit", "comit"])
+    assert 2 == refused.value.code
+    assert "no such scenario: comit\n" in capsys.readouterr().err
+
+
+def test_only_the_scenarios_asked_for_are_played_from_outside() -> None:
+    """So `make failpoints SCENARIOS=...` is as short as it should be."""
+    assert {"commit"} == {each.scenario for each in all_calls(FORCES, ["commit", "recovery"])}
 
 
 async def test_a_point_to_which_nobody_comes_is_told(meshes: Meshes) -> None:

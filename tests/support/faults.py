@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +20,8 @@ from tests.support.require import lacking, require
 from tests.support.waiting import eventually
 
 _FILL_STEP_BYTES = 4 * 1024 * 1024
+# What strace notes of a call that it had fail, and of a process that it has killed.
+_FIRED = ("(INJECTED)", "+++ killed by SIGKILL +++")
 
 
 @contextmanager
@@ -37,45 +42,89 @@ class HasPid(Protocol):
         """The running process."""
 
 
+@dataclass
+class Injection:
+    """A fault in the system calls of a process."""
+
+    # Known when the block is over.
+    fired: bool = False
+
+
 @asynccontextmanager
-async def injected(process: HasPid, call: str, fault: str) -> AsyncIterator[None]:
+async def injected(process: HasPid, call: str, fault: str) -> AsyncIterator[Injection]:
     """Puts a fault into a system call of `process`, in the block, on its `-wal` files.
 
     `fault` is what strace's `inject` takes, such as `error=EIO:when=1`. Skips the test where
     there is no strace, or no tracing.
     """
-    tracer = _tracer(process.pid, call, fault)
-    try:
-        await eventually(
-            lambda: tracer.poll() is not None or traced(process.pid), what="strace attached"
-        )
-        if tracer.poll() is not None:
-            lacking("strace", f"may not trace: {tracer.communicate()[1].decode()}")
-        yield
-    finally:
-        tracer.terminate()
-        await asyncio.to_thread(tracer.communicate)
+    require("strace")
+    options = [
+        "-f",
+        "-P",
+        _wal_of(process.pid),
+        "-e",
+        f"trace={call}",
+        "-e",
+        f"inject={call}:{fault}",
+    ]
+    injection = Injection()
+    with tempfile.NamedTemporaryFile() as log:
+        async with _attached(process.pid, *options, log=log.name) as refusal:
+            if refusal:
+                lacking("strace", f"may not trace: {refusal}")
+            yield injection
+        said = log.read().decode()
+    injection.fired = any(mark in said for mark in _FIRED)
+
+
+def _wal_of(pid: int) -> str:
+    files = (each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir())
+    return str(next(each for each in files if each.name.endswith(".db-wal")))
+
+
+async def untraceable() -> str:
+    """Why strace cannot be attached to a process that is no child of its; empty where it can."""
+    if shutil.which("strace") is None:
+        return "there is no strace"
+    with _neighbour() as neighbour:
+        async with _attached(neighbour.pid) as refusal:
+            return f"strace may not trace: {refusal}" if refusal else ""
+
+
+def _neighbour() -> subprocess.Popen[bytes]:
+    """Lives until its input is closed, as it is when a block with it ends."""
+    return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+
+
+@asynccontextmanager
+async def _attached(pid: int, *options: str, log: str = os.devnull) -> AsyncIterator[str]:
+    """Has strace attached to a process; yields why it may not be, or nothing once it is."""
+    with _strace(pid, "-o", log, *options) as tracer:
+        try:
+            await eventually(
+                lambda: tracer.poll() is not None or traced(pid), what="strace attached"
+            )
+            assert tracer.stderr is not None
+            yield "" if tracer.poll() is None else tracer.stderr.read().strip()
+        finally:
+            tracer.terminate()
+            await asyncio.to_thread(tracer.wait)
+
+
+def _strace(pid: int, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["strace", "-qq", *options, "-p", str(pid)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def traced(pid: int, *, threads_only: bool = False) -> bool:
     """Whether every thread of a process has a tracer, or that one thread if so asked."""
     statuses = Path(f"/proc/{pid}").glob("status" if threads_only else "task/*/status")
     return all("TracerPid:\t0\n" not in status.read_text() for status in statuses)
-
-
-def _tracer(pid: int, call: str, fault: str) -> subprocess.Popen[bytes]:
-    program = require("strace")
-    files = (each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir())
-    wal = next(each for each in files if each.name.endswith(".db-wal"))
-    return subprocess.Popen(
-        [
-            *(program, "-f", "-qq", "-P", wal, "-e", f"trace={call}"),
-            *("-e", f"inject={call}:{fault}", "-o", "/dev/null", "-p", str(pid)),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
 
 
 @contextmanager
