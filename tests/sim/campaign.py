@@ -86,7 +86,7 @@ class Summary:
 
     def complaints(self) -> list[str]:
         """Why these histories prove less than they should."""
-        found = []
+        found = [] if self.histories else ["there was no history"]
         if self.histories >= SHARES_FROM:
             found += [
                 f"only {share:.1%} of the histories {what}"

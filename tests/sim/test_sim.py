@@ -12,9 +12,12 @@ import pytest
 from tests.sim import mutants, sweep
 from tests.sim.__main__ import main
 from tests.sim.campaign import SHARE_MIN, Summary, hunt, run_seeds
+from tests.sim.past import Remembering
 from tests.sim.plan import plan_of
 from tests.sim.shrink import shrink
 from tests.sim.world import run
+from txn.model import Decision, RequestKey, TxnId
+from txn.state import Outcome
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 500
@@ -144,3 +147,28 @@ def test_too_tame_histories_are_complained_about() -> None:
     assert "only 8.0% of the histories crashed" in complaints
     assert "never seen: late prepare" in complaints
     assert not any("aborted" in each for each in complaints if each.startswith("only"))
+
+
+def test_no_histories_are_complained_about(capsys: pytest.CaptureFixture[str]) -> None:
+    """A campaign of nothing finds nothing, and fails."""
+    assert 1 == main(["--seeds", "0", "--workers", "1"])
+    assert "too tame: there was no history" in capsys.readouterr().out
+
+
+def test_a_sweep_without_crash_points_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is nothing to kill, nothing is proved."""
+    monkeypatch.setattr(sweep, "PLANS", {})
+    assert 1 == main(["--sweep"])
+    assert "crash_points=0 violations=0\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "broken"), [(1, False), (2, True)])
+def test_an_alarm_about_several_is_not_explained_by_the_first(count: int, broken: bool) -> None:
+    """An alarm names one branch and counts the others: only one that was truncated is harmless."""
+    checker = Remembering(lambda *_: None, lambda _: None, outside=False)
+    key = RequestKey("old", "o0", b"")
+    checker._truncated[TxnId("t")] = Decision(TxnId("t"), Outcome.COMMITTED, key, (), 0, ended=True)
+    checker.alarm(f"ALARM {count} in doubt are older than the log: t...")
+    assert broken is (checker.violation is not None)
