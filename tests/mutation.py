@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,14 +28,32 @@ def main() -> int:
     # What it remembers of an earlier run would make this one another.
     shutil.rmtree(MUTANTS, ignore_errors=True)
     _mutmut("run", "--max-children", str(CHILDREN))
-    files: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, status in results(_mutmut("results", "--all", "true")).items():
-        module, _, _ = name.rpartition(".")
-        files[f"{module.replace('.', '/')}.py"][name] = status
+    files = by_file(results(_mutmut("results", "--all", "true")))
     for statuses in files.values():
         for name in sorted(set(statuses) - killed(statuses)):
             print(_mutmut("show", name))
-    scores = {path: _told(path, statuses) for path, statuses in sorted(files.items())}
+    return verdict(files, changed())
+
+
+def changed() -> list[str]:
+    """The files that mutmut is told to change."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    paths: list[str] = settings["tool"]["mutmut"]["only_mutate"]
+    return paths
+
+
+def by_file(statuses: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+    """The same, by the path of the file that each mutant is in."""
+    files: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, status in statuses.items():
+        module, _, _ = name.rpartition(".")
+        files[f"{module.replace('.', '/')}.py"][name] = status
+    return files
+
+
+def verdict(files: Mapping[str, Mapping[str, str]], wanted: Sequence[str]) -> int:
+    """Says the scores; the exit status, which is 0 when each file that is wanted has enough."""
+    scores = {path: _told(path, files.get(path, {})) for path in sorted({*wanted, *files})}
     total = {name: status for statuses in files.values() for name, status in statuses.items()}
     _told("", total)
     return 0 if scores and min(scores.values()) >= SCORE_MIN else 1
@@ -53,7 +72,8 @@ def killed(statuses: Mapping[str, str]) -> set[str]:
 
 def _told(path: str, statuses: Mapping[str, str]) -> float:
     found = len(killed(statuses))
-    score = found / len(statuses)
+    # Of a file that has none nothing is known.
+    score = found / len(statuses) if statuses else 0.0
     print(f"{path:18} mutants={len(statuses)} killed={found} score={score:.2f}".strip())
     return score
 
