@@ -76,8 +76,10 @@ sim-mutants: ## bugs planted on purpose, each of which the simulator has to find
 fuzz: ## random input for every decoder, DURATION=300 s in all, or TARGETS="batch money"
 	@$(SETUP) --dev
 	@$(VENV_PYTHON) -c 'import atheris' 2>/dev/null || $(VENV_PYTHON) -m pip install --quiet \
-		--require-hashes --only-binary :all: -r requirements-fuzz.txt
-	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.fuzz --seconds $(or $(DURATION),300) $(TARGETS)
+		--require-hashes --only-binary :all: -r requirements-fuzz.txt || \
+		echo "no atheris for this machine: hypothesis goes on alone" >&2
+	@if $(VENV_PYTHON) -c 'import atheris' 2>/dev/null; then PYTHONPATH=.:generated \
+		$(VENV_PYTHON) -m tests.fuzz --seconds $(or $(DURATION),300) $(TARGETS); fi
 	@$(VENV_PYTHON) -m pytest -q -n 2 --hypothesis-profile explore tests/fuzz
 
 chaos: ## a bank under fire for DURATION=300 seconds, with SEED=1 and CLIENTS=50
@@ -89,10 +91,10 @@ failpoints: ## kill real processes at every crash point, and at every force from
 	@$(SETUP) --dev
 	@PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.failpoints $(SCENARIOS)
 
-coverage: ## branch coverage of txn/ by its tests, which has to be 100 %, or TESTS="tests/sim"
+coverage: ## branch coverage of txn/ by its tests, which has to be 100 %, or by TESTS="tests/sim"
 	@$(SETUP) --dev
 	@$(COVERAGE) run -m pytest -q $(or $(TESTS),tests/txn)
-	@$(COVERAGE) report; enough=$$?; \
+	@$(COVERAGE) report $(if $(TESTS),--fail-under=0); enough=$$?; \
 		echo "coverage=$$($(COVERAGE) report --format=total --fail-under=0)"; exit $$enough
 
 mutation: ## every small change of the rules of txn/, which its tests have to notice

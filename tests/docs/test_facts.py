@@ -49,6 +49,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pages
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    """No figure is a placeholder any more."""
+    assert [] == re.findall(r"@[A-Z]+@", page.read_text(encoding="utf-8"))
+
+
+@pages
 def test_make_targets_exist(page: Path) -> None:
     """Whatever a page tells people to make can be made."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
