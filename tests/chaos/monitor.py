@@ -14,7 +14,7 @@ from tallystick.order.v1 import order_service_pb2
 
 from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, Reader
-from tests.chaos.history import Heard, History, Kind
+from tests.chaos.history import History
 from tests.chaos.money import HOLDERS
 from tests.chaos.probes import Probe
 from tests.chaos.reading import read_books, read_recent
@@ -140,12 +140,3 @@ class Monitor:
             if failure.code() is not grpc.StatusCode.NOT_FOUND:
                 error = f"{failure.code().name} {failure.details()}"
         self.probes.append(Probe(service, began_s, time.monotonic(), error))
-
-
-def final_times(history: History) -> tuple[list[float], list[float]]:
-    """When payments were heard to be committed, and to be aborted."""
-    times: dict[Heard, list[float]] = {Heard.COMMITTED: [], Heard.ABORTED: []}
-    for attempt in history.final.values():
-        if attempt.heard is not None and attempt.request.kind is not Kind.FUND:
-            times[attempt.heard].append(attempt.heard_s)
-    return times[Heard.COMMITTED], times[Heard.ABORTED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import time
 from collections import Counter
@@ -61,11 +62,18 @@ class Record:
         self.done.append(done)
         return done
 
+    def first_s(self) -> float:
+        """When the first fault began; infinite before there is one."""
+        return min((done.began_s for done in self.done), default=math.inf)
+
     def last_s(self) -> float:
         """When the last fault was over; that a killed one comes back is part of converging."""
         return max(
-            done.began_s if done.fault.kind is Kind.KILL else done.ended_s or done.began_s
-            for done in self.done
+            (
+                done.began_s if done.fault.kind is Kind.KILL else done.ended_s or done.began_s
+                for done in self.done
+            ),
+            default=time.monotonic(),
         )
 
     @property

@@ -19,11 +19,12 @@ from tests.chaos.crowd import Crowd
 from tests.chaos.faults import Fault, Kind, Victim, campaign, schedule
 from tests.chaos.findings import Findings
 from tests.chaos.history import History
-from tests.chaos.monitor import Monitor, final_times
+from tests.chaos.monitor import Monitor
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.picture import Story
 from tests.chaos.resources import Taken
 from tests.chaos.rig import Rig
+from tests.chaos.tally import final_times, under_fire
 from tests.chaos.teller import Teller
 from tests.chaos.verdict import Run, finish, longest_calm_s
 from tests.chaos.waiting import LOOK_S, until
@@ -181,14 +182,11 @@ class Bank:
         await inspection.books(self._findings, self._rig, self._monitor, spans, self._started_s)
 
     def _sum_up(self, ending: Ending) -> Run:
-        record, history = self._nemesis.record, self._history
-        committed, aborted = final_times(history)
+        record = self._nemesis.record
         run = Run(
             seed=self._options.seed,
             lasted_s=ending.faults_end_s - self._started_s,
-            payments=len(committed),
-            refused=len(aborted),
-            attempts=sum(len(each) for each in history.attempts.values()),
+            **under_fire(self._history, record.first_s(), ending.faults_end_s)._asdict(),
             faults=len(record.done),
             kinds=Counter(done.fault.kind.value for done in record.done),
             kills=record.kills,

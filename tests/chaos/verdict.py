@@ -24,6 +24,7 @@ class Run:
     seed: int
     lasted_s: float
     payments: int
+    """Heard of between the first fault and the last, as the next two."""
     refused: int
     attempts: int
     faults: int
@@ -74,7 +75,7 @@ def complaints(run: Run) -> list[str]:
     never = [role for role in run.cast if not run.kills[role]]
     found = []
     if not run.payments:
-        found.append("no payment went through")
+        found.append("no payment went through under fire")
     if run.starved and not _in_time(run):
         found.append(f"too busy a machine to converge: sleeps took {run.late:.1f} times as long")
     if never:
@@ -100,7 +101,7 @@ def figures(run: Run) -> list[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in run.kinds.most_common())
     kills = ", ".join(f"{role} {run.kills[role]}" for role in run.cast)
     return [
-        f"{run.payments} payments and {run.refused} refusals in {run.lasted_s:.0f} s,"
+        f"under fire {run.payments} payments and {run.refused} refusals in {run.lasted_s:.0f} s,"
         f" {run.attempts} attempts; {run.snapshots} snapshots of the books",
         f"faults: {kinds}; {run.missed} hit another one, since theirs was being started",
         f"killed: {kills}",
