@@ -10,6 +10,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,14 @@ PLACES = ("lib/*/faketime", "lib/faketime", "lib64/faketime", "local/lib/faketim
 NAME = "libfaketimeMT.so.1"
 PROBE = "import threading, time; threading.Event().wait(0.01); print(int(time.time()))"
 PROBE_TIMEOUT_S = 10.0
+# By how much the probe's clock is moved, and how far from that what it prints may be.
+PROBE_AHEAD_S, PROBE_SLACK_S = 1_000, 60
 
 
 def find_library() -> str | None:
     """Where libfaketime is; None when it is not installed, or does not work here."""
     found = [path for place in PLACES for path in sorted(Path("/usr").glob(f"{place}/{NAME}"))]
-    return str(found[0]) if found and _works(str(found[0])) else None
+    return str(found[0]) if found and works(str(found[0])) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +64,27 @@ def _environment(library: str, file: Path) -> dict[str, str]:
     }
 
 
-def _works(library: str) -> bool:
+def works(library: str) -> bool:
+    """Whether a process that is started with it sees another time.
+
+    A library that cannot be loaded is no error: ld.so goes on without it (ld.so(8), LD_PRELOAD).
+    """
     try:
         printed = subprocess.run(
             [sys.executable, "-c", PROBE],
-            env={**os.environ, **_environment(library, Path(os.devnull)), "FAKETIME": "+1000"},
+            env={
+                **os.environ,
+                **_environment(library, Path(os.devnull)),
+                "FAKETIME": f"+{PROBE_AHEAD_S}",
+            },
             capture_output=True,
             check=True,
             timeout=PROBE_TIMEOUT_S,
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return False
-    return printed.strip().isdigit()
+    now_s = time.time()  # noqa: TID251 - what is looked at here is a wall clock
+    return printed.strip().isdigit() and abs(int(printed) - now_s - PROBE_AHEAD_S) < PROBE_SLACK_S
 
 
 def sleep(seconds: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.clocks import Clocks, find_library
+from tests.chaos.clocks import Clocks, find_library, works
 from tests.support.require import lacking
 
 OFFSET_S = 3_600
@@ -63,3 +63,8 @@ def test_a_clock_is_moved_under_a_running_process_and_no_interval_with_it(clocks
     monotonic = [monotonic_s for _, monotonic_s in looks]
     assert monotonic == sorted(monotonic)
     assert monotonic[-1] - monotonic[0] < OFFSET_S
+
+
+def test_a_library_that_is_not_loaded_moves_no_clock() -> None:
+    """What ld.so passes over would leave every clock as it is, and a run that says otherwise."""
+    assert not works("/nonexistent.so")
