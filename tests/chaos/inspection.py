@@ -65,7 +65,8 @@ async def books(
     fair = [
         each.since(started_s)
         for each in monitor.probes
-        if monitor.worst_late(each.began_s - SETTLE_S, each.ended_s) <= LATE_MAX
+        if each.began_s >= started_s
+        and monitor.worst_late(each.began_s - SETTLE_S, each.ended_s) <= LATE_MAX
     ]
     judge(found, fair, spans, rig.cast)
 

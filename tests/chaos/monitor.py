@@ -105,9 +105,8 @@ class Monitor:
                 books = await asyncio.to_thread(
                     read_recent, self._rig.data, after=self._after, also=self.watch.held
                 )
-            except sqlite3.OperationalError:
-                # A file that is being recovered by a process that was just started.
-                pass
+            except sqlite3.Error as error:
+                self.watch.failed(error)
             else:
                 self._after = books.ledger.last_entry_id
                 self.watch.look(books, now_s=time.monotonic(), calm=calm and calm_now)

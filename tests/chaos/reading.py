@@ -19,6 +19,24 @@ _ENTRIES = """
 """
 
 
+# Somebody has the file: a process that was just started recovers it, or another one closes it.
+_PASSING = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_CANTOPEN}
+)
+_PASSING_READONLY = frozenset({sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY_CANTLOCK})
+_PRIMARY_MASK = 0xFF
+
+
+def passing(error: sqlite3.Error) -> bool:
+    """Whether a look that failed so may succeed a moment later, and says nothing of the books.
+
+    By SQLite's result codes, of which the low byte is the primary one
+    (https://www.sqlite.org/rescode.html).
+    """
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & _PRIMARY_MASK in _PASSING or code in _PASSING_READONLY
+
+
 @contextmanager
 def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     uri = f"file:{path}?mode=ro"

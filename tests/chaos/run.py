@@ -162,7 +162,8 @@ class Bank:
             await asyncio.sleep(LOOK_S)
             try:
                 books = await self._monitor.books()
-            except sqlite3.OperationalError:
+            except sqlite3.Error as error:
+                self._monitor.watch.failed(error)
                 continue
             if ended.done() and not books.unfinished() and self._rig.serving():
                 settled_s = time.monotonic() - faults_end_s
@@ -199,7 +200,8 @@ class Bank:
             answered_s=ending.answered_s,
             load=fmean(self._loads),
             late=self._monitor.late(ending.faults_end_s),
-            snapshots=self._monitor.watch.snapshots,
+            snapshots=self._monitor.watch.snapshots(self._started_s, ending.faults_end_s),
+            unread=self._monitor.watch.unread,
             oldest_in_doubt_s=self._monitor.watch.oldest_s,
             cast=self._rig.cast,
             left_out=self._left_out,

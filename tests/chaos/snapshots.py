@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass, field
 
 from tests.chaos.books import COMMITTED, MAY_BE_COMMITTED, Books, Hold
 from tests.chaos.checker import check_accounts, check_branches
 from tests.chaos.findings import Findings
+from tests.chaos.reading import passing
 
 AGE_MAX_S = 30.0
 # What one look counts at most. On a machine that gives nobody its turn looks are rare, and
@@ -32,7 +34,10 @@ class Watch:
     """
 
     found: Findings = field(default_factory=Findings)
-    snapshots: int = 0
+    looked_s: list[float] = field(default_factory=list)
+    """When each snapshot was taken in."""
+    unread: int = 0
+    """Looks that failed for a reason that passes."""
     oldest_s: float = 0.0
     in_doubt: int = 0
     _pending: dict[str, _Pending] = field(default_factory=dict)
@@ -46,11 +51,22 @@ class Watch:
 
     def look(self, books: Books, *, now_s: float, calm: bool) -> None:
         """Takes in one snapshot; `calm` when nothing was broken since the one before."""
-        self.snapshots += 1
+        self.looked_s.append(now_s)
         check_accounts(self.found, books.ledger)
         self._check_decided(books)
         self._check_holds(books)
         self._check_ages(books, now_s, calm)
+
+    def failed(self, error: sqlite3.Error) -> None:
+        """Takes in that there is no snapshot: books that nobody can read are not in order."""
+        if passing(error):
+            self.unread += 1
+        else:
+            self.found.check("I1", False, f"the books cannot be read: {error!r}")
+
+    def snapshots(self, from_s: float, to_s: float) -> int:
+        """How many were taken in between."""
+        return sum(from_s <= at_s <= to_s for at_s in self.looked_s)
 
     def _check_decided(self, books: Books) -> None:
         """What is committed at a participant has its row: the log was read after it."""

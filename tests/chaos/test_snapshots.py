@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
 from tests.chaos.books import (
     ABORTED,
     COMMITTED,
@@ -13,6 +19,7 @@ from tests.chaos.books import (
     Entry,
 )
 from tests.chaos.forgery import held, honest_books
+from tests.chaos.reading import read_decisions
 from tests.chaos.snapshots import AGE_MAX_S, Watch
 
 
@@ -110,3 +117,41 @@ def test_what_stays_in_doubt_in_peace_is_found_once() -> None:
         watch.look(books, now_s=2 * AGE_MAX_S + second, calm=True)
     assert 1 == watch.found.broken["I5"] == watch.found.total
     assert 2 * AGE_MAX_S + 2 == watch.oldest_s
+
+
+def _error_of(path: Path) -> sqlite3.Error:
+    with pytest.raises(sqlite3.Error) as caught:
+        read_decisions(path)
+    return caught.value
+
+
+def test_a_look_that_somebody_else_is_in_the_way_of_is_counted(tmp_path: Path) -> None:
+    """A file that is not there, or locked by who recovers it, says nothing against the books."""
+    watch = Watch()
+    watch.failed(_error_of(tmp_path / "none.db"))
+    locked = tmp_path / "locked.db"
+    with (
+        closing(sqlite3.connect(locked)) as owner,
+        closing(sqlite3.connect(locked, timeout=0)) as other,
+    ):
+        owner.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError) as busy:
+            other.execute("SELECT * FROM sqlite_master")
+    watch.failed(busy.value)
+    assert (2, 0) == (watch.unread, watch.found.total)
+
+
+def test_books_that_cannot_be_read_are_wrong(tmp_path: Path) -> None:
+    """A table that is gone, and a file that is none of SQLite's."""
+    watch = Watch()
+    sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE other (a)").connection.close()
+    watch.failed(_error_of(tmp_path / "empty.db"))
+    (tmp_path / "garbage.db").write_bytes(b"not a database" * 100)
+    watch.failed(_error_of(tmp_path / "garbage.db"))
+    assert (0, 2) == (watch.unread, watch.found.broken["I1"])
+
+
+def test_snapshots_under_fire_are_those_between_two_times() -> None:
+    """What was looked at before the first fault says nothing of it."""
+    watch = _looked(*[honest_books()] * 5)
+    assert 2 == watch.snapshots(1.0, 2.0)

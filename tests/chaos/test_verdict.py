@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.findings import INVARIANTS, KEPT_MAX, Findings
+from tests.chaos.findings import INVARIANTS, KEPT_MAX, NOT_YET, Findings
 from tests.chaos.verdict import (
     LATE_MAX,
     Run,
@@ -39,12 +39,20 @@ def _run(findings: Findings | None = None) -> Run:
         answered_s=3.0,
         load=1.0,
         late=1.0,
-        snapshots=100,
+        snapshots=80,
+        unread=1,
         oldest_in_doubt_s=5.0,
         cast={"order": 2, "etcd": 1},
         left_out=["nothing"],
-        findings=findings or Findings(),
+        findings=findings or _looked_at(*(name for name in INVARIANTS if name not in NOT_YET)),
     )
+
+
+def _looked_at(*names: str) -> Findings:
+    found = Findings()
+    for name in names:
+        found.check(name, True, "")
+    return found
 
 
 def test_a_good_run_has_no_complaints() -> None:
@@ -59,12 +67,14 @@ def test_a_good_run_has_no_complaints() -> None:
     [
         ({"payments": 0}, "no payment"),
         ({"kills": Counter(order=24)}, "never killed: etcd"),
+        ({"snapshots": 11}, "11 snapshots of the books in 60 s"),
+        ({"findings": _looked_at("I1", "I2", "I3", "I5", "I6", "I7")}, "never looked at: I4, I9"),
         ({"longest_calm_s": 5.1}, "5.1 s without a new fault"),
         ({"paced": False, "lasted_s": 122.4}, "5.1 s without a new fault"),
     ],
 )
 def test_a_run_that_was_no_test_says_why(changes: dict[str, object], says: str) -> None:
-    """Payments, every role, a fault every five seconds."""
+    """Payments, every role and invariant, a fault and a look at the books every five seconds."""
     (complaint,) = complaints(replace(_run(), **changes))  # type: ignore[arg-type]
     assert says in complaint
 

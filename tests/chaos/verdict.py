@@ -9,10 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 from tests.chaos.faults import Cast
-from tests.chaos.findings import INVARIANTS, Findings
+from tests.chaos.findings import INVARIANTS, NOT_YET, Findings
 
 FAULT_EVERY_S = 5.0
 CONVERGED_WITHIN_S = 30.0
+# Looks are seven times as frequent; on a busy machine, and while a process starts, some fail.
+SNAPSHOT_EVERY_S = 5.0
 LATE_MAX = 2.0
 VIOLATIONS_SHOWN = 20
 
@@ -43,6 +45,9 @@ class Run:
     late: float
     """After the last fault: how many times as long as asked for a sleep took."""
     snapshots: int
+    """Under fire."""
+    unread: int
+    """Looks at the books that failed, since a file was locked or being recovered."""
     oldest_in_doubt_s: float
     cast: Cast
     left_out: Sequence[str]
@@ -73,7 +78,7 @@ def finish(run: Run) -> None:
 def complaints(run: Run) -> list[str]:
     """Why the run proves nothing, whatever it found."""
     never = [role for role in run.cast if not run.kills[role]]
-    found = []
+    found = _unseen(run)
     if not run.payments:
         found.append("no payment went through under fire")
     if run.starved and not _in_time(run):
@@ -83,6 +88,20 @@ def complaints(run: Run) -> list[str]:
     calm_s = run.longest_calm_s if run.paced else run.lasted_s / max(run.faults, 1)
     if calm_s > FAULT_EVERY_S:
         found.append(f"{calm_s:.1f} s without a new fault, and {FAULT_EVERY_S:g} are allowed")
+    return found
+
+
+def _unseen(run: Run) -> list[str]:
+    """What was not looked at cannot be wrong."""
+    found = []
+    unlooked = [name for name in INVARIANTS if not run.findings.looked[name]]
+    if idle := [name for name in unlooked if name not in NOT_YET]:
+        found.append(f"never looked at: {', '.join(idle)}")
+    if run.snapshots * SNAPSHOT_EVERY_S < run.lasted_s:
+        found.append(
+            f"{run.snapshots} snapshots of the books in {run.lasted_s:.0f} s,"
+            f" and one every {SNAPSHOT_EVERY_S:g} s is asked for"
+        )
     return found
 
 
@@ -102,7 +121,8 @@ def figures(run: Run) -> list[str]:
     kills = ", ".join(f"{role} {run.kills[role]}" for role in run.cast)
     return [
         f"under fire {run.payments} payments and {run.refused} refusals in {run.lasted_s:.0f} s,"
-        f" {run.attempts} attempts; {run.snapshots} snapshots of the books",
+        f" {run.attempts} attempts; {run.snapshots} snapshots of the books,"
+        f" {run.unread} looks at them failed",
         f"faults: {kinds}; {run.missed} hit another one, since theirs was being started",
         f"killed: {kills}",
         f"at most {run.longest_calm_s:.1f} s without a new fault;"
@@ -133,6 +153,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "load": round(run.load, 1),
         "late": round(run.late, 2),
         "snapshots": run.snapshots,
+        "unread": run.unread,
         "oldest_in_doubt_s": round(run.oldest_in_doubt_s, 1),
         "left_out": list(run.left_out),
         "invariants": {
