@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         "--campaign", type=int, default=0, metavar="KILLS", help="rounds of kills, so many in all"
     )
     parser.add_argument(
-        "--mutant", choices=mutants.names(), default="", help="with a bug that has to be found"
+        "--mutant",
+        choices=mutants.names_for_processes(),
+        default="",
+        help="with a bug that has to be found",
     )
     parser.add_argument("--home", type=Path, help="where to keep everything; new, and kept")
     parser.add_argument("--picture", type=Path, default=Path("chaos.svg"))

@@ -53,6 +53,7 @@ from txn.testing import MemoryBranchTable, MemoryDecisionLog, Tables
 Mutant = Callable[[ExitStack], None]
 
 _MUTANTS: dict[str, Mutant] = {}
+_SIMULATED: set[str] = set()
 
 
 def mutant(plant: Mutant) -> Mutant:
@@ -61,9 +62,20 @@ def mutant(plant: Mutant) -> Mutant:
     return plant
 
 
+def simulated(plant: Mutant) -> Mutant:
+    """Adds one that patches what only the simulator has: its stores, its bank, forces that fail."""
+    _SIMULATED.add(plant.__name__.replace("_", "-"))
+    return mutant(plant)
+
+
 def names() -> list[str]:
     """All there are."""
     return list(_MUTANTS)
+
+
+def names_for_processes() -> list[str]:
+    """Those that are bugs of the services, too, as they run on SQLite."""
+    return [name for name in _MUTANTS if name not in _SIMULATED]
 
 
 def says(name: str) -> str:
@@ -96,19 +108,19 @@ def _tell_before_force(stack: ExitStack, whose: Callable[[str], bool]) -> None:
     _swap(stack, GroupCommit, "run", early)
 
 
-@mutant
+@simulated
 def vote_before_force(stack: ExitStack) -> None:
     """A participant answers before its force."""
     _tell_before_force(stack, lambda disk: disk != "coordinator")
 
 
-@mutant
+@simulated
 def decision_before_force(stack: ExitStack) -> None:
     """The coordinator announces a decision before its force."""
     _tell_before_force(stack, lambda disk: disk == "coordinator")
 
 
-@mutant
+@simulated
 def failed_force_is_success(stack: ExitStack) -> None:
     """A force that fails is taken for one that did not."""
 
@@ -144,7 +156,7 @@ def _permissive(stack: ExitStack) -> None:
     _swap(stack, MemoryBranchTable, "insert_all", insert_all)
 
 
-@mutant
+@simulated
 def no_barrier(stack: ExitStack) -> None:
     """Every message does what it says, whatever came before."""
     _permissive(stack)
@@ -153,7 +165,7 @@ def no_barrier(stack: ExitStack) -> None:
     _swap(stack, barrier, "on_abort", lambda row: OnAbort.UNDO if row else OnAbort.DONE)
 
 
-@mutant
+@simulated
 def late_prepare_accepted(stack: ExitStack) -> None:
     """A prepare after the abort reserves and votes."""
     _permissive(stack)
@@ -185,7 +197,7 @@ def horizon_ignored(stack: ExitStack) -> None:
     )
 
 
-@mutant
+@simulated
 def commit_applied_twice(stack: ExitStack) -> None:
     """A repeated commit is applied again, since nobody looks whether it was."""
     _permissive(stack)
@@ -287,7 +299,7 @@ def inquiry_answered_from_absence(stack: ExitStack) -> None:
     _swap(stack, Coordinator, "inquire", inquire)
 
 
-@mutant
+@simulated
 def outcome_overwritten(stack: ExitStack) -> None:
     """An outcome row is replaced by the one that comes after it."""
 
@@ -298,7 +310,7 @@ def outcome_overwritten(stack: ExitStack) -> None:
     _swap(stack, testing, "_insert_decisions", insert)
 
 
-@mutant
+@simulated
 def key_not_unique(stack: ExitStack) -> None:
     """A key may have a row for each of its transactions."""
 
@@ -325,7 +337,7 @@ def loser_commits_too(stack: ExitStack) -> None:
     _swap(stack, Decider, "_announce", announce)
 
 
-@mutant
+@simulated
 def abort_told_before_durable(stack: ExitStack) -> None:
     """A refusal is told to its caller before its row is there."""
     decide_all = MemoryDecisionLog.decide_all
@@ -369,7 +381,7 @@ def recovery_forgets(stack: ExitStack) -> None:
     _swap(stack, coordinator, "recover", recover)
 
 
-@mutant
+@simulated
 def ids_start_anew(stack: ExitStack) -> None:
     """After a restart ids follow the wall clock alone."""
 
@@ -457,7 +469,7 @@ def replies_mixed_up(stack: ExitStack) -> None:
     )
 
 
-@mutant
+@simulated
 def end_lost_with_its_group(stack: ExitStack) -> None:
     """An end whose group the storage undid waits for the next restart."""
 
@@ -487,7 +499,7 @@ def truncated_too_early(stack: ExitStack) -> None:
     _swap(stack, log_keeper, "US_PER_S", 0)
 
 
-@mutant
+@simulated
 def truncated_without_its_end(stack: ExitStack) -> None:
     """An outcome that is old is truncated although a branch of it is still in doubt."""
 
@@ -533,7 +545,7 @@ def forgets_what_is_not_ended(stack: ExitStack) -> None:
     _swap(stack, Coordinator, "ended", generous)
 
 
-@mutant
+@simulated
 def forgets_what_is_in_doubt(stack: ExitStack) -> None:
     """A participant that forgets what it was told forgets branches that are prepared, too."""
 
@@ -550,7 +562,7 @@ def forgets_what_is_in_doubt(stack: ExitStack) -> None:
     _swap(stack, MemoryBranchTable, "forget", forget)
 
 
-@mutant
+@simulated
 def unlocked_balance_check(stack: ExitStack) -> None:
     """A bank looks at balances and not at holds."""
     _swap(stack, books.Bank, "reserved_minor", lambda self, tx, account: 0)
@@ -582,7 +594,7 @@ def raised_refusal_without_row(stack: ExitStack) -> None:
     _swap(stack, Participant, "_remember_refusals", nothing)
 
 
-@mutant
+@simulated
 def refused_is_tried_again(stack: ExitStack) -> None:
     """A perform after its refusal, or after it was resolved, is done."""
     _permissive(stack)
@@ -595,7 +607,7 @@ def refused_is_tried_again(stack: ExitStack) -> None:
     _swap(stack, barrier, "on_perform", rule)
 
 
-@mutant
+@simulated
 def performed_twice(stack: ExitStack) -> None:
     """A repeated perform is done again, since nobody looks whether it was."""
     _permissive(stack)
@@ -663,7 +675,7 @@ def perform_before_claim(stack: ExitStack) -> None:
     _swap(stack, Claimer, "claim", early)
 
 
-@mutant
+@simulated
 def loser_performs_too(stack: ExitStack) -> None:
     """A transaction whose key another one has is performed all the same."""
 
@@ -702,7 +714,7 @@ def nobody_resolves(stack: ExitStack) -> None:
     _swap(stack, protocol, "step", guessing)
 
 
-@mutant
+@simulated
 def refusal_is_written_lazily(stack: ExitStack) -> None:
     """A refusal in one phase is told before its row is there."""
 
