@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from services.launcher import processes
@@ -55,6 +55,9 @@ class Record:
     done: list[Done] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     missed: int = 0
+    """Kills that hit another process, since theirs was being started."""
+    idle: int = 0
+    """Faults that hit nobody."""
 
     def begun(self, fault: Fault) -> Done:
         """Notes a beginning."""
@@ -114,19 +117,43 @@ class Nemesis:
         if fault.kind is Kind.KILL:
             await asyncio.gather(*(self._kill(fault, victim) for victim in fault.victims))
             return
+        if fault.kind is Kind.STOP:
+            await self._stop(fault)
+            return
         done = self.record.begun(fault)
-        paused = [await self._break(fault, victim) for victim in fault.victims]
+        for victim in fault.victims:
+            await self._break(fault, victim)
         await asyncio.sleep(fault.lasts_s)
-        for victim, identity in zip(fault.victims, paused, strict=True):
-            await self._heal(fault, victim, identity)
+        for victim in fault.victims:
+            await self._heal(fault, victim)
+        done.ended_s = time.monotonic()
+
+    async def _stop(self, fault: Fault) -> None:
+        """A link and a clock file can be broken for whoever comes; only who is there can stop."""
+        stopped: dict[Victim, Identity] = {}
+        for victim in fault.victims:
+            identity = self._keeper(victim).identity(victim)
+            if identity is not None and processes.send(identity, signal.SIGSTOP):
+                stopped[victim] = identity
+        if not stopped:
+            self.record.idle += 1
+            return
+        done = self.record.begun(replace(fault, victims=tuple(stopped)))
+        await asyncio.sleep(fault.lasts_s)
+        for identity in stopped.values():
+            processes.send(identity, signal.SIGCONT)
         done.ended_s = time.monotonic()
 
     async def _kill(self, fault: Fault, victim: Victim) -> None:
-        if not await until(lambda: self._keeper(victim).identity(victim), THERE_TIMEOUT_S):
+        there = await until(lambda: self._keeper(victim).identity(victim), THERE_TIMEOUT_S)
+        keeper, killed = self._keeper(victim), None
+        if not there or (killed := keeper.kill(victim)) is None:
             self.record.missed += 1
             victim = self._somebody()
-        keeper = self._keeper(victim)
-        if (killed := keeper.kill(victim)) is None:
+            keeper = self._keeper(victim)
+            killed = keeper.kill(victim)
+        if killed is None:
+            self.record.idle += 1
             return
         self.record.kills[victim.role] += 1
         done = self.record.begun(Fault(Kind.KILL, (victim,), fault.at_s))
@@ -139,25 +166,17 @@ class Nemesis:
         there = [each for each in everyone if self._keeper(each).identity(each) is not None]
         return min(there or everyone, key=lambda each: self.record.kills[each.role])
 
-    async def _break(self, fault: Fault, victim: Victim) -> Identity | None:
-        identity = self._keeper(victim).identity(victim)
-        if fault.kind is Kind.STOP:
-            if identity is not None:
-                processes.send(identity, signal.SIGSTOP)
-        elif fault.kind is Kind.CLOCK:
+    async def _break(self, fault: Fault, victim: Victim) -> None:
+        if fault.kind is Kind.CLOCK:
             self._clocks.move(victim.name, fault.amount)
         else:
             await self._network.impair(fault, victim)
-        return identity
 
-    async def _heal(self, fault: Fault, victim: Victim, identity: Identity | None) -> None:
-        if fault.kind is Kind.STOP:
-            if identity is not None:
-                processes.send(identity, signal.SIGCONT)
-        elif fault.kind is Kind.CLOCK:
+    async def _heal(self, fault: Fault, victim: Victim) -> None:
+        if fault.kind is Kind.CLOCK:
             self._clocks.move(victim.name, 0.0)
         else:
-            await self._network.repair(victim)
+            await self._network.repair(fault, victim)
 
     @property
     def _network(self) -> Network:

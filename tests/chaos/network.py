@@ -8,10 +8,20 @@ one direction or both, and made late, without privileges.
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from services.launcher.ports import Ports
 from tests.chaos.faults import ETCD, Fault, Kind, Victim
 from tests.discovery.proxy import TcpProxy
+
+
+class _Effect(NamedTuple):
+    """What one fault does to one link; `requests` and `replies` are kept back."""
+
+    cut: bool
+    delay_s: float
+    requests: bool
+    replies: bool
 
 
 class Network:
@@ -23,6 +33,8 @@ class Network:
         self._inward: dict[str, TcpProxy] = {}
         self._to_etcd: dict[str, TcpProxy] = {}
         self._upstreams: dict[TcpProxy, str] = {}
+        self._held: dict[TcpProxy, dict[tuple[Fault, Victim], _Effect]] = {}
+        self._changing = asyncio.Lock()
 
     def inward(self, name: str, address: str) -> str:
         """The address at which a process is to be reached instead of `address`."""
@@ -41,31 +53,48 @@ class Network:
         await asyncio.gather(*(link.cut() for link in self._all()))
 
     async def impair(self, fault: Fault, victim: Victim) -> None:
-        """Does to the victim's links what the fault says."""
-        for link in self._links(victim):
-            match fault.kind:
-                case Kind.CUT:
-                    await link.cut()
-                case Kind.SLOW:
-                    link.delay_s = fault.amount
-                case Kind.SILENCE:
-                    link.freeze()
-        # What gets to a process are requests through one link and replies through the other.
-        own, etcd = self._inward.get(victim.name), self._to_etcd.get(victim.name)
-        deaf, mute = fault.kind is Kind.DEAF, fault.kind is Kind.MUTE
-        if (deaf or mute) and victim.role == ETCD:
-            for link in self._to_etcd.values():
-                link.freeze(requests=deaf, replies=mute)
-        elif deaf or mute:
-            if own is not None:
-                own.freeze(requests=deaf, replies=mute)
-            if etcd is not None:
-                etcd.freeze(requests=mute, replies=deaf)
+        """Does to the victim's links what the fault says, beside what others do to them."""
+        for link, effect in self._effects(fault, victim):
+            self._held.setdefault(link, {})[fault, victim] = effect
+            await self._apply(link)
 
-    async def repair(self, victim: Victim) -> None:
-        """Undoes all of it."""
-        for link in self._links(victim):
-            await link.heal()
+    async def repair(self, fault: Fault, victim: Victim) -> None:
+        """Undoes it; what other faults do to the same links stays."""
+        for link, _ in self._effects(fault, victim):
+            self._held.get(link, {}).pop((fault, victim), None)
+            await self._apply(link)
+
+    async def _apply(self, link: TcpProxy) -> None:
+        """Brings a link to what all its faults come to, one at a time: to open one takes a while.
+
+        A direction that stays silent is not let go in between, or it would let something through.
+        """
+        async with self._changing:
+            held = list(self._held.get(link, {}).values())
+            requests = any(each.requests for each in held)
+            replies = any(each.replies for each in held)
+            link.delay_s = sum(each.delay_s for each in held)
+            link.freeze(requests=requests, replies=replies)
+            link.thaw(requests=not requests, replies=not replies)
+            await (link.cut() if any(each.cut for each in held) else link.accept())
+
+    def _effects(self, fault: Fault, victim: Victim) -> list[tuple[TcpProxy, _Effect]]:
+        """What the fault does to which link."""
+        deaf, mute = fault.kind is Kind.DEAF, fault.kind is Kind.MUTE
+        silent = fault.kind is Kind.SILENCE
+        effect = _Effect(
+            cut=fault.kind is Kind.CUT,
+            delay_s=fault.amount if fault.kind is Kind.SLOW else 0.0,
+            requests=silent or deaf,
+            replies=silent or mute,
+        )
+        if victim.role == ETCD:
+            return [(link, effect) for link in self._to_etcd.values()]
+        # What gets to a process are requests through one link and replies through the other.
+        other_way = effect._replace(requests=effect.replies, replies=effect.requests)
+        own, etcd = self._inward.get(victim.name), self._to_etcd.get(victim.name)
+        both = ((own, effect), (etcd, other_way))
+        return [(link, does) for link, does in both if link is not None]
 
     def _link(self, links: dict[str, TcpProxy], name: str, address: str) -> str:
         """One link for each name; raises ValueError when it leads elsewhere already."""
@@ -76,12 +105,6 @@ class Network:
         if self._upstreams[links[name]] != address:
             raise ValueError(f"{name} is at {address}: the port that it was to have is taken")
         return links[name].endpoint
-
-    def _links(self, victim: Victim) -> list[TcpProxy]:
-        if victim.role == ETCD:
-            return list(self._to_etcd.values())
-        both = (self._inward.get(victim.name), self._to_etcd.get(victim.name))
-        return [link for link in both if link is not None]
 
     def _all(self) -> list[TcpProxy]:
         return [*self._inward.values(), *self._to_etcd.values()]

@@ -24,7 +24,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.picture import Story
 from tests.chaos.resources import Taken
 from tests.chaos.rig import Rig
-from tests.chaos.tally import final_times, under_fire
+from tests.chaos.tally import clashes_refused, final_times, under_fire
 from tests.chaos.teller import Teller
 from tests.chaos.verdict import Run, finish, longest_calm_s
 from tests.chaos.waiting import LOOK_S, until
@@ -103,6 +103,7 @@ class Bank:
         self._findings = Findings()
         self._before: dict[str, Taken] = {}
         self._started_s = 0.0
+        self._unpaid_rounds = 0
         self._loads = [os.getloadavg()[0]]
 
     async def run(self) -> tuple[Run, Story]:
@@ -150,7 +151,8 @@ class Bank:
                 at_s = time.monotonic() - self._started_s
                 self._nemesis.begin(Fault(Kind.KILL, (victim,), at_s))
             wanted = self._monitor.paid + PAID_BETWEEN
-            await until(lambda: self._monitor.paid >= wanted, PAID_BETWEEN_TIMEOUT_S)  # noqa: B023
+            paid = await until(lambda: self._monitor.paid >= wanted, PAID_BETWEEN_TIMEOUT_S)  # noqa: B023
+            self._unpaid_rounds += not paid
         await self._nemesis.healed()
 
     async def _converge(self) -> Ending:
@@ -192,7 +194,10 @@ class Bank:
             kinds=Counter(done.fault.kind.value for done in record.done),
             kills=record.kills,
             missed=record.missed,
-            paced=not self._options.kills,
+            idle=record.idle,
+            clashes_refused=clashes_refused(self._history),
+            kills_asked=self._options.kills,
+            unpaid_rounds=self._unpaid_rounds,
             longest_calm_s=longest_calm_s(
                 [done.began_s for done in record.done], self._started_s, ending.faults_end_s
             ),

@@ -32,6 +32,15 @@ def under_fire(history: History, from_s: float, to_s: float) -> Tally:
     )
 
 
+def clashes_refused(history: History) -> int:
+    """How often a key was refused for another body, which is what I4 says of it."""
+    return sum(
+        each.clash and each.heard is Heard.REFUSED
+        for attempts in history.attempts.values()
+        for each in attempts
+    )
+
+
 def final_times(history: History) -> tuple[list[float], list[float]]:
     """When payments were heard to be committed, and to be aborted."""
     times: dict[Heard, list[float]] = {Heard.COMMITTED: [], Heard.ABORTED: []}

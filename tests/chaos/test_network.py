@@ -92,11 +92,12 @@ async def test_whoever_is_cut_off_is_refused_until_it_is_healed(
     """Connections break, new ones are refused, and afterwards it is as before."""
     address = network.inward(LEDGER.name, server.address)
     caller = await Caller().connect(address)
-    await network.impair(_fault(Kind.CUT), LEDGER)
+    fault = _fault(Kind.CUT)
+    await network.impair(fault, LEDGER)
     assert b"" == await caller.hears()
     with pytest.raises(OSError, match="Connect call failed"):
         await Caller().connect(address)
-    await network.repair(LEDGER)
+    await network.repair(fault, LEDGER)
     caller = await Caller().connect(address)
     caller.say()
     assert b"line\n" == await caller.hears()
@@ -110,7 +111,8 @@ async def test_each_direction_goes_silent_by_itself(
     server: Server, network: Network, kind: Kind, heard_inward: int, heard_at_etcd: int
 ) -> None:
     """Who is deaf asks etcd and hears no answer; who is mute hears requests and answers none."""
-    await network.impair(_fault(kind), LEDGER)
+    fault = _fault(kind)
+    await network.impair(fault, LEDGER)
     for address, heard in (
         (network.inward(LEDGER.name, server.address), heard_inward),
         (network.to_etcd(LEDGER.name, server.address), heard_at_etcd),
@@ -120,9 +122,9 @@ async def test_each_direction_goes_silent_by_itself(
         caller.say()
         assert await caller.hears(SILENT_S) is None
         assert heard == len(server.heard)
-        await network.repair(LEDGER)
+        await network.repair(fault, LEDGER)
         assert b"line\n" == await caller.hears()
-        await network.impair(_fault(kind), LEDGER)
+        await network.impair(fault, LEDGER)
 
 
 async def test_whoever_is_slow_is_late_both_ways(server: Server, network: Network) -> None:
@@ -146,6 +148,39 @@ async def test_what_is_done_to_etcd_is_felt_on_every_way_to_it(
     inward = await Caller().connect(network.inward(LEDGER.name, server.address))
     inward.say()
     assert b"line\n" == await inward.hears()
+
+
+async def test_the_end_of_one_fault_is_not_the_end_of_another(
+    server: Server, network: Network
+) -> None:
+    """A process is silenced, and etcd is silenced and cut off: its link has all three."""
+    silence, etcd = _fault(Kind.SILENCE), Victim(ETCD, 0)
+    address = network.to_etcd(LEDGER.name, server.address)
+    await network.impair(silence, LEDGER)
+    await network.impair(silence, etcd)
+    await network.impair(_fault(Kind.CUT), etcd)
+    await network.repair(silence, etcd)
+    with pytest.raises(OSError, match="Connect call failed"):
+        await Caller().connect(address)
+    await network.repair(_fault(Kind.CUT), etcd)
+    caller = await Caller().connect(address)
+    caller.say()
+    assert await caller.hears(SILENT_S) is None
+    assert [] == server.heard
+    await network.repair(silence, LEDGER)
+    assert b"line\n" == await caller.hears()
+
+
+async def test_faults_that_begin_and_end_at_once_leave_what_lasts(
+    server: Server, network: Network
+) -> None:
+    """Whoever opens the link meanwhile does not open it for those who hold it shut."""
+    first, second = _fault(Kind.CUT), Fault(Kind.CUT, (LEDGER,), 1.0, 1.0)
+    await network.impair(first, LEDGER)
+    await asyncio.gather(network.repair(first, LEDGER), network.impair(second, LEDGER))
+    address = network.inward(LEDGER.name, server.address)
+    with pytest.raises(OSError, match="Connect call failed"):
+        await Caller().connect(address)
 
 
 async def test_a_link_leads_to_one_address(network: Network) -> None:

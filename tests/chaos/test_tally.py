@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.chaos.forgery import FUND, REFUSED, ask
+from tests.chaos.forgery import FUND, PAYMENT, REFUSED, ask, told
 from tests.chaos.history import Heard, History, Kind, Leg, Request, hears
-from tests.chaos.tally import Tally, under_fire
+from tests.chaos.tally import Tally, clashes_refused, under_fire
 
 FIRST_FAULT_S, LAST_FAULT_S = 50.0, 110.0
 
@@ -38,3 +38,16 @@ def test_what_was_heard_under_fire_counts_once() -> None:
         _told(history, _payment(0), Heard.COMMITTED, FIRST_FAULT_S + later_s)
     _told(history, REFUSED, Heard.ABORTED, FIRST_FAULT_S + 4)
     assert Tally(1, 1, 4) == under_fire(history, FIRST_FAULT_S, LAST_FAULT_S)
+
+
+def test_only_a_clash_that_is_refused_shows_that_keys_stand_for_bodies() -> None:
+    """One that nobody has answered, or that failed, shows nothing."""
+    history = History()
+    told(history, PAYMENT, Heard.COMMITTED)
+    told(history, PAYMENT, Heard.REFUSED)
+    for heard, refused in ((None, 0), (Heard.ERROR, 0), (Heard.PENDING, 0), (Heard.REFUSED, 1)):
+        attempt = ask(history, PAYMENT, clash=True)
+        if heard is not None:
+            attempt.heard = heard
+            history.add(hears(attempt))
+        assert refused == clashes_refused(history)

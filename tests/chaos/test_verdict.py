@@ -33,7 +33,10 @@ def _run(findings: Findings | None = None) -> Run:
         kinds=Counter({"kill -9": 24}),
         kills=Counter(order=12, etcd=12),
         missed=0,
-        paced=True,
+        idle=0,
+        clashes_refused=9,
+        kills_asked=0,
+        unpaid_rounds=0,
         longest_calm_s=3.2,
         books_settled_s=4.0,
         answered_s=3.0,
@@ -58,7 +61,7 @@ def _looked_at(*names: str) -> Findings:
 def test_a_good_run_has_no_complaints() -> None:
     """And its last line is what programs look for."""
     assert [] == complaints(_run())
-    assert [] == complaints(replace(_run(), paced=False, longest_calm_s=20.0))
+    assert [] == complaints(replace(_run(), kills_asked=24, longest_calm_s=20.0))
     assert "faults=24 payments=700 violations=0" == last_line(_run())
 
 
@@ -67,14 +70,18 @@ def test_a_good_run_has_no_complaints() -> None:
     [
         ({"payments": 0}, "no payment"),
         ({"kills": Counter(order=24)}, "never killed: etcd"),
+        ({"clashes_refused": 0}, "no key was ever refused"),
+        ({"kills_asked": 25}, "24 kills, and 25 were asked for"),
+        ({"kills_asked": 24, "kills": Counter(order=23, etcd=1)}, "less than 2 times: etcd"),
+        ({"kills_asked": 24, "unpaid_rounds": 3}, "paid after 3 of the rounds"),
         ({"snapshots": 11}, "11 snapshots of the books in 60 s"),
         ({"findings": _looked_at("I1", "I2", "I3", "I5", "I6", "I7")}, "never looked at: I4, I9"),
         ({"longest_calm_s": 5.1}, "5.1 s without a new fault"),
-        ({"paced": False, "lasted_s": 122.4}, "5.1 s without a new fault"),
+        ({"kills_asked": 24, "lasted_s": 122.4}, "5.1 s without a new fault"),
     ],
 )
 def test_a_run_that_was_no_test_says_why(changes: dict[str, object], says: str) -> None:
-    """Payments, every role and invariant, a fault and a look at the books every five seconds."""
+    """Payments, every role and invariant, faults and looks every five seconds, a whole campaign."""
     (complaint,) = complaints(replace(_run(), **changes))  # type: ignore[arg-type]
     assert says in complaint
 

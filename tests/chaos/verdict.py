@@ -12,6 +12,8 @@ from tests.chaos.faults import Cast
 from tests.chaos.findings import INVARIANTS, NOT_YET, Findings
 
 FAULT_EVERY_S = 5.0
+# Of a campaign: what each role has of its kills at least. Of six roles one sixth is fair.
+ROLE_SHARE_MIN = 0.12
 CONVERGED_WITHIN_S = 30.0
 # Looks are seven times as frequent; on a busy machine, and while a process starts, some fail.
 SNAPSHOT_EVERY_S = 5.0
@@ -33,8 +35,14 @@ class Run:
     kinds: Counter[str]
     kills: Counter[str]
     missed: int
-    paced: bool
-    """Whether faults came by the clock; those of a campaign wait until the mesh pays again."""
+    idle: int
+    """Faults that hit nobody, since none of their processes was there; they count nowhere else."""
+    clashes_refused: int
+    """How often a key was refused for another body."""
+    kills_asked: int
+    """Of a campaign, 0 otherwise: its kills come when the mesh pays again, others by the clock."""
+    unpaid_rounds: int
+    """Of a campaign: after how many rounds too little was paid."""
     longest_calm_s: float
     books_settled_s: float | None
     """From the last fault until nothing was in doubt or held; None when that did not come."""
@@ -85,9 +93,23 @@ def complaints(run: Run) -> list[str]:
         found.append(f"too busy a machine to converge: sleeps took {run.late:.1f} times as long")
     if never:
         found.append(f"never killed: {', '.join(never)}")
-    calm_s = run.longest_calm_s if run.paced else run.lasted_s / max(run.faults, 1)
+    paced = not run.kills_asked
+    calm_s = run.longest_calm_s if paced else run.lasted_s / max(run.faults, 1)
     if calm_s > FAULT_EVERY_S:
         found.append(f"{calm_s:.1f} s without a new fault, and {FAULT_EVERY_S:g} are allowed")
+    return found + _short_of_a_campaign(run)
+
+
+def _short_of_a_campaign(run: Run) -> list[str]:
+    """So many kills, every role its share of them, and payments in between."""
+    found = []
+    if run.kills.total() < run.kills_asked:
+        found.append(f"{run.kills.total()} kills, and {run.kills_asked} were asked for")
+    share = int(ROLE_SHARE_MIN * run.kills_asked)
+    if rare := [role for role in run.cast if 0 < run.kills[role] < share]:
+        found.append(f"killed less than {share} times: {', '.join(rare)}")
+    if run.unpaid_rounds:
+        found.append(f"too little was paid after {run.unpaid_rounds} of the rounds")
     return found
 
 
@@ -97,6 +119,8 @@ def _unseen(run: Run) -> list[str]:
     unlooked = [name for name in INVARIANTS if not run.findings.looked[name]]
     if idle := [name for name in unlooked if name not in NOT_YET]:
         found.append(f"never looked at: {', '.join(idle)}")
+    if not run.clashes_refused:
+        found.append("no key was ever refused for another body")
     if run.snapshots * SNAPSHOT_EVERY_S < run.lasted_s:
         found.append(
             f"{run.snapshots} snapshots of the books in {run.lasted_s:.0f} s,"
@@ -123,7 +147,8 @@ def figures(run: Run) -> list[str]:
         f"under fire {run.payments} payments and {run.refused} refusals in {run.lasted_s:.0f} s,"
         f" {run.attempts} attempts; {run.snapshots} snapshots of the books,"
         f" {run.unread} looks at them failed",
-        f"faults: {kinds}; {run.missed} hit another one, since theirs was being started",
+        f"faults: {kinds}; {run.missed} hit another one, since theirs was being started,"
+        f" {run.idle} nobody",
         f"killed: {kills}",
         f"at most {run.longest_calm_s:.1f} s without a new fault;"
         f" in doubt for at most {run.oldest_in_doubt_s:.1f} s",
@@ -147,6 +172,10 @@ def as_json(run: Run) -> dict[str, Any]:
         "faults_by_kind": dict(run.kinds),
         "kills": dict(run.kills),
         "missed": run.missed,
+        "idle": run.idle,
+        "clashes_refused": run.clashes_refused,
+        "kills_asked": run.kills_asked,
+        "unpaid_rounds": run.unpaid_rounds,
         "longest_calm_s": round(run.longest_calm_s, 1),
         "books_settled_s": run.books_settled_s,
         "answered_s": run.answered_s,

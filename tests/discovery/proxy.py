@@ -37,8 +37,11 @@ class TcpProxy:
     async def heal(self) -> None:
         """Accepts again, on the same port, and lets everything flow."""
         self.delay_s = 0.0
-        for direction in self._flowing:
-            direction.set()
+        self.thaw()
+        await self.accept()
+
+    async def accept(self) -> None:
+        """Listens on the same port again, where it does not."""
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
@@ -62,6 +65,12 @@ class TcpProxy:
         for direction, frozen in zip(self._flowing, (requests, replies), strict=True):
             if frozen:
                 direction.clear()
+
+    def thaw(self, *, requests: bool = True, replies: bool = True) -> None:
+        """Forwards again, what was kept back first."""
+        for direction, thawed in zip(self._flowing, (requests, replies), strict=True):
+            if thawed:
+                direction.set()
 
     async def __aenter__(self) -> Self:
         await self.heal()
