@@ -21,6 +21,8 @@ LEFTOVERS = (
     "mutants",
     ".import_linter_cache",
     "dist",
+    "chaos.svg",
+    "chaos.json",
 )
 KEPT = frozenset({".git", ".tallystick", ".venv"})
 
@@ -42,7 +44,7 @@ def clean(repository: Path) -> None:
     refuse_while_up(repository)
     for name in LEFTOVERS:
         path = repository / name
-        if path.is_symlink():
+        if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():
             shutil.rmtree(path)

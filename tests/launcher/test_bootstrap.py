@@ -126,12 +126,15 @@ def test_absent_index_is_told_in_one_line_and_work_goes_on_later(checkout: Path)
 
 
 def test_clean_keeps_the_books(checkout: Path) -> None:
-    """`--clean` removes .venv and caches and leaves the state directory."""
+    """`--clean` removes .venv, caches and reports, and leaves the state directory."""
     pretend_reached(checkout)
     (checkout / ".tallystick").mkdir()
+    for report in ("chaos.svg", "chaos.json"):
+        (checkout / report).touch()
     assert bootstrap(checkout, "--clean", PYTHONDONTWRITEBYTECODE="1").returncode == 0
     left = sorted(path.name for path in checkout.iterdir() if path.name.startswith("."))
     assert left == [".tallystick"]
+    assert [] == list(checkout.glob("chaos.*"))
 
 
 def test_clean_refuses_while_the_mesh_is_up(checkout: Path) -> None:
