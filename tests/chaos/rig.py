@@ -115,8 +115,14 @@ class Rig:
         for number in range(self.cast["client"]):
             self.network.to_etcd(Victim("client", number).name, self.etcd)
         self.network.to_etcd("probe", self.etcd)
-        await self.network.open()
-        await asyncio.to_thread(mesh.up, self.settings, None, lambda _: None)
+        coming_up = asyncio.ensure_future(self._come_up())
+        try:
+            await asyncio.shield(coming_up)
+        except BaseException:
+            # Whoever is told to end has a thread left that goes on starting.
+            await asyncio.wait([coming_up])
+            await self._take_down()
+            raise
         return self
 
     async def __aexit__(
@@ -125,6 +131,13 @@ class Rig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self._take_down()
+
+    async def _come_up(self) -> None:
+        await self.network.open()
+        await asyncio.to_thread(mesh.up, self.settings, None, lambda _: None)
+
+    async def _take_down(self) -> None:
         await asyncio.to_thread(mesh.down, self.settings, lambda _: None)
         await self.network.close()
 
