@@ -40,6 +40,7 @@ from txn.errors import (
     Refused,
     StoreClosed,
     StoreFull,
+    TxnError,
     Unreachable,
 )
 from txn.lane import PARTICIPANT_UNAVAILABLE
@@ -642,3 +643,30 @@ async def _is_committed(store: SqliteStore, log: SqliteDecisionLog, txn_id: TxnI
     await store.write(lambda tx: None)
     row = await log.by_txn_id(txn_id)
     return row is not None and row.outcome is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "not yet"])
+async def test_what_cannot_be_written_is_tried_until_the_log_is_closed(
+    transport: ScriptedTransport,
+    log: MemoryDecisionLog,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    closed: bool,
+) -> None:
+    """The next start asks its participant."""
+    answers = [StoreClosed("closed") if closed else Overloaded("many")]
+    close_all, tried = log.close_all, []
+
+    async def close(claims: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        tried.append(claims)
+        return [answers.pop()] if answers else await close_all(claims)
+
+    monkeypatch.setattr(log, "close_lazily", lambda claims, durable, lost: lost())
+    monkeypatch.setattr(log, "close_all", close)
+    async with serving(transport, log) as engine:
+        assert DONE == await pay(engine)
+        await eventually(lambda: len(tried) == (1 if closed else 2))
+        await turns()
+    row = await by_key(log)
+    assert row is not None
+    assert (Outcome.PENDING if closed else Outcome.COMMITTED) is row.outcome

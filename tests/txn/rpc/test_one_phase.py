@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -196,5 +197,6 @@ async def test_another_replica_is_looked_for() -> None:
     """While one that does not know one phase answers, the next stream may be to one that does."""
     async with replica(old([])) as (mesh, one):
         for _ in range(3):
-            assert [Unreachable] == await told(mesh, Resolve(key()))
+            both = [told(mesh, Resolve(key(name))) for name in ("t1", "t2")]
+            assert [[Unreachable]] * 2 == await asyncio.gather(*both)
         assert 3 == one.streams
