@@ -39,7 +39,10 @@ INTERRUPTED_CODE = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.clients < 1:
+        parser.error("--clients: there has to be one at least")
     home = options.home or Path(tempfile.mkdtemp(prefix="tallystick-chaos-"))
     home = home.absolute()
     print(f"seed {options.seed}, state in {home}", flush=True)

@@ -38,3 +38,10 @@ def test_a_bug_that_no_process_can_have_is_refused(
     with pytest.raises(SystemExit):
         main(["--mutant", name])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_a_bank_without_clients_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is started."""
+    with pytest.raises(SystemExit):
+        main(["--clients", "0"])
+    assert "--clients: there has to be one at least" in capsys.readouterr().err
