@@ -22,7 +22,7 @@ from txn.crash_point import (
     BEFORE_DECISION,
     CrashPoint,
 )
-from txn.deciding import Decider, Deciding, Standing, attempt
+from txn.deciding import Decider, Deciding, Standing, attempt, row_of
 from txn.decision_log import DecisionLog
 from txn.errors import StoreClosed, TxnError
 from txn.lane import Happened, Spawn
@@ -78,7 +78,8 @@ class Claimer:
         self.hold_back(transaction)
         if not self._claiming:
             self._spawn(self._force_claims())
-        self._claiming.append((transaction, self._row(transaction, Outcome.PENDING)))
+        claim = row_of(transaction, Outcome.PENDING, self._utc, ended=False)
+        self._claiming.append((transaction, claim))
 
     def hold_back(self, transaction: Transaction) -> None:
         """Its claim is open: what becomes of it may have to be asked at its participant."""
@@ -108,12 +109,13 @@ class Claimer:
         self._answered(transaction)
         if not self._closing:
             self._spawn(self._force_closed())
-        self._closing.append((transaction, self._row(transaction, outcome)))
+        row = row_of(transaction, outcome, self._utc, ended=outcome is Outcome.ABORTED)
+        self._closing.append((transaction, row))
 
     def commit(self, transaction: Transaction) -> None:
         """The participant has it: that stands, and is written down with the next force."""
         self._answered(transaction)
-        row = self._row(transaction, Outcome.COMMITTED, ended=True)
+        row = row_of(transaction, Outcome.COMMITTED, self._utc, ended=True)
         self._known[row.txn_id] = row
         if not self._committed:
             asyncio.get_running_loop().call_soon(self._close_committed)
@@ -132,19 +134,6 @@ class Claimer:
         for participant in transaction.participants.values():
             if doubtful := self._doubtful.get(participant):
                 doubtful.discard(transaction.txn_id)
-
-    def _row(self, transaction: Transaction, outcome: Outcome, *, ended: bool = False) -> Decision:
-        progress = transaction.progress
-        return Decision(
-            transaction.txn_id,
-            outcome,
-            transaction.request,
-            transaction.logged_branches(),
-            self._utc.written_us(),
-            reason=progress.reason,
-            refused_branch_id=progress.refused_branch_id,
-            ended=ended or outcome is Outcome.ABORTED,
-        )
 
     async def _force_claims(self) -> None:
         those, self._claiming = self._claiming, []

@@ -64,17 +64,7 @@ class Decider:
 
     def decide(self, transaction: Transaction, outcome: Outcome) -> None:
         """Writes the outcome row, however often that has to be tried."""
-        progress = transaction.progress
-        decision = Decision(
-            transaction.txn_id,
-            outcome,
-            transaction.request,
-            transaction.logged_branches(),
-            self._utc.written_us(),
-            reason=progress.reason,
-            refused_branch_id=progress.refused_branch_id,
-            ended=outcome is Outcome.ABORTED,
-        )
+        decision = row_of(transaction, outcome, self._utc, ended=outcome is Outcome.ABORTED)
         if not self._deciding:
             self._spawn(self._force_gathered())
         self._deciding.append((transaction, decision))
@@ -167,6 +157,21 @@ class Decider:
     def _have_ended(self, those: Sequence[Transaction]) -> None:
         self._crash_point(AFTER_END)
         self._ended(those)
+
+
+def row_of(transaction: Transaction, outcome: Outcome, utc: SteadyUtc, *, ended: bool) -> Decision:
+    """The row that says `outcome`, or a claim, with what is known of the transaction now."""
+    progress = transaction.progress
+    return Decision(
+        transaction.txn_id,
+        outcome,
+        transaction.request,
+        transaction.logged_branches(),
+        utc.written_us(),
+        reason=progress.reason,
+        refused_branch_id=progress.refused_branch_id,
+        ended=ended,
+    )
 
 
 async def attempt(

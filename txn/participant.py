@@ -374,13 +374,14 @@ class Participant(Generic[Tx, Op]):
         """What is asked to be done is, and what is asked about is answered; each leaves a row."""
         to_run: list[int] = []
         to_remember: list[BranchRow] = []
+        horizon_of = self._horizons(tx)
         for at in round_:
             message = works[at].message
             if not isinstance(message, _ONE_PHASE):
                 continue
             key = message.key
             row = rows.get(key)
-            horizon = self._branches.prepare_horizon(tx, log_id_of(key.txn_id))
+            horizon = horizon_of(key.txn_id)
             verdict = (
                 barrier.on_perform(row, key, message.operation, horizon)
                 if isinstance(message, Perform)
@@ -443,18 +444,29 @@ class Participant(Generic[Tx, Op]):
         round_: Iterable[int],
         rows: Mapping[BranchKey, BranchRow],
     ) -> Iterable[tuple[int, OnPrepare]]:
-        horizons: dict[str, str] = {}
+        horizon_of = self._horizons(tx)
         for at in round_:
             message = works[at].message
             if isinstance(message, Prepare):
                 key = message.key
-                log_id = log_id_of(key.txn_id)
-                if log_id not in horizons:
-                    horizons[log_id] = self._branches.prepare_horizon(tx, log_id)
                 yield (
                     at,
-                    barrier.on_prepare(rows.get(key), key, message.operation, horizons[log_id]),
+                    barrier.on_prepare(
+                        rows.get(key), key, message.operation, horizon_of(key.txn_id)
+                    ),
                 )
+
+    def _horizons(self, tx: Tx) -> Callable[[TxnId], str]:
+        """The horizon that concerns a transaction; that of each log is read once."""
+        known: dict[str, str] = {}
+
+        def of(txn_id: TxnId) -> str:
+            log_id = log_id_of(txn_id)
+            if log_id not in known:
+                known[log_id] = self._branches.prepare_horizon(tx, log_id)
+            return known[log_id]
+
+        return of
 
     def _row(
         self,
