@@ -21,11 +21,12 @@ from txn.config import CoordinatorConfig
 from txn.errors import Alarm, Busy, Refused, TxnError, Unreachable
 from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.model import (
+    TO_DO,
+    TOLD,
     Abort,
     Batch,
     BranchId,
     BranchKey,
-    Commit,
     Message,
     Perform,
     Prepare,
@@ -44,9 +45,7 @@ FORGETTABLE_MAX = 20_000
 # Of the operations in a batch; the last one may exceed it. gRPC takes messages up to 4 MiB.
 BATCH_MAX_BYTES = 2 * 1024 * 1024
 
-# What carries an operation, and where a transaction is as long as that may be asked again.
-_TO_DO = (Prepare, Perform)
-_TOLD = (Commit, Abort)
+# Where a transaction is as long as what carries an operation may be asked again.
 _ASKED_IN_TIME = (TransactionState.PREPARING, TransactionState.PERFORMING)
 
 Happened = tuple[Transaction, protocol.Event]
@@ -188,7 +187,7 @@ class Lane:
             ask = queue.popleft()
             taken.append(ask)
             message = ask.message
-            if isinstance(message, _TO_DO):
+            if isinstance(message, TO_DO):
                 size_bytes += len(message.operation.value)
         return taken
 
@@ -260,7 +259,7 @@ class Lane:
         now_s = self._clock.monotonic()
         happened: list[Happened] = []
         for ask in asks:
-            if isinstance(ask.message, _TO_DO):
+            if isinstance(ask.message, TO_DO):
                 if ask.transaction.progress.state not in _ASKED_IN_TIME:
                     continue
                 if now_s >= ask.until_s:
@@ -275,7 +274,7 @@ class Lane:
 def _event(ask: Ask, reply: Reply) -> protocol.Event | None:
     """What an answer means to the protocol; None when it means nothing."""
     if reply is None:
-        return protocol.Settled(ask.branch_id) if isinstance(ask.message, _TOLD) else None
+        return protocol.Settled(ask.branch_id) if isinstance(ask.message, TOLD) else None
     if not isinstance(ask.message, Prepare):
         return _answer_in_one_phase(ask, reply)
     if isinstance(reply, Refused):

@@ -134,6 +134,11 @@ class Resolve:
 
 
 Message: TypeAlias = Prepare | Commit | Abort | Perform | Resolve
+# What carries an operation, and may be refused, since nothing depends on it yet.
+TO_DO = (Prepare, Perform)
+# What follows a decision, and is acknowledged.
+TOLD = (Commit, Abort)
+ONE_PHASE = (Perform, Resolve)
 
 
 @value

@@ -45,6 +45,9 @@ from txn.errors import (
 )
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import (
+    ONE_PHASE,
+    TO_DO,
+    TOLD,
     Abort,
     Batch,
     BranchKey,
@@ -89,10 +92,6 @@ _ALARMS: Mapping[object, tuple[type[Alarm], str]] = {
     OnResolve.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
     OnResolve.FORGOTTEN: (BranchForgotten, "the branch may have been here and be forgotten"),
 }
-# What may be refused, since nothing depends on it yet; and what takes one phase.
-_TO_DO = (Prepare, Perform)
-_ONE_PHASE = (Perform, Resolve)
-_TOLD = (Commit, Abort)
 
 
 class _Work(NamedTuple):
@@ -215,7 +214,7 @@ class Participant(Generic[Tx, Op]):
         works: dict[int, _Work] = {}
         refused: dict[int, str] = {}
         for at, message in enumerate(messages):
-            if not isinstance(message, _TO_DO):
+            if not isinstance(message, TO_DO):
                 works[at] = _Work(message, None)
                 continue
             try:
@@ -263,7 +262,7 @@ class Participant(Generic[Tx, Op]):
             results[at] = VoteReply(Vote.ABORT, refused[at]) if late else result
 
     async def _written(self, works: Sequence[_Work]) -> Sequence[VoteReply | Exception | None]:
-        promised = [work for work in works if not isinstance(work.message, _TO_DO)]
+        promised = [work for work in works if not isinstance(work.message, TO_DO)]
         try:
             return await self._write(works, essential=len(promised) == len(works))
         except StoreFull as full:
@@ -271,7 +270,7 @@ class Participant(Generic[Tx, Op]):
                 return [full] * len(works)
             # What was promised may use room that new work may not.
             kept = iter(await self._written(promised)) if promised else iter(())
-            return [full if isinstance(work.message, _TO_DO) else next(kept) for work in works]
+            return [full if isinstance(work.message, TO_DO) else next(kept) for work in works]
         except TxnError as error:
             return [error] * len(works)
 
@@ -310,7 +309,7 @@ class Participant(Generic[Tx, Op]):
         to_remember: list[BranchRow] = []
         for at in round_:
             message = works[at].message
-            if not isinstance(message, _TOLD):
+            if not isinstance(message, TOLD):
                 continue
             row = rows.get(message.key)
             verdict = (
@@ -377,7 +376,7 @@ class Participant(Generic[Tx, Op]):
         horizon_of = self._horizons(tx)
         for at in round_:
             message = works[at].message
-            if not isinstance(message, _ONE_PHASE):
+            if not isinstance(message, ONE_PHASE):
                 continue
             key = message.key
             row = rows.get(key)

@@ -9,7 +9,18 @@ import grpc
 from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_grpc
 
 from txn.errors import TxnError, Unreachable
-from txn.model import Abort, Batch, Commit, Message, Perform, Prepare, Reply, Resolve
+from txn.model import (
+    ONE_PHASE,
+    TO_DO,
+    Abort,
+    Batch,
+    Commit,
+    Message,
+    Perform,
+    Prepare,
+    Reply,
+    Resolve,
+)
 from txn.rpc.attempt import attempt
 from txn.rpc.exchange_stream import ExchangeStream
 from txn.rpc.numbered_stream import STREAM_MAX_AGE_S, NotOffered, Retiring
@@ -27,8 +38,6 @@ _VERBS: dict[type[Message], participant_service_pb2.Verb.ValueType] = {
     Perform: participant_service_pb2.VERB_PERFORM,
     Resolve: participant_service_pb2.VERB_RESOLVE,
 }
-_ONE_PHASE = (Perform, Resolve)
-_WITH_OPERATION = frozenset({Prepare, Perform})
 
 
 _NOT_OFFERED = Unreachable("ONE_PHASE_NOT_OFFERED")
@@ -72,7 +81,7 @@ class GrpcParticipantTransport:
 
     async def _ask_stream(self, participant: str, batch: Batch, timeout_s: float) -> list[Reply]:
         stream = self._stream(participant)
-        if not stream.one_phase and any(isinstance(each, _ONE_PHASE) for each in batch.messages):
+        if not stream.one_phase and any(isinstance(each, ONE_PHASE) for each in batch.messages):
             # What it knows it says with any answer.
             await stream.ask(_request(Batch([]), self._coordinator), timeout_s)
             if not stream.one_phase:
@@ -84,7 +93,7 @@ class GrpcParticipantTransport:
         self, participant: str, stream: ExchangeStream, batch: Batch, timeout_s: float
     ) -> list[Reply]:
         """What the replica knows; the rest waits for another one."""
-        known = [each for each in batch.messages if not isinstance(each, _ONE_PHASE)]
+        known = [each for each in batch.messages if not isinstance(each, ONE_PHASE)]
         rest = Batch(known, batch.forgettable, batch.prepare_horizon)
         response = await stream.ask(_request(rest, self._coordinator), timeout_s)
         replies = iter(replies_in(known, response))
@@ -93,7 +102,7 @@ class GrpcParticipantTransport:
             del self._streams[participant]
             self._retiring.add(stream)
         return [
-            _NOT_OFFERED if isinstance(each, _ONE_PHASE) else next(replies)
+            _NOT_OFFERED if isinstance(each, ONE_PHASE) else next(replies)
             for each in batch.messages
         ]
 
@@ -171,8 +180,7 @@ def _abort(
 
 
 def _request(batch: Batch, coordinator: str) -> participant_service_pb2.ExchangeRequest:
-    to_do: list[Prepare | Perform]
-    to_do = [each for each in batch.messages if type(each) in _WITH_OPERATION]  # type: ignore[misc]
+    to_do = [each for each in batch.messages if isinstance(each, TO_DO)]
     types = dict.fromkeys(each.operation.type_url for each in to_do)
     places = {url: place for place, url in enumerate(types)}
     return participant_service_pb2.ExchangeRequest(
