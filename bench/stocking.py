@@ -17,7 +17,7 @@ from typing import Final
 from bench.payments import AMOUNT_MINOR, CURRENCY, HOT_PAYEE, Series
 from services.ledger import books
 from services.store import own_schema
-from txn.store import sqlite_branches, sqlite_log
+from txn.store import sql_branches, sql_log
 from txn.store.migrate import Migration
 from txn.store.sqlite import SqliteWriter
 
@@ -39,8 +39,8 @@ def book(home: Path, service: str) -> Path:
 def schema_of(service: str) -> Mapping[str, tuple[Migration, ...]]:
     """What stands in the store of a service."""
     if service == "coordinator":
-        return sqlite_log.schema()
-    return {**own_schema(service), **sqlite_branches.schema()}
+        return sql_log.schema()
+    return {**own_schema(service), **sql_branches.schema()}
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from services.order.payment import PayTradeResource
 from txn.clock import SystemClock
 from txn.participant import Participant
 from txn.rpc import ParticipantServicer
-from txn.store import sqlite_branches
+from txn.store import sql_branches
 from txn.store.group_commit import Report
 
 TIMEOUT_S: Final = 30.0
@@ -205,7 +205,7 @@ async def participant(name: str, path: str) -> None:
     servicer = ParticipantServicer(
         Participant(
             store=OneByOne(Path(path)),
-            branches=sqlite_branches.SqliteBranchTable(),
+            branches=sql_branches.SqlBranchTable(),
             resource=resource(SystemClock()),
             codec=codec,
             coordinators=frozenset({COORDINATOR}),

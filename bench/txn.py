@@ -24,7 +24,9 @@ what each measurement took as a whole.
 **Streamed** (ExecuteStream, 512 in flight; what became free in a turn goes in one message,
 up to 64 requests). A slice is 5,000 transactions; its rate is taken from the 512th answer
 until the last request has left. `stream_tps_sqlite`: transactions per second, the median
-of 6 slices. `stream_vs_straightforward`: over those of the baseline
+of 6 slices. `stream_tps_postgres`: the same with all three stores in one PostgreSQL on the
+same machine, as `make up STORE=postgres` starts it, its fsync on, filled before and checked
+after. `stream_vs_straightforward`: over those of the baseline
 (`bench.straightforward`): a coordinator in the obvious style, five unary calls a
 transaction and every step forced by itself, by the same client with unary calls at the
 best of 32, 128 and 256 in flight. `hot_vs_uniform`: all payments to one payee over
@@ -85,7 +87,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench import counting, full, one_phase, paying, starting, stocking
+from bench import counting, full, on_postgres, one_phase, paying, starting, stocking
 from bench.balancer import machine
 from bench.disk import scratch_directory
 from bench.load import Client
@@ -139,6 +141,7 @@ ON_RIG: Final[dict[str, OnRig]] = {
 }
 
 APART: Final[dict[str, Callable[[Run], Awaitable[Figure]]]] = {
+    "stream_tps_postgres": on_postgres.stream_tps,
     "messages_alone": counting.messages_alone,
     "messages_one_phase": counting.messages_one_phase,
     "one_phase_vs_two": one_phase.one_phase_vs_two,
@@ -151,6 +154,7 @@ LONG: Final = frozenset({"full_vs_empty"})
 
 TARGETS: Final = {
     "stream_tps_sqlite": ">= 8000",
+    "stream_tps_postgres": ">= 2000",
     "stream_vs_straightforward": ">= 15",
     "hot_vs_uniform": ">= 0.9",
     "unary_vs_echo": ">= 0.35",

@@ -18,7 +18,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -63,6 +63,8 @@ SWITCH_INTERVAL_S = 0.0005
 PORT_MAX = 65_535
 ADDRESS_SHOWN_CHARS = 200
 METRICS_PORT_OFFSET = "TALLYSTICK_METRICS_PORT_OFFSET"
+# Not on the command line, which everybody on the machine may read.
+POSTGRES = "TALLYSTICK_POSTGRES"
 EXIT_CANNOT_START = 3
 EXIT_TASK_FAILED = 5
 
@@ -95,6 +97,8 @@ class RuntimeConfig:
     etcd: tuple[str, ...]
     home: Path
     version: str = "0.1.0"
+    postgres: str = field(default="", repr=False)
+    """The database that keeps the books, as libpq is told; empty for SQLite files in the home."""
     metrics: str = ""
     """Where the metrics are served over HTTP; empty for nowhere."""
     advertise: str = ""
@@ -258,6 +262,7 @@ def _parse(service: str) -> RuntimeConfig:
         address=arguments.address,
         etcd=tuple(part for part in arguments.etcd.split(",") if part),
         home=arguments.home,
+        postgres=os.environ.get(POSTGRES, ""),
         metrics=arguments.metrics or metrics_address(arguments.address, os.environ),
         advertise=arguments.advertise,
     )

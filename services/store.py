@@ -6,7 +6,8 @@ import importlib
 import importlib.resources
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -18,52 +19,88 @@ from services.runtime import CannotStart, Runtime
 from txn.errors import StoreError
 from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
+from txn.metrics import StoreMetrics
 from txn.metrics_prometheus import PrometheusParticipantMetrics, PrometheusStoreMetrics
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.rpc import GrpcCoordinatorTransport, OperationCodec, ParticipantServicer
-from txn.store import opening, sqlite_branches
-from txn.store.migrate import Migration, load
-from txn.store.opening import SqliteStore
+from txn.store import opening, sql_branches
+from txn.store.group_commit import Store
+from txn.store.migrate import Dialect, load
+from txn.store.opening import Schema, SqliteStore
+from txn.store.postgres import PostgresStore
+from txn.store.postgres import open_store as open_postgres
+from txn.store.sql import Sql
 
 M = TypeVar("M", bound=Message)
 # Whom a participant asks when it is in doubt.
 COORDINATORS = frozenset({"coordinator"})
+DATABASE_WAIT_S = 10.0
+DATABASE_LOOK_S = 0.1
 
 
-def own_schema(service: str) -> Mapping[str, tuple[Migration, ...]]:
+def own_schema(service: str, dialect: Dialect = "sqlite") -> Schema:
     """The migrations in `services/<service>/migrations`."""
     package = importlib.import_module(f"services.{service}")
-    return {service: load(importlib.resources.files(package) / "migrations" / "sqlite")}
+    return {service: load(importlib.resources.files(package) / "migrations" / dialect)}
 
 
-def open_store(runtime: Runtime, schema: Mapping[str, tuple[Migration, ...]]) -> SqliteStore:
-    """The store of this service, shared by its replicas; closed when the runtime stops."""
-    service = runtime.config.service
-    path = runtime.config.data / f"{service}.db"
-    try:
-        store = opening.open_store(path, schema, metrics=PrometheusStoreMetrics(runtime.registry))
-    except (OSError, sqlite3.Error, StoreError) as error:
-        raise CannotStart(f"the store {path} cannot be opened: {error}") from error
+def participant_schema(service: str, dialect: Dialect = "sqlite") -> Schema:
+    """The same with a barrier beside it."""
+    return {**own_schema(service, dialect), **sql_branches.schema(dialect)}
+
+
+async def open_store(
+    runtime: Runtime, schema: Callable[[Dialect], Schema], *, owner: bool = False
+) -> Store[Sql]:
+    """The store of this service, shared by its replicas; closed when the runtime stops.
+
+    On PostgreSQL where the runtime names a database, and then an `owner` has it alone.
+    """
+    metrics = PrometheusStoreMetrics(runtime.registry)
+    store: SqliteStore | PostgresStore
+    if runtime.config.postgres:
+        store = await _on_postgres(runtime, schema("postgres"), metrics, owner=owner)
+    else:
+        path = runtime.config.data / f"{runtime.config.service}.db"
+        try:
+            store = opening.open_store(path, schema("sqlite"), metrics=metrics)
+        except (OSError, sqlite3.Error, StoreError) as error:
+            raise CannotStart(f"the store {path} cannot be opened: {error}") from error
     runtime.on_stop(store.close)
     return store
 
 
-def open_participant(
+async def _on_postgres(
+    runtime: Runtime, schema: Schema, metrics: StoreMetrics, *, owner: bool
+) -> PostgresStore:
+    """Waits for a server that is starting, and for the connection of a predecessor to end."""
+    service, clock = runtime.config.service, runtime.clock
+    dsn, until_s = runtime.config.postgres, clock.monotonic() + DATABASE_WAIT_S
+    while True:
+        try:
+            return open_postgres(dsn, service, schema, owner=owner, metrics=metrics)
+        except StoreError as error:
+            if clock.monotonic() >= until_s:
+                raise CannotStart(f"the store of {service} cannot be opened: {error}") from error
+        await clock.sleep(DATABASE_LOOK_S)
+
+
+async def open_participant(
     runtime: Runtime,
-    resource: Resource[sqlite3.Connection, M] | BatchResource[sqlite3.Connection, M],
+    resource: Resource[Sql, M] | BatchResource[Sql, M],
     codec: OperationCodec[M],
-) -> tuple[SqliteStore, str]:
+) -> tuple[Store[Sql], str]:
     """Opens the store with a barrier in it, and serves ParticipantService over `resource`.
 
     Returns the store and the full name of the participant service.
     """
-    store = open_store(runtime, {**own_schema(runtime.config.service), **sqlite_branches.schema()})
+    store = await open_store(runtime, partial(participant_schema, runtime.config.service))
     metrics = PrometheusParticipantMetrics(runtime.registry)
     crashes = crash_point()
     participant = Participant(
         store=store,
-        branches=sqlite_branches.SqliteBranchTable(),
+        branches=sql_branches.SqlBranchTable(),
         resource=resource,
         codec=codec,
         coordinators=COORDINATORS,

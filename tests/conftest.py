@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.postgres import postgres_server as postgres_server
+
 # The same examples each time: what a change breaks is the change's. How long one takes says how
 # busy the machine is; what hangs is ended by pytest-timeout.
 _TIMELESS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
@@ -17,5 +19,14 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def no_mesh_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see none of the settings of whoever runs them."""
-    for name in ("TALLYSTICK_HOME", "TALLYSTICK_ETCD", "TALLYSTICK_FAILPOINT", "TALLYSTICK_LOG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "ETCD", "FAILPOINT", "LOG", "POSTGRES"):
+        monkeypatch.delenv(f"TALLYSTICK_{name}", raising=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of all tests."""
+    parser.addoption(
+        "--all-stores",
+        action="store_true",
+        help="run every integration test on PostgreSQL too, not only those of payments",
+    )

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 import balancer, discovery, txn, txn.rpc, txn.testing
 from tallystick.ledger.v1 import ledger_service_pb2_grpc
-from txn.store import sqlite_branches, sqlite_log
+from txn.store import sql_branches, sql_log
 
 for module in (balancer, discovery, txn, ledger_service_pb2_grpc):
     assert Path(module.__file__).is_relative_to(sys.argv[1]), module.__file__
-assert sqlite_log.schema()["coordinator"] and sqlite_branches.schema()["participant"]
+assert sql_log.schema()["coordinator"] and sql_branches.schema()["participant"]
 print("used")
 """
 

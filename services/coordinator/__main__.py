@@ -22,8 +22,9 @@ from txn.log_keeper import LogKeeper
 from txn.metrics_prometheus import PrometheusCoordinatorMetrics
 from txn.resource import Codec
 from txn.rpc import CoordinatorServicer, GrpcParticipantTransport
-from txn.store import sqlite_log
+from txn.store import postgres_verify, sql_log
 from txn.store.log_mark import LogMark
+from txn.store.sqlite import take_ownership
 from txn.store.sqlite_verify import verify
 
 # Whether what begins with a single branch takes one phase: 1, which is usual, or 0.
@@ -49,23 +50,9 @@ def takes_one_phase(variables: Mapping[str, str]) -> bool:
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """CoordinatorService; refuses to start when another coordinator owns the log."""
     service = runtime.config.service
-    path = runtime.config.data / f"{service}.db"
-    owner = sqlite_log.take_ownership(path)
-    mark = LogMark(path)
-
-    async def disown() -> None:
-        mark.close()
-        os.close(owner)
-
-    # Before the store is opened, so that it is let go of after the store is closed.
-    runtime.on_stop(disown)
-    alone = Alone(runtime.resolver, f"{NAMESPACE}/{service}", runtime.config.advertised)
-    await alone.wait()
-    verify(path, mark)
-    store = open_store(runtime, sqlite_log.schema())
+    log = await (_log_on_postgres if runtime.config.postgres else _log_on_sqlite)(runtime)
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
-    log = sqlite_log.SqliteDecisionLog(store, runtime.clock, mark)
     metrics = PrometheusCoordinatorMetrics(runtime.registry)
     crashes = crash_point()
     coordinator = Coordinator(
@@ -98,6 +85,41 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     runtime.on_drain(servicer.drain)
     runtime.on_drain(coordinator.close)
     return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)
+
+
+async def _log_on_sqlite(runtime: Runtime) -> sql_log.SqlDecisionLog:
+    path = runtime.config.data / f"{runtime.config.service}.db"
+    owner = take_ownership(path)
+    mark = LogMark(path)
+
+    async def disown() -> None:
+        mark.close()
+        os.close(owner)
+
+    # Before the store is opened, so that it is let go of after the store is closed.
+    runtime.on_stop(disown)
+    await _alone(runtime)
+    verify(path, mark)
+    return sql_log.SqlDecisionLog(await open_store(runtime, sql_log.schema), runtime.clock, mark)
+
+
+async def _log_on_postgres(runtime: Runtime) -> sql_log.SqlDecisionLog:
+    runtime.config.data.mkdir(parents=True, exist_ok=True)
+    mark = LogMark(runtime.config.data / f"{runtime.config.service}.postgres")
+
+    async def close_mark() -> None:
+        mark.close()
+
+    runtime.on_stop(close_mark)
+    await _alone(runtime)
+    store = await open_store(runtime, sql_log.schema, owner=True)
+    await postgres_verify.verify(store, mark)
+    return sql_log.SqlDecisionLog(store, runtime.clock, mark)
+
+
+async def _alone(runtime: Runtime) -> None:
+    name = f"{NAMESPACE}/{runtime.config.service}"
+    await Alone(runtime.resolver, name, runtime.config.advertised).wait()
 
 
 if __name__ == "__main__":

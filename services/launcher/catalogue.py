@@ -12,7 +12,7 @@ from services.launcher.errors import ReplicasError
 from services.numbers import whole_number
 
 REPLICAS_MAX = 10
-STORES = ("sqlite",)
+STORES = ("sqlite", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def parse_replicas(text: str, catalogue: tuple[Service, ...]) -> dict[str, int]:
 def check_store(store: str) -> None:
     """Raises ReplicasError unless the mesh can keep its books in `store`."""
     if store not in STORES:
-        raise ReplicasError(f"STORE={store}: only {', '.join(STORES)} is there; leave STORE away")
+        raise ReplicasError(f"STORE={store}: there are {' and '.join(STORES)}")
 
 
 def shown(replicas: Mapping[str, int]) -> str:

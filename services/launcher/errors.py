@@ -6,6 +6,7 @@ LauncherError
 ├── ReplicasError      REPLICAS or STORE ask for what there is not
 ├── PortsExhausted     no free port is left
 ├── EtcdUnavailable    no etcd to start
+├── PostgresUnavailable  no PostgreSQL to start
 ├── MeshDiffers        a mesh is up, with other replicas
 ├── StartFailed        not everything came to serve in time
 ├── StopFailed         something would not end
@@ -37,6 +38,10 @@ class PortsExhausted(LauncherError):
 
 class EtcdUnavailable(LauncherError):
     """There is no etcd to start."""
+
+
+class PostgresUnavailable(LauncherError):
+    """There is no PostgreSQL to start."""
 
 
 class MeshDiffers(LauncherError):

@@ -13,7 +13,6 @@ from services.launcher import processes, status
 from services.launcher.catalogue import parse_replicas, shown
 from services.launcher.errors import MeshDiffers, StartFailed, StopFailed
 from services.launcher.home import Home, explained, locked, write_atomically
-from services.launcher.plan import ETCD
 from services.launcher.settings import (
     ETCD_DRAIN_S,
     SERVICE_DRAIN_S,
@@ -49,6 +48,10 @@ def up(settings: Settings, replicas: str | None, tell: Tell) -> MeshStatus:
                 f"the mesh is up with {shown(current.replicas)}:"
                 f" run `make down` and then `make up REPLICAS={shown(wanted)!r}`"
             )
+        elif current.store != settings.store:
+            raise MeshDiffers(
+                f"the mesh is up with its books on {current.store}: run `make down` first"
+            )
         else:
             tell(f"the mesh is up already (supervisor {current.supervisor.pid})")
         return _wait_serving(settings, tell)
@@ -76,13 +79,13 @@ def down(settings: Settings, tell: Tell) -> None:
 
 
 def _clear_orphans(home: Home, orphans: MeshStatus, tell: Tell) -> None:
-    """Ends what a dead supervisor left: services first, since they deregister, then etcd."""
+    """Ends what a dead supervisor left: services first, since they deregister, then the rest."""
     if not orphans.processes:
         return
     tell(f"the supervisor is gone and left {len(orphans.processes)} processes: stopping them")
-    services = [p.identity for p in orphans.processes if p.identity and p.service != ETCD]
-    registry = [p.identity for p in orphans.processes if p.identity and p.service == ETCD]
-    left = processes.stop(services, SERVICE_DRAIN_S) + processes.stop(registry, ETCD_DRAIN_S)
+    services = [p.identity for p in orphans.processes if p.identity and not p.is_foundation]
+    below = [p.identity for p in orphans.processes if p.identity and p.is_foundation]
+    left = processes.stop(services, SERVICE_DRAIN_S) + processes.stop(below, ETCD_DRAIN_S)
     if left:
         pids = " ".join(str(one.pid) for one in left)
         raise StopFailed(f"these processes do not end: {pids}; `kill -9` them and try again")

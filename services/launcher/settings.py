@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.launcher.catalogue import CATALOGUE, Service
@@ -16,6 +16,7 @@ from services.numbers import whole_number
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ETCD_PORT = 2379
+POSTGRES_PORT = 5432
 PORT_MAX = 65_535
 SHOWN_CHARS_MAX = 200
 # A service drains within 10 s of SIGTERM by itself.
@@ -34,7 +35,8 @@ class Settings:
 
     `command` is the template of a service's command line. `etcd` names an existing
     cluster as HOST:PORT, and is empty when one is to be started: from `etcd_binary`
-    if given, else as found.
+    if given, else as found. `postgres` and `postgres_programs` are the same for the server
+    that the store "postgres" needs: how to connect to one, and where its programs are.
     """
 
     home: Home
@@ -44,6 +46,10 @@ class Settings:
     etcd: tuple[str, ...] = ()
     etcd_binary: str | None = None
     etcd_port: int = ETCD_PORT
+    store: str = "sqlite"
+    postgres: str = field(default="", repr=False)
+    postgres_programs: str | None = None
+    postgres_port: int = POSTGRES_PORT
     up_deadline_s: float = 60.0
 
     def service_command(self, service: str, replica: int, address: str, etcd: str) -> list[str]:
@@ -60,12 +66,15 @@ class Settings:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings as TALLYSTICK_HOME, TALLYSTICK_ETCD and ETCD say. Raises EtcdUnavailable."""
+    """Settings as TALLYSTICK_HOME, _ETCD, _POSTGRES, ETCD and POSTGRES say. EtcdUnavailable."""
     named = environ.get("TALLYSTICK_ETCD", "").replace(",", " ").split()
     return Settings(
         home=home_of(REPOSITORY),
         etcd=tuple(_endpoint(text) for text in named),
         etcd_binary=environ.get("ETCD") or None,
+        store="postgres" if environ.get("TALLYSTICK_POSTGRES") else "sqlite",
+        postgres=environ.get("TALLYSTICK_POSTGRES", ""),
+        postgres_programs=environ.get("POSTGRES") or None,
     )
 
 

@@ -14,6 +14,9 @@ from typing import Any
 from services.launcher.home import Home
 from services.launcher.processes import Identity, alive
 
+# What is started before the services, and taken down after them.
+ETCD, POSTGRES = FOUNDATIONS = ("etcd", "postgres")
+
 
 class State(StrEnum):
     """Where a process stands."""
@@ -40,6 +43,11 @@ class ProcessStatus:
     restarts: int = 0
     failures: int = 0
 
+    @property
+    def is_foundation(self) -> bool:
+        """Whether it is no service, but something that they stand on."""
+        return self.service in FOUNDATIONS
+
     def public(self) -> dict[str, object]:
         """As `ps --json` shows it."""
         return {
@@ -60,13 +68,14 @@ class MeshStatus:
     supervisor: Identity | None = None
     processes: tuple[ProcessStatus, ...] = ()
     etcd: tuple[str, ...] = ()
+    store: str = "sqlite"
 
     @property
     def replicas(self) -> dict[str, int]:
-        """How many of each service; etcd is not one of them."""
+        """How many of each service; what they stand on is not one of them."""
         counts: dict[str, int] = {}
         for process in self.processes:
-            if process.service != "etcd":
+            if not process.is_foundation:
                 counts[process.service] = counts.get(process.service, 0) + 1
         return counts
 
@@ -96,8 +105,9 @@ def decode(content: bytes) -> MeshStatus:
             supervisor=_identity(raw["supervisor"]),
             processes=tuple(_process(entry) for entry in raw["processes"]),
             etcd=tuple(raw["etcd"]),
+            store=str(raw.get("store", "sqlite")),
         )
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError("not a status of a mesh") from None
 
 

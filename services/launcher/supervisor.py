@@ -15,6 +15,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -23,12 +24,12 @@ from services.launcher import status as statuses
 from services.launcher.child import Child
 from services.launcher.errors import LauncherError
 from services.launcher.home import Home, locked, write_atomically
-from services.launcher.plan import ETCD, MeshPlan
+from services.launcher.plan import MeshPlan
 from services.launcher.processes import identify
 from services.launcher.settings import ETCD_DRAIN_S, SERVICE_DRAIN_S
 from services.launcher.status import MeshStatus
 
-ETCD_HEAD_START_S = 5.0
+HEAD_START_S = 5.0
 LOG_CHECK_INTERVAL_S = 5.0
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
@@ -40,7 +41,7 @@ class Supervisor:
 
     def __init__(self, plan: MeshPlan, home: Home) -> None:
         self._home = home
-        self._etcd = plan.etcd
+        self._etcd, self._store = plan.etcd, plan.store
         self._identity = identify(os.getpid())
         self._stop = asyncio.Event()
         self._children = [
@@ -49,6 +50,7 @@ class Supervisor:
                 repository=Path(plan.repository),
                 output=home.log(process.name),
                 changed=self._publish,
+                variables=plan.variables,
             )
             for process in plan.processes
         ]
@@ -60,41 +62,39 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         self._publish()
         tasks: list[asyncio.Task[None]] = [asyncio.create_task(self._keep_logs_short())]
-        registry, services = self._kinds()
-        tasks += [asyncio.create_task(child.run()) for child in registry]
-        await self._head_start(registry)
+        below, services = self._kinds()
+        tasks += [asyncio.create_task(child.run()) for child in below]
+        await self._head_start(below)
         if not self._stop.is_set():
             tasks += [asyncio.create_task(child.run()) for child in services]
         await self._stop.wait()
-        await self._take_down(registry, services)
+        await self._take_down(below, services)
         tasks.pop(0).cancel()
         await asyncio.gather(*tasks)
         self._home.status.unlink(missing_ok=True)
 
     def _kinds(self) -> tuple[list[Child], list[Child]]:
-        registry = [child for child in self._children if child.status.service == ETCD]
-        return registry, [child for child in self._children if child not in registry]
+        below = [child for child in self._children if child.status.is_foundation]
+        return below, [child for child in self._children if child not in below]
 
-    async def _head_start(self, registry: list[Child]) -> None:
-        """Lets etcd come up first, so that services rarely meet their retry delays."""
-        waits = [asyncio.create_task(child.serves.wait()) for child in registry]
+    async def _head_start(self, below: list[Child]) -> None:
+        """Lets etcd and the database come up first: services rarely meet their retry delays."""
+        ready = asyncio.ensure_future(asyncio.gather(*(child.serves.wait() for child in below)))
         stop = asyncio.create_task(self._stop.wait())
-        if waits:
-            await asyncio.wait(
-                [stop, *waits], timeout=ETCD_HEAD_START_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        for task in (stop, *waits):
+        either: set[asyncio.Future[Any]] = {stop, ready}
+        await asyncio.wait(either, timeout=HEAD_START_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in either:
             task.cancel()
 
-    async def _take_down(self, registry: list[Child], services: list[Child]) -> None:
-        """Services first: they deregister, for which they need etcd."""
+    async def _take_down(self, below: list[Child], services: list[Child]) -> None:
+        """Services first: they deregister, for which they need etcd, and finish what they write."""
         log.info("stopping")
         await asyncio.gather(*(child.stop(SERVICE_DRAIN_S) for child in services))
-        await asyncio.gather(*(child.stop(ETCD_DRAIN_S) for child in registry))
+        await asyncio.gather(*(child.stop(ETCD_DRAIN_S) for child in below))
 
     def _publish(self) -> None:
         status = MeshStatus(
-            self._identity, tuple(child.status for child in self._children), self._etcd
+            self._identity, tuple(child.status for child in self._children), self._etcd, self._store
         )
         try:
             write_atomically(self._home.status, statuses.encode(status))

@@ -13,7 +13,7 @@ from services.store import open_participant
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """LedgerService, and the participant "ledger"."""
-    store, participant = open_participant(runtime, TransferResource(runtime.clock), TRANSFER)
+    store, participant = await open_participant(runtime, TransferResource(runtime.clock), TRANSFER)
     ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(
         LedgerServicer(store, runtime.clock), runtime.server
     )

@@ -7,13 +7,12 @@ that available = posted - held never goes below the limit.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.money import CurrencyCode, Money
 from txn.model import BranchKey, TxnId
-from txn.store.sqlite_many import select_in, write_rows
+from txn.store.sql import Sql, select_in, write_rows
 from txn.value import value
 
 
@@ -75,7 +74,7 @@ class TrialBalanceLine:
         )
 
 
-def open_account(tx: sqlite3.Connection, account: Account) -> Account:
+def open_account(tx: Sql, account: Account) -> Account:
     """Opens the account unless it is open; returns the one that stands."""
     tx.execute(
         "INSERT INTO account (account_id, currency_code, limit_minor, created_at_us) "
@@ -87,12 +86,12 @@ def open_account(tx: sqlite3.Connection, account: Account) -> Account:
     return opened
 
 
-def find_account(tx: sqlite3.Connection, account_id: str) -> Account | None:
+def find_account(tx: Sql, account_id: str) -> Account | None:
     """The account of that name."""
     return find_accounts(tx, [account_id]).get(account_id)
 
 
-def find_accounts(tx: sqlite3.Connection, account_ids: Sequence[str]) -> Mapping[str, Account]:
+def find_accounts(tx: Sql, account_ids: Sequence[str]) -> Mapping[str, Account]:
     """Those accounts that there are."""
     rows = select_in(
         tx,
@@ -113,7 +112,7 @@ class Hold:
     amount_minor: int
 
 
-def place_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
+def place_holds(tx: Sql, holds: Sequence[Hold]) -> None:
     """Reserves on the debited accounts; the caller has checked that it is there."""
     write_rows(
         tx,
@@ -122,6 +121,7 @@ def place_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
             (*hold.key, hold.debit_account_id, hold.credit_account_id, hold.amount_minor)
             for hold in holds
         ],
+        "text, text, text, text, bigint",
     )
     changes = _Changes()
     for hold in holds:
@@ -129,7 +129,7 @@ def place_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
     changes.write(tx)
 
 
-def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId | None:
+def youngest_hold(tx: Sql, account_id: str) -> TxnId | None:
     """The youngest transaction with a hold on an account, where there is one."""
     (txn_id,) = tx.execute(
         "SELECT MAX(txn_id) FROM hold WHERE debit_account_id = ?", (account_id,)
@@ -137,7 +137,7 @@ def youngest_hold(tx: sqlite3.Connection, account_id: str) -> TxnId | None:
     return None if txn_id is None else TxnId(txn_id)
 
 
-def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
+def take_holds(tx: Sql, keys: Sequence[BranchKey]) -> list[Hold]:
     """Removes the holds of branches and returns them. Raises LookupError when one is missing."""
     rows = select_in(
         tx,
@@ -153,15 +153,15 @@ def take_holds(tx: sqlite3.Connection, keys: Sequence[BranchKey]) -> list[Hold]:
         holds.append(Hold(key, *found[key]))
     write_rows(
         tx,
-        "DELETE FROM hold WHERE (txn_id, branch_id) IN (SELECT column1, column2 FROM ({rows}))",
+        "DELETE FROM hold WHERE (txn_id, branch_id) IN "
+        "(SELECT column1, column2 FROM ({rows}) AS taken)",
         keys,
+        "text, text",
     )
     return holds
 
 
-def post_holds(
-    tx: sqlite3.Connection, holds: Sequence[tuple[Hold, Money, str]], posted_at_us: int
-) -> None:
+def post_holds(tx: Sql, holds: Sequence[tuple[Hold, Money, str]], posted_at_us: int) -> None:
     """Turns holds that were taken into journal entries, of the reference beside each."""
     changes = _Changes()
     (newest,) = tx.execute("SELECT COALESCE(MAX(entry_id), 0) FROM journal_entry").fetchone()
@@ -177,11 +177,13 @@ def post_holds(
         postings.append((entry_id, 1, debit, code, -amount_minor))
         postings.append((entry_id, 2, credit, code, amount_minor))
     changes.write(tx)
-    write_rows(tx, "INSERT INTO journal_entry {rows}", entries)
-    write_rows(tx, "INSERT INTO posting {rows}", postings)
+    kinds = "bigint, text, text, text, bigint"
+    write_rows(tx, "INSERT INTO journal_entry {rows}", entries, kinds)
+    kinds = "bigint, integer, text, text, bigint"
+    write_rows(tx, "INSERT INTO posting {rows}", postings, kinds)
 
 
-def void_holds(tx: sqlite3.Connection, holds: Sequence[Hold]) -> None:
+def void_holds(tx: Sql, holds: Sequence[Hold]) -> None:
     """Gives back what was held by holds that were taken."""
     changes = _Changes()
     for hold in holds:
@@ -200,30 +202,35 @@ class _Changes:
         posted, held = self._by_account.get(account_id, (0, 0))
         self._by_account[account_id] = (posted + posted_minor, held + held_minor)
 
-    def write(self, tx: sqlite3.Connection) -> None:
+    def write(self, tx: Sql) -> None:
         """Changes the accounts."""
         write_rows(
             tx,
             "UPDATE account SET posted_minor = posted_minor + column1, "
-            "held_minor = held_minor + column2 FROM ({rows}) WHERE account_id = column3",
+            "held_minor = held_minor + column2 FROM ({rows}) AS change "
+            "WHERE account_id = column3",
             [(posted, held, name) for name, (posted, held) in self._by_account.items()],
+            "bigint, bigint, text",
         )
 
 
 def list_entries(
-    tx: sqlite3.Connection, *, account_id: str, txn_id: str, after: int, limit: int
+    tx: Sql, *, account_id: str, txn_id: str, after: int, limit: int
 ) -> Sequence[Entry]:
     """Entries above `after`, ascending; of one account or one transaction only, if named."""
     # Only the conditions that are asked for, so that their indexes are used.
     condition = ""
+    named = []
     if txn_id:
-        condition += "AND txn_id = :txn_id "
+        condition += "AND txn_id = ? "
+        named.append(txn_id)
     if account_id:
-        condition += "AND entry_id IN (SELECT entry_id FROM posting WHERE account_id = :account_id)"
+        condition += "AND entry_id IN (SELECT entry_id FROM posting WHERE account_id = ?)"
+        named.append(account_id)
     rows = tx.execute(
         "SELECT entry_id, txn_id, reference, posted_at_us FROM journal_entry "
-        f"WHERE entry_id > :after {condition} ORDER BY entry_id LIMIT :limit",
-        {"after": after, "txn_id": txn_id, "account_id": account_id, "limit": limit},
+        f"WHERE entry_id > ? {condition} ORDER BY entry_id LIMIT ?",
+        (after, *named, limit),
     ).fetchall()
     return [
         Entry(entry_id, txn_id, reference, posted_at_us, _postings(tx, entry_id))
@@ -231,7 +238,7 @@ def list_entries(
     ]
 
 
-def _postings(tx: sqlite3.Connection, entry_id: int) -> tuple[Posting, ...]:
+def _postings(tx: Sql, entry_id: int) -> tuple[Posting, ...]:
     rows = tx.execute(
         "SELECT account_id, currency_code, amount_minor FROM posting "
         "WHERE entry_id = ? ORDER BY line",
@@ -240,13 +247,14 @@ def _postings(tx: sqlite3.Connection, entry_id: int) -> tuple[Posting, ...]:
     return tuple(Posting(*row) for row in rows)
 
 
-def trial_balance(tx: sqlite3.Connection) -> Sequence[TrialBalanceLine]:
+def trial_balance(tx: Sql) -> Sequence[TrialBalanceLine]:
     """Sums over the whole journal, compared with every account."""
     rows = tx.execute(
         """
         WITH journal AS (
-            SELECT account_id, SUM(amount_minor) AS posted, SUM(MAX(-amount_minor, 0)) AS debit,
-                   SUM(MAX(amount_minor, 0)) AS credit
+            SELECT account_id, SUM(amount_minor) AS posted,
+                   SUM(CASE WHEN amount_minor < 0 THEN -amount_minor ELSE 0 END) AS debit,
+                   SUM(CASE WHEN amount_minor > 0 THEN amount_minor ELSE 0 END) AS credit
             FROM posting GROUP BY account_id
         ), held AS (
             SELECT debit_account_id AS account_id, SUM(amount_minor) AS held
@@ -254,9 +262,11 @@ def trial_balance(tx: sqlite3.Connection) -> Sequence[TrialBalanceLine]:
         )
         SELECT a.currency_code, COALESCE(SUM(j.debit), 0), COALESCE(SUM(j.credit), 0),
                SUM(a.posted_minor), SUM(a.held_minor),
-               SUM(a.posted_minor <> COALESCE(j.posted, 0) OR a.held_minor <> COALESCE(h.held, 0))
+               SUM(CASE WHEN a.posted_minor <> COALESCE(j.posted, 0)
+                          OR a.held_minor <> COALESCE(h.held, 0) THEN 1 ELSE 0 END)
         FROM account a LEFT JOIN journal j USING (account_id) LEFT JOIN held h USING (account_id)
         GROUP BY a.currency_code ORDER BY a.currency_code
         """
     )
-    return [TrialBalanceLine(*row) for row in rows]
+    # A sum of PostgreSQL's is a Decimal.
+    return [TrialBalanceLine(row[0], *map(int, row[1:])) for row in rows]

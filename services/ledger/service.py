@@ -11,13 +11,14 @@ from services.ledger import books
 from txn.clock import Clock
 from txn.rpc import Context
 from txn.rpc.page import page_limit
-from txn.store.opening import SqliteStore
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 
 class LedgerServicer(ledger_service_pb2_grpc.LedgerServiceServicer):
     """See the proto for every method."""
 
-    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+    def __init__(self, store: Store[Sql], clock: Clock) -> None:
         self._store = store
         self._clock = clock
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from tallystick.ledger.v1.ledger_service_pb2 import TransferOperation
@@ -17,6 +16,7 @@ from txn.errors import Busy, Refused
 from txn.model import BranchKey, TxnId
 from txn.resource import Item
 from txn.state import Vote
+from txn.store.sql import Sql
 
 ACCOUNT_NOT_FOUND = "ACCOUNT_NOT_FOUND"
 CURRENCY_MISMATCH = "CURRENCY_MISMATCH"
@@ -42,7 +42,7 @@ class TransferResource:
         self._clock = clock
 
     def prepare_all(
-        self, tx: sqlite3.Connection, items: Sequence[Item[TransferOperation]]
+        self, tx: Sql, items: Sequence[Item[TransferOperation]]
     ) -> Sequence[Vote | Refused | Busy]:
         """Reserves the amounts on the debited accounts.
 
@@ -75,7 +75,7 @@ class TransferResource:
         books.place_holds(tx, holds)
         return votes
 
-    def commit_all(self, tx: sqlite3.Connection, items: Sequence[Item[TransferOperation]]) -> None:
+    def commit_all(self, tx: Sql, items: Sequence[Item[TransferOperation]]) -> None:
         """Posts the holds as journal entries."""
         holds = books.take_holds(tx, [item.key for item in items])
         books.post_holds(
@@ -87,13 +87,13 @@ class TransferResource:
             self._clock.utc_us(),
         )
 
-    def abort_all(self, tx: sqlite3.Connection, items: Sequence[Item[TransferOperation]]) -> None:
+    def abort_all(self, tx: Sql, items: Sequence[Item[TransferOperation]]) -> None:
         """Voids the holds."""
         books.void_holds(tx, books.take_holds(tx, [item.key for item in items]))
 
 
 def _refusal(
-    tx: sqlite3.Connection,
+    tx: Sql,
     key: BranchKey,
     amount: money_pb2.Money,
     debit: _Working,

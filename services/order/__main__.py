@@ -14,7 +14,7 @@ from services.store import open_participant
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """OrderService, and the participant "order"."""
-    store, participant = open_participant(runtime, PayTradeResource(runtime.clock), PAY_TRADE)
+    store, participant = await open_participant(runtime, PayTradeResource(runtime.clock), PAY_TRADE)
     order_service_pb2_grpc.add_OrderServiceServicer_to_server(
         OrderServicer(store, runtime.clock, new_id), runtime.server
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from tallystick.order.v1.order_service_pb2 import PayTradeOperation
@@ -15,6 +14,7 @@ from txn.errors import Busy, Refused
 from txn.model import BranchKey, TxnId
 from txn.resource import Item
 from txn.state import Vote
+from txn.store.sql import Sql
 
 TRADE_NOT_FOUND = "TRADE_NOT_FOUND"
 TRADE_MISMATCH = "TRADE_MISMATCH"
@@ -33,7 +33,7 @@ class PayTradeResource:
         self._clock = clock
 
     def prepare_all(
-        self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]
+        self, tx: Sql, items: Sequence[Item[PayTradeOperation]]
     ) -> Sequence[Vote | Refused | Busy]:
         """Takes each trade for its transaction. Expiry follows UTC."""
         now_us = self._clock.utc_us()
@@ -56,7 +56,7 @@ class PayTradeResource:
         trades.save_payable(tx, taken)
         return votes
 
-    def commit_all(self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]) -> None:
+    def commit_all(self, tx: Sql, items: Sequence[Item[PayTradeOperation]]) -> None:
         """The trades are paid."""
         now_us = self._clock.utc_us()
         trades.save_payable(
@@ -67,7 +67,7 @@ class PayTradeResource:
             ],
         )
 
-    def abort_all(self, tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]) -> None:
+    def abort_all(self, tx: Sql, items: Sequence[Item[PayTradeOperation]]) -> None:
         """The trades can be paid again."""
         trades.save_payable(
             tx,
@@ -99,9 +99,7 @@ def _refusal(
     return None
 
 
-def _taken(
-    tx: sqlite3.Connection, items: Sequence[Item[PayTradeOperation]]
-) -> list[trades.Payable]:
+def _taken(tx: Sql, items: Sequence[Item[PayTradeOperation]]) -> list[trades.Payable]:
     """The trades that these branches have taken. Raises LookupError when one is not theirs."""
     known = trades.find_payables(tx, [each.operation.trade_no for each in items])
     found = []

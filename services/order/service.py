@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,8 @@ from services.order import trades
 from services.order.state import TradeState
 from txn.clock import Clock
 from txn.rpc import Context
-from txn.store.opening import SqliteStore
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 VALID_FOR_DEFAULT_US = 15 * 60 * 1_000_000
 QR_CODE_PREFIX = "tallystick://pay/"
@@ -41,7 +41,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store[Sql],
         clock: Clock,
         new_trade_no: Callable[[], str],
         config: OrderConfig | None = None,
@@ -68,7 +68,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
     ) -> pb.GetTradeResponse:
         """One trade."""
 
-        def find(tx: sqlite3.Connection) -> trades.Trade | None:
+        def find(tx: Sql) -> trades.Trade | None:
             if request.WhichOneof("name") == "trade_no":
                 return trades.find(tx, request.trade_no)
             name = request.merchant_trade
@@ -138,7 +138,7 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer):
         )
 
 
-def _close(tx: sqlite3.Connection, trade_no: str) -> trades.Trade:
+def _close(tx: Sql, trade_no: str) -> trades.Trade:
     trade = trades.find(tx, trade_no)
     if trade is None:
         raise _not_found()

@@ -5,14 +5,13 @@ Each function runs inside the caller's local transaction.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from services.order.state import TRADE_MOVES, TradeState
 from txn.state import move
-from txn.store.sqlite_many import select_in, write_rows
+from txn.store.sql import Sql, select_in, write_rows
 
 _COLUMNS = (
     "trade_no, merchant_id, out_trade_no, subject, currency_code, amount_minor, "
@@ -88,7 +87,7 @@ class Payable(NamedTuple):
         )
 
 
-def find_payables(tx: sqlite3.Connection, trade_nos: Iterable[str]) -> dict[str, Payable]:
+def find_payables(tx: Sql, trade_nos: Iterable[str]) -> dict[str, Payable]:
     """Those trades that there are, as a payment sees them."""
     rows = select_in(
         tx,
@@ -98,20 +97,21 @@ def find_payables(tx: sqlite3.Connection, trade_nos: Iterable[str]) -> dict[str,
     return {row[0]: Payable(row[0], _STATES[row[1]], *row[2:]) for row in rows}
 
 
-def save_payable(tx: sqlite3.Connection, payables: Sequence[Payable]) -> None:
+def save_payable(tx: Sql, payables: Sequence[Payable]) -> None:
     """Writes back what a payment changes."""
     write_rows(
         tx,
         "UPDATE trade SET state = column1, txn_id = column2, payer_account_id = column3, "
-        "paid_at_us = column4 FROM ({rows}) WHERE trade_no = column5",
+        "paid_at_us = column4 FROM ({rows}) AS saved WHERE trade_no = column5",
         [
             (each.state.value, each.txn_id, each.payer_account_id, each.paid_at_us, each.trade_no)
             for each in payables
         ],
+        "text, text, text, bigint, text",
     )
 
 
-def create(tx: sqlite3.Connection, trade: Trade) -> Trade:
+def create(tx: Sql, trade: Trade) -> Trade:
     """Keeps the trade unless the merchant's number is taken; returns the one that stands."""
     tx.execute(
         f"INSERT INTO trade ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -138,17 +138,17 @@ def create(tx: sqlite3.Connection, trade: Trade) -> Trade:
     return stands
 
 
-def find(tx: sqlite3.Connection, trade_no: str) -> Trade | None:
+def find(tx: Sql, trade_no: str) -> Trade | None:
     """The trade of that number."""
     return _one(tx, "trade_no = ?", (trade_no,))
 
 
-def find_by_merchant(tx: sqlite3.Connection, merchant_id: str, out_trade_no: str) -> Trade | None:
+def find_by_merchant(tx: Sql, merchant_id: str, out_trade_no: str) -> Trade | None:
     """The trade that a merchant knows under its own number."""
     return _one(tx, "merchant_id = ? AND out_trade_no = ?", (merchant_id, out_trade_no))
 
 
-def save(tx: sqlite3.Connection, trade: Trade) -> None:
+def save(tx: Sql, trade: Trade) -> None:
     """Writes back what may change: state, transaction, payer, time of payment."""
     tx.execute(
         "UPDATE trade SET state = ?, txn_id = ?, payer_account_id = ?, paid_at_us = ? "
@@ -157,7 +157,7 @@ def save(tx: sqlite3.Connection, trade: Trade) -> None:
     )
 
 
-def _one(tx: sqlite3.Connection, condition: str, values: tuple[str, ...]) -> Trade | None:
+def _one(tx: Sql, condition: str, values: tuple[str, ...]) -> Trade | None:
     row = tx.execute(f"SELECT {_COLUMNS} FROM trade WHERE {condition}", values).fetchone()
     if row is None:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tallystick.wallet.v1 import wallet_service_pb2, wallet_service_pb2_grpc
 
 from services.runtime import Runtime, main
@@ -19,7 +21,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
 
     runtime.on_stop(close_passwords)
     servicer = WalletServicer(
-        open_store(runtime, own_schema("wallet")),
+        await open_store(runtime, partial(own_schema, "wallet")),
         runtime.clock,
         passwords,
         order=runtime.channel("order"),

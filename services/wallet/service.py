@@ -20,7 +20,8 @@ from services.wallet import users
 from services.wallet.passwords import Passwords
 from txn.clock import Clock
 from txn.rpc import Context
-from txn.store.opening import SqliteStore
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 READ_TIMEOUT_S = 5.0
 EXECUTE_TIMEOUT_S = 15.0
@@ -32,7 +33,7 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store[Sql],
         clock: Clock,
         passwords: Passwords,
         *,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass, field
+
+from txn.store.sql import Sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,10 @@ class User:
     created_at_us: int
 
 
-def create(tx: sqlite3.Connection, user: User) -> User:
+def create(tx: Sql, user: User) -> User:
     """Keeps the user unless the user_id is taken; returns the one that stands."""
     tx.execute(
-        "INSERT INTO user VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        'INSERT INTO "user" VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
         (
             user.user_id,
             user.account_id,
@@ -36,11 +37,11 @@ def create(tx: sqlite3.Connection, user: User) -> User:
     return stands
 
 
-def find(tx: sqlite3.Connection, user_id: str) -> User | None:
+def find(tx: Sql, user_id: str) -> User | None:
     """The user of that name."""
     row = tx.execute(
         "SELECT user_id, account_id, currency_code, password_hash, idempotency_key, created_at_us "
-        "FROM user WHERE user_id = ?",
+        'FROM "user" WHERE user_id = ?',
         (user_id,),
     ).fetchone()
     return None if row is None else User(*row)

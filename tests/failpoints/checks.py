@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 
 from tests.failpoints.host import PARTICIPANTS
-from tests.support.books import HasBooks, rows, truncated_to
+from tests.support.books import HasBooks, truncated_to
 
 COMMITTED = pb.OUTCOME_COMMITTED
 ABORTED = pb.OUTCOME_ABORTED
@@ -82,15 +82,15 @@ def _effects(mesh: HasBooks, key: str) -> dict[str, list[tuple[object, ...]]]:
     if key.startswith(ALONE):
         amount = f"amount_minor = {key.removeprefix(ALONE)} AND reference = ''"
         query = f"SELECT txn_id FROM journal_entry JOIN posting USING (entry_id) WHERE {amount}"
-        return {"posted": rows(mesh.book("ledger"), query)}
+        return {"posted": mesh.rows("ledger", query)}
     trade = f"SELECT txn_id FROM trade WHERE trade_no = '{key}' AND state = 'TRADE_SUCCESS'"
     entry = f"SELECT txn_id FROM journal_entry WHERE reference = '{key}'"
-    return {"paid": rows(mesh.book("order"), trade), "posted": rows(mesh.book("ledger"), entry)}
+    return {"paid": mesh.rows("order", trade), "posted": mesh.rows("ledger", entry)}
 
 
 def unended(mesh: HasBooks) -> list[tuple[object, ...]]:
     """Commits and claims without a durable end."""
-    return rows(mesh.book("coordinator"), "SELECT txn_id FROM decision WHERE ended = 0")
+    return mesh.rows("coordinator", "SELECT txn_id FROM decision WHERE ended = 0")
 
 
 def remembered(mesh: HasBooks, txn_id: str) -> bool:
@@ -105,7 +105,7 @@ class _Decision(NamedTuple):
 
 
 def _decisions(mesh: HasBooks) -> dict[str, _Decision]:
-    found = rows(mesh.book("coordinator"), "SELECT txn_id, outcome, ended, branches FROM decision")
+    found = mesh.rows("coordinator", "SELECT txn_id, outcome, ended, branches FROM decision")
     return {
         str(txn_id): _Decision(
             str(outcome),
@@ -117,5 +117,5 @@ def _decisions(mesh: HasBooks) -> dict[str, _Decision]:
 
 
 def _branches(mesh: HasBooks, name: str) -> dict[str, str]:
-    found = rows(mesh.book(name), "SELECT txn_id, state FROM branch")
+    found = mesh.rows(name, "SELECT txn_id, state FROM branch")
     return {str(txn_id): str(state) for txn_id, state in found}

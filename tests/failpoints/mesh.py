@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from tests.failpoints.host import COORDINATOR, ROLES, HostPlan, Settings, channel_to
 from tests.failpoints.points import Armed, disarm, forget_passed, passed_in
+from tests.support.books import rows_of
 from tests.support.mesh import ROOT, START_TIMEOUT_S
 from tests.support.waiting import POLL_S, eventually
 
@@ -203,6 +204,10 @@ class FailMesh:
         self._nursery = nursery
         self._token = 0
         self._trade = 0
+
+    def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
+        """See HasBooks."""
+        return rows_of(self.book(service), query)
 
     def book(self, service: str) -> Path:
         """The SQLite file of a role."""

@@ -12,7 +12,7 @@ from txn.errors import LogDamaged
 from txn.ids import new_id_after
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId, log_id_of
 from txn.state import Outcome, Vote
-from txn.store import log_mark, migrate, sqlite_log
+from txn.store import log_mark, migrate, sql_log
 from txn.store.log_mark import LogMark
 from txn.store.sqlite_verify import verify
 
@@ -24,10 +24,10 @@ def _row(data: bytes) -> None:
     checksum = (None, 0, "right")[feed.number(3)]
     if checksum == "right":
         try:
-            checksum = sqlite_log._checksum(columns)
+            checksum = sql_log._checksum(columns)
         except (TypeError, UnicodeEncodeError):
             checksum = 1
-    decision = sqlite_log._decoded((*columns, checksum, feed.number(2)), frozenset())
+    decision = sql_log._decoded((*columns, checksum, feed.number(2)), frozenset())
     assert isinstance(decision.outcome, Outcome)
     assert all(isinstance(each, LoggedBranch) for each in decision.branches)
 
@@ -59,10 +59,10 @@ def _written() -> bytes:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA page_size = 1024")
             connection.execute("BEGIN")
-            for component, migrations in sqlite_log.schema().items():
+            for component, migrations in sql_log.schema().items():
                 migrate.apply(connection, component, migrations)
-            sqlite_log._identity(connection, "-0123")
-            sqlite_log._insert_all(connection, [_decision(number) for number in range(6)])
+            sql_log._identity(connection, "-0123")
+            sql_log._insert_all(connection, [_decision(number) for number in range(6)])
             connection.execute("COMMIT")
         return path.read_bytes()
 
@@ -89,11 +89,11 @@ def _log_file(data: bytes) -> None:
             for number in range(6):
                 wanted = _decision(number)
                 try:
-                    row = sqlite_log._by_txn_id(connection, wanted.txn_id)
+                    row = sql_log._by_txn_id(connection, wanted.txn_id)
                 except sqlite3.DatabaseError:
                     continue
                 assert row is not None, f"{number} is gone"
-                assert wanted == sqlite_log._decoded(row, frozenset())
+                assert wanted == sql_log._decoded(row, frozenset())
 
 
 def _mark(data: bytes) -> None:

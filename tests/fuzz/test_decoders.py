@@ -39,7 +39,9 @@ NO_DECODERS = {
     "discovery/etcd_client.py:Renewals.renew": "of a number in a message that was read",
     "discovery/registrar.py:Registrar._compare": OURS,
     "discovery/registrar.py:Registrar.register": OURS,
+    "services/launcher/health.py:check_postgres": OURS,
     "services/launcher/plan.py:_port": OURS,
+    "services/launcher/postgres.py:_places": "of the names of directories of the machine",
     "services/launcher/status.py:read": "calls a decoder that is in the list",
     "services/launcher/supervisor.py:_supervise": "calls a decoder that is in the list",
     "services/store.py:own_schema": "of the names of files that are shipped",
@@ -53,8 +55,9 @@ NO_DECODERS = {
         "of what a resource under test returns"
     ),
     "txn/store/migrate.py:load": "of the names of files that are shipped",
-    "txn/store/sqlite_log.py:schema": "of the names of files that are shipped",
-    "txn/store/sqlite_branches.py:schema": "of the names of files that are shipped",
+    "txn/store/postgres.py:_number": OURS,
+    "txn/store/sql_log.py:schema": "of the names of files that are shipped",
+    "txn/store/sql_branches.py:schema": "of the names of files that are shipped",
 }
 
 

@@ -1,4 +1,4 @@
-"""Meshes for integration tests."""
+"""Meshes for integration tests, on both kinds of stores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,43 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.mesh import Mesh, Shop
+from tests.support.mesh import Mesh, Shop, new_mesh
+from tests.support.postgres import PostgresServer
+
+# What is always run on both; all of it is with --all-stores.
+ON_BOTH = ("test_payments", "test_any_store")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whatever has a mesh has it on each store that is to be tested."""
+    if "postgres" not in metafunc.fixturenames:
+        return
+    both = metafunc.config.getoption("all_stores") or metafunc.module.__name__.endswith(ON_BOTH)
+    stores = ["sqlite", "postgres"] if both else ["sqlite"]
+    only = metafunc.definition.get_closest_marker("only_on")
+    metafunc.parametrize(
+        "postgres",
+        [each for each in stores if only is None or each in only.args],
+        indirect=True,
+        scope="session",
+    )
 
 
 @pytest.fixture(scope="session")
-async def shared_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+def postgres(request: pytest.FixtureRequest) -> PostgresServer | None:
+    """Where the meshes of a test have their books: None for SQLite files."""
+    if request.param == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server
+
+
+@pytest.fixture(scope="session")
+async def shared_mesh(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer | None
+) -> AsyncIterator[Mesh]:
     """One mesh for all tests that do not break it."""
-    async with Mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+    async with new_mesh(tmp_path_factory.mktemp("mesh"), postgres) as mesh:
         yield mesh
 
 
@@ -24,9 +54,11 @@ async def shop(shared_mesh: Mesh) -> Shop:
 
 
 @pytest.fixture(scope="module")
-async def module_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+async def module_mesh(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer | None
+) -> AsyncIterator[Mesh]:
     """One mesh for the tests of a file that break it."""
-    async with Mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+    async with new_mesh(tmp_path_factory.mktemp("mesh"), postgres) as mesh:
         yield mesh
 
 

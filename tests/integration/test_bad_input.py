@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 
 import grpc
 import pytest
@@ -196,12 +194,11 @@ BAD: list[tuple[str, str, str, Message, str]] = [
 
 
 def _contents(mesh: Mesh) -> dict[str, list[tuple[object, ...]]]:
-    found = {}
-    for service in SERVICES:
-        with closing(sqlite3.connect(f"file:{mesh.book(service)}?mode=ro", uri=True)) as book:
-            for (table,) in book.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
-                found[f"{service}.{table}"] = book.execute(f"SELECT * FROM {table}").fetchall()
-    return found
+    return {
+        f"{service}.{table}": mesh.rows(service, f'SELECT * FROM "{table}"')
+        for service in SERVICES
+        for table in mesh.tables(service)
+    }
 
 
 async def _call(mesh: Mesh, process: str, method: str, body: bytes) -> grpc.aio.AioRpcError:

@@ -117,6 +117,7 @@ async def test_row_3_coordinator_killed_with_all_votes_and_nothing_written(
     [("pwrite64", "signal=KILL:when=3"), ("fdatasync", "signal=KILL:when=1")],
     ids=["half-written", "unforced"],
 )
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_4_coordinator_killed_inside_the_decision_write(
     hurt_mesh: Mesh, call: str, fault: str
 ) -> None:
@@ -279,6 +280,7 @@ async def test_row_14_late_doubled_and_reordered_messages(hurt_mesh: Mesh) -> No
     await books_agree(hurt_mesh)
 
 
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_29_coordinator_refuses_a_log_that_has_lost_its_end(hurt_mesh: Mesh) -> None:
     """A commit whose decision is gone is not aborted: nobody answers until it is back."""
     shop, trade, coordinator = await _die_paying(hurt_mesh, AFTER_DECISION)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,8 +32,7 @@ async def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 
 def rows(mesh: Mesh, service: str, table: str) -> list[str]:
     """The transactions of which a service still knows."""
-    with closing(sqlite3.connect(f"file:{mesh.book(service)}?mode=ro", uri=True)) as connection:
-        found = connection.execute(f"SELECT DISTINCT txn_id FROM {table} ORDER BY 1").fetchall()
+    found = mesh.rows(service, f"SELECT DISTINCT txn_id FROM {table} ORDER BY 1")
     return [txn_id for (txn_id,) in found]
 
 

@@ -23,10 +23,9 @@ def _start(service: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-async def test_second_coordinator_is_refused(shared_mesh: Mesh, tmp_path: Path) -> None:
+async def test_second_coordinator_is_refused(shared_mesh: Mesh) -> None:
     """A coordinator over a log that another one owns says so and ends."""
-    home = shared_mesh.book("coordinator").parent.parent
-    second = ServiceProcess("coordinator", 1, shared_mesh.etcd.endpoint, home)
+    second = shared_mesh.replica("coordinator", 1)
     second.launch()
     assert await second.ended() == EXIT_CANNOT_START
     assert "another coordinator runs" in second.log

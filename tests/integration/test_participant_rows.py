@@ -48,6 +48,7 @@ async def _ends_once(shop: Shop, trade: order_service_pb2.Trade) -> bool:
     return paid
 
 
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_9_ledger_killed_before_its_vote_is_durable(hurt_mesh: Mesh) -> None:
     """Its vote was never sent: Prepare is repeated, or the transaction aborted."""
     shop = await Shop(hurt_mesh).open()
@@ -84,6 +85,7 @@ async def test_row_10_ledger_killed_after_its_vote_keeps_the_hold_and_never_deci
     await _ends_once(shop, trade)
 
 
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_11_ledger_killed_while_it_applies(hurt_mesh: Mesh) -> None:
     """A commit that was half written is sent again, and moves the money once."""
     shop = await Shop(hurt_mesh).open()
@@ -139,6 +141,7 @@ async def test_row_18_ledger_stopped_after_its_vote_is_ejected(
 
 
 @pytest.mark.parametrize("victim", ["coordinator-0", "ledger-0"])
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_25_a_force_takes_longer_than_an_attempt(hurt_mesh: Mesh, victim: str) -> None:
     """Nobody hears of what is not forced yet; the transaction ends once, as if it were fast."""
     shop = await Shop(hurt_mesh).open()
@@ -187,6 +190,7 @@ async def test_row_26_a_full_disk_refuses_before_it_begins_and_commits_nothing_f
 
 
 @pytest.mark.parametrize("victim", ["coordinator-0", "ledger-0"])
+@pytest.mark.only_on("sqlite")  # a fault of its files
 async def test_row_27_a_force_that_fails_ends_the_process_and_nothing_is_lost(
     hurt_mesh: Mesh, victim: str
 ) -> None:

@@ -34,11 +34,12 @@ def test_replicas_that_cannot_be_are_refused(text: str, told: str) -> None:
         parse_replicas(text, CATALOGUE)
 
 
-def test_only_sqlite_is_a_store() -> None:
-    """STORE=sqlite is accepted, anything else refused in one line."""
+def test_stores() -> None:
+    """STORE is one of two, anything else is refused in one line."""
     check_store("sqlite")
-    with pytest.raises(ReplicasError, match="only sqlite"):
-        check_store("postgres")
+    check_store("postgres")
+    with pytest.raises(ReplicasError, match="sqlite and postgres"):
+        check_store("oracle")
 
 
 def test_port_blocks_do_not_overlap() -> None:

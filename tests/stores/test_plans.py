@@ -21,14 +21,14 @@ from services.order import trades
 from services.order.payment import PayTradeResource
 from services.order.state import TradeState
 from services.order.trades import Trade
-from tests.services.rig import SqliteStore, open_store
+from tests.services.rig import SqliteStore, open_sqlite_store
 from tests.txn.helpers import FastClock, commit_row, key
 from tests.txn.support import open_sqlite
 from txn.model import BranchKey, BranchRow, Decision, TxnId
 from txn.resource import BatchResource, Item
 from txn.state import BranchState, Outcome, Vote
-from txn.store.sqlite_branches import SqliteBranchTable
-from txn.store.sqlite_log import SqliteDecisionLog
+from txn.store.sql_branches import SqlBranchTable
+from txn.store.sql_log import SqlDecisionLog
 
 # One more than a statement takes at once, so that there is one over many rows and one over one.
 MANY = 257
@@ -81,7 +81,7 @@ async def test_transfers_scan_nothing(tmp_path: Path) -> None:
             for name in ("from", "to"):
                 books.open_account(tx, Account(f"{name}{at}", CurrencyCode("EUR"), -9, 0, 0, 1))
 
-    async with open_store("ledger", tmp_path) as store:
+    async with open_sqlite_store("ledger", tmp_path) as store:
         await store.write(fill)
         operations = [
             ledger_service_pb2.TransferOperation(
@@ -100,7 +100,7 @@ async def test_payments_of_trades_scan_nothing(tmp_path: Path) -> None:
         for at in range(2 * MANY):
             trades.create(tx, _trade(at, clock.utc_us()))
 
-    async with open_store("order", tmp_path) as store:
+    async with open_sqlite_store("order", tmp_path) as store:
         await store.write(fill)
         operations = [
             order_service_pb2.PayTradeOperation(
@@ -132,7 +132,7 @@ def _trade(number: int, now_us: int) -> Trade:
 
 async def test_branches_scan_nothing(tmp_path: Path) -> None:
     """They are remembered, looked up, changed and forgotten by key."""
-    table = SqliteBranchTable()
+    table = SqlBranchTable()
     rows = [_branch(f"t{at:04}") for at in range(MANY)]
     keys = [row.key for row in rows]
     async with open_sqlite(tmp_path / "p.db") as store, nothing_is_scanned(store):
@@ -149,7 +149,7 @@ def _branch(txn_id: str) -> BranchRow:
 async def test_decisions_scan_nothing(tmp_path: Path) -> None:
     """They are written, found by their keys, ended and closed by id."""
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         claims, commits = _rows("c", Outcome.PENDING), _rows("d", Outcome.COMMITTED)
         async with nothing_is_scanned(store):
             assert commits == await log.decide_all(commits)

@@ -28,7 +28,7 @@ from tests.stores.record import (
 )
 from tests.support.books import books_agree
 from tests.support.mesh import CALL_TIMEOUT_S, ROOT, SERVICES, Mesh, free_port
-from txn.store import sqlite_branches, sqlite_log
+from txn.store import sql_branches, sql_log
 from txn.store.migrate import Migration, apply
 from txn.store.sqlite import SqliteWriter
 
@@ -41,10 +41,10 @@ services = pytest.mark.parametrize("service", SERVICES)
 def schema_of(service: str) -> Mapping[str, tuple[Migration, ...]]:
     """What a service's store is brought up to today."""
     if service == "coordinator":
-        return sqlite_log.schema()
+        return sql_log.schema()
     if service == "wallet":
         return own_schema(service)
-    return {**own_schema(service), **sqlite_branches.schema()}
+    return {**own_schema(service), **sql_branches.schema()}
 
 
 def restored(release: Path, service: str, path: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from txn.clock import US_PER_S
 from txn.log_keeper import LogKeeperConfig
-from txn.store.sqlite_log import COLUMNS, _decoded, _encoded
+from txn.store.sql_log import COLUMNS, _decoded, _encoded
 
 AGE_US = int(2 * LogKeeperConfig().idempotency_retention_s * US_PER_S)
 

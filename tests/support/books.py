@@ -1,11 +1,11 @@
-"""Checks both books of a mesh against each other, in the files themselves."""
+"""Checks both books of a mesh against each other, in the stores themselves."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.support.waiting import eventually
 
@@ -15,12 +15,12 @@ CONVERGE_WITHIN_S = 30.0
 class HasBooks(Protocol):
     """A mesh, as far as its books go."""
 
-    def book(self, service: str) -> Path:
-        """The SQLite file of a service."""
+    def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
+        """What the books of a service say, which others may be writing to."""
 
 
-def rows(path: Path, query: str) -> list[tuple[object, ...]]:
-    """What a query finds in a book that others may be writing to."""
+def rows_of(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What a query finds in a file that others may be writing to."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return connection.execute(query).fetchall()
 
@@ -42,28 +42,30 @@ def check_books(mesh: HasBooks) -> None:
     its limit is a CHECK of its table); never committed in one book and not in the other
     (I2); one journal entry for each paid trade (I4).
     """
-    ledger, order = mesh.book("ledger"), mesh.book("order")
-    assert rows(ledger, "SELECT entry_id FROM posting GROUP BY 1 HAVING SUM(amount_minor)") == []
+    unbalanced = "SELECT entry_id FROM posting GROUP BY entry_id HAVING SUM(amount_minor) <> 0"
+    assert mesh.rows("ledger", unbalanced) == []
     assert (
-        rows(
-            ledger,
+        mesh.rows(
+            "ledger",
             "SELECT account_id FROM account a WHERE posted_minor <> (SELECT COALESCE(SUM("
             "amount_minor), 0) FROM posting p WHERE p.account_id = a.account_id)",
         )
         == []
     )
-    paid = rows(order, "SELECT txn_id, amount_minor FROM trade WHERE state = 'TRADE_SUCCESS'")
-    posted = rows(
-        ledger,
-        "SELECT txn_id, SUM(MAX(amount_minor, 0)) FROM journal_entry JOIN posting USING (entry_id)"
-        " WHERE reference <> '' GROUP BY entry_id",
+    paid = mesh.rows(
+        "order", "SELECT txn_id, amount_minor FROM trade WHERE state = 'TRADE_SUCCESS'"
+    )
+    posted = mesh.rows(
+        "ledger",
+        "SELECT MAX(txn_id), SUM(CASE WHEN amount_minor > 0 THEN amount_minor ELSE 0 END)"
+        " FROM journal_entry JOIN posting USING (entry_id) WHERE reference <> '' GROUP BY entry_id",
     )
     assert sorted(paid) == sorted(posted)
-    decided = rows(mesh.book("coordinator"), "SELECT txn_id, outcome FROM decision")
+    decided = mesh.rows("coordinator", "SELECT txn_id, outcome FROM decision")
     outcomes = {row[0]: row[1] for row in decided}
     gone = truncated_to(mesh)
-    for book in (ledger, order):
-        states = rows(book, "SELECT txn_id, state FROM branch")
+    for service in ("ledger", "order"):
+        states = mesh.rows(service, "SELECT txn_id, state FROM branch")
         # What a single branch has come to its participant knows before the log does.
         wrong = {
             t
@@ -78,16 +80,16 @@ def check_books(mesh: HasBooks) -> None:
 
 def truncated_to(mesh: HasBooks) -> str:
     """At or below that txn_id an outcome row may be gone; empty when none is."""
-    ((newest,),) = rows(mesh.book("coordinator"), "SELECT MAX(txn_id) FROM truncation")
+    ((newest,),) = mesh.rows("coordinator", "SELECT MAX(txn_id) FROM truncation")
     return str(newest or "")
 
 
 def unfinished(mesh: HasBooks) -> list[tuple[object, ...]]:
     """What is still in doubt, held or under way."""
     return [
-        *rows(mesh.book("ledger"), "SELECT 'ledger', txn_id FROM branch WHERE state = 'PREPARED'"),
-        *rows(mesh.book("ledger"), "SELECT 'hold', txn_id FROM hold"),
-        *rows(mesh.book("ledger"), "SELECT 'held', account_id FROM account WHERE held_minor <> 0"),
-        *rows(mesh.book("order"), "SELECT 'order', txn_id FROM branch WHERE state = 'PREPARED'"),
-        *rows(mesh.book("order"), "SELECT 'paying', txn_id FROM trade WHERE state = 'PAYING'"),
+        *mesh.rows("ledger", "SELECT 'ledger', txn_id FROM branch WHERE state = 'PREPARED'"),
+        *mesh.rows("ledger", "SELECT 'hold', txn_id FROM hold"),
+        *mesh.rows("ledger", "SELECT 'held', account_id FROM account WHERE held_minor <> 0"),
+        *mesh.rows("order", "SELECT 'order', txn_id FROM branch WHERE state = 'PREPARED'"),
+        *mesh.rows("order", "SELECT 'paying', txn_id FROM trade WHERE state = 'PAYING'"),
     ]

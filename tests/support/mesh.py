@@ -1,8 +1,8 @@
-"""A real mesh for tests: every service a process of its own, over a real etcd and real SQLite.
+"""A real mesh for tests: every service a process of its own, over a real etcd and real stores.
 
-Ports are ephemeral, the books stand in a directory of the test, and any process can be
-killed, armed with a failpoint and started again. Clients use the shipped resolver and
-balancer.
+Ports are ephemeral, the books stand in a directory or a database of the test, and any
+process can be killed, armed with a failpoint and started again. Clients use the shipped
+resolver and balancer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import sys
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
+import psycopg
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
@@ -31,7 +32,10 @@ from tallystick.wallet.v1 import wallet_service_pb2, wallet_service_pb2_grpc
 import balancer
 from discovery import EtcdClient, EtcdResolver
 from services.failpoints import VARIABLE
+from services.runtime import POSTGRES
+from tests.support.books import rows_of
 from tests.support.etcd import EtcdProcess
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +63,10 @@ def _is_listening(address: str) -> bool:
 class ServiceProcess:
     """One replica. It keeps its port from start to start."""
 
-    def __init__(self, service: str, replica: int, etcd: str, home: Path) -> None:
+    def __init__(
+        self, service: str, replica: int, etcd: str, home: Path, postgres: str = ""
+    ) -> None:
+        """Keeps its books in the database `postgres`, if that is named, else in `home`."""
         self.service = service
         self.address = f"127.0.0.1:{free_port()}"
         self.metrics_port = free_port()
@@ -68,6 +75,7 @@ class ServiceProcess:
         self._replica = replica
         self._etcd = etcd
         self._home = home
+        self._postgres = postgres
         self._process: subprocess.Popen[bytes] | None = None
         self._log = home / f"{service}-{replica}.log"
         self._armed = False
@@ -100,7 +108,9 @@ class ServiceProcess:
                     "--metrics", f"127.0.0.1:{self.metrics_port}",
                 ],
                 cwd=ROOT,
-                env={**os.environ, **self.variables, VARIABLE: failpoint},
+                env={
+                    **os.environ, **self.variables, VARIABLE: failpoint, POSTGRES: self._postgres,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -166,13 +176,28 @@ class ServiceProcess:
 class Clients:
     """Stubs to every service of one registry, over the shipped resolver and balancer."""
 
-    def __init__(self, home: Path) -> None:
-        """`home` is where the services keep their books."""
+    def __init__(self, home: Path, postgres: str = "") -> None:
+        """Services keep their books in the database `postgres`, or in `home` without one."""
         self._home = home
+        self._postgres = postgres
 
     def book(self, service: str) -> Path:
         """The SQLite file of a service."""
         return self._home / "data" / f"{service}.db"
+
+    def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
+        """What a service's books say, behind its back."""
+        if self._postgres:
+            with psycopg.connect(self._postgres, options=f"-c search_path={service}") as connection:
+                return connection.execute(query.encode()).fetchall()
+        return rows_of(self.book(service), query)
+
+    def tables(self, service: str) -> list[str]:
+        """The names of all tables of a service."""
+        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        if self._postgres:
+            query = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        return [name for (name,) in self.rows(service, query)]
 
     def connect(self, etcd: str) -> None:
         """Makes the stubs; call it on the loop that uses them."""
@@ -204,8 +229,8 @@ class Clients:
 class Mesh(Clients):
     """An etcd, one process of each service, and stubs to all of them."""
 
-    def __init__(self, home: Path) -> None:
-        super().__init__(home)
+    def __init__(self, home: Path, postgres: str = "") -> None:
+        super().__init__(home, postgres)
         self.etcd = EtcdProcess()
         self.processes: dict[str, ServiceProcess] = {}
 
@@ -222,7 +247,7 @@ class Mesh(Clients):
     async def _start(self) -> None:
         self.etcd.start()
         for service in SERVICES:
-            process = ServiceProcess(service, 0, self.etcd.endpoint, self._home)
+            process = self.replica(service, 0)
             self.processes[f"{service}-0"] = process
             process.launch()
         await asyncio.gather(*(process.serving() for process in self.processes.values()))
@@ -243,13 +268,18 @@ class Mesh(Clients):
 
     def replica(self, service: str, number: int) -> ServiceProcess:
         """One more process of a service, over the same books; whoever launches it ends it."""
-        return ServiceProcess(service, number, self.etcd.endpoint, self._home)
+        return ServiceProcess(service, number, self.etcd.endpoint, self._home, self._postgres)
 
     async def restart(self, name: str, *, failpoint: str = "") -> None:
         """Ends a process in order and starts it again, armed if asked."""
         await self.processes[name].terminate()
         self.processes[name].launch(failpoint)
         await self.processes[name].serving()
+
+
+def new_mesh(home: Path, postgres: PostgresServer | None) -> Mesh:
+    """One whose books are in `home`, or in a new database of a server."""
+    return Mesh(home, postgres.database() if postgres else "")
 
 
 def packed(operation: Message) -> any_pb2.Any:

@@ -17,7 +17,7 @@ from txn.participant import Participant
 from txn.resource import BatchResource, Item, Resource
 from txn.state import BranchState, Vote
 from txn.store.group_commit import Store
-from txn.store.sqlite_branches import SqliteBranchTable
+from txn.store.sql_branches import SqlBranchTable
 from txn.testing import MemoryBranchTable, MemoryStore, Tables
 
 EFFECTS = "CREATE TABLE effect (name PRIMARY KEY, count);"
@@ -196,4 +196,4 @@ async def open_rig(kind: tuple[str, type[Counting]], directory: Path) -> AsyncIt
         yield Rig(MemoryStore(), MemoryBranchTable(), effects, resource(effects))
         return
     async with open_sqlite(directory / "p.db", EFFECTS) as s:
-        yield Rig(s, SqliteBranchTable(), SqliteEffects(), resource(SqliteEffects()))
+        yield Rig(s, SqlBranchTable(), SqliteEffects(), resource(SqliteEffects()))

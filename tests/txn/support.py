@@ -1,4 +1,4 @@
-"""SQLite stores for tests: opened in a directory of the test's, closed whatever happens."""
+"""Stores for tests: opened in a directory or a schema of the test's, closed whatever happens."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from txn.store import sqlite_branches, sqlite_log
+from tests.support.postgres import PostgresServer
+from txn.store import postgres, sql_branches, sql_log
 from txn.store.loop_store import LoopStore
-from txn.store.migrate import Migration
+from txn.store.migrate import Dialect, Migration
 from txn.store.sqlite import SqliteReader, SqliteWriter
 
 SqliteStore = LoopStore[sqlite3.Connection]
 Schema = Mapping[str, tuple[Migration, ...]]
 
 
-def schema(extra: str = "") -> Schema:
+def schema(extra: str = "", dialect: Dialect = "sqlite") -> Schema:
     """The tables of a coordinator and of a participant, and those of the test."""
     own = {"test": (Migration(1, extra),)} if extra else {}
-    return {**sqlite_log.schema(), **sqlite_branches.schema(), **own}
+    return {**sql_log.schema(dialect), **sql_branches.schema(dialect), **own}
 
 
 def no_commit_may_fail(error: BaseException) -> NoReturn:
@@ -35,6 +36,23 @@ async def open_sqlite(path: Path, extra: str = "") -> AsyncIterator[SqliteStore]
         "test",
         writer=lambda: SqliteWriter(path, schema(extra)),
         reader=lambda: SqliteReader(path),
+        on_commit_failure=no_commit_may_fail,
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_postgres(
+    server: PostgresServer, name: str = "", extra: str = ""
+) -> AsyncIterator[postgres.PostgresStore]:
+    """The same in a schema of `server`: a new one, unless it is named."""
+    store = postgres.open_store(
+        server.dsn,
+        name or server.schema(),
+        schema(extra, "postgres"),
         on_commit_failure=no_commit_may_fail,
     )
     try:

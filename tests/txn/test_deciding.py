@@ -23,7 +23,7 @@ from txn.lane import Happened
 from txn.model import BranchId, Decision, RequestKey, TxnId
 from txn.state import Outcome
 from txn.store import sqlite
-from txn.store.sqlite_log import SqliteDecisionLog
+from txn.store.sql_log import SqlDecisionLog
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Transaction
 
@@ -246,7 +246,7 @@ async def test_without_room_a_refusal_does_not_hold_up_a_commit(
 ) -> None:
     """What frees holds may use the room kept back; an abort under a key waits for more."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        rig = Rig(SqliteDecisionLog(store))
+        rig = Rig(SqlDecisionLog(store))
         monkeypatch.setattr(sqlite, "FREE_SPACE_RESERVE_BYTES", 1 << 62)
         rig.decide("t1", Outcome.ABORTED)
         rig.decide("t2")

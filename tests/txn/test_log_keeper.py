@@ -40,13 +40,13 @@ from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.model import Branch, Decision, TxnId
 from txn.state import Outcome, Vote
 from txn.store.group_commit import PATIENCE_S
-from txn.store.sqlite_log import SqliteDecisionLog
+from txn.store.sql_log import SqlDecisionLog
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result
 
 DAY_S = 24 * 3_600
 WEEK_S = 7 * DAY_S
-Log = MemoryDecisionLog | SqliteDecisionLog
+Log = MemoryDecisionLog | SqlDecisionLog
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -56,7 +56,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
         yield MemoryDecisionLog(MemoryStore())
         return
     async with open_sqlite(tmp_path / "c.db") as store:
-        yield SqliteDecisionLog(store, FastClock())
+        yield SqlDecisionLog(store, FastClock())
 
 
 def keeper(log: Log, clock: FastClock, age_s: float = 0.0, **config: float) -> LogKeeper:
@@ -173,7 +173,7 @@ async def test_a_step_is_as_small_as_was_said(tmp_path: Path) -> None:
     """Between two steps there is a pause, so that who pays has the store to himself."""
     clock = ManualClock()
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store, FastClock())
+        log = SqlDecisionLog(store, FastClock())
         for number in range(5):
             row = commit_row(f"t{number}", ("ledger", Vote.COMMIT), idempotency_key=f"k{number}")
             await decide(log, replace(row, ended=True))
@@ -196,7 +196,7 @@ async def test_a_step_rides_with_a_force_that_goes_anyway(tmp_path: Path) -> Non
     """It goes with the group of who writes, and waits for that as long as it has patience."""
     clock = ManualClock()
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store, clock)
+        log = SqlDecisionLog(store, clock)
         row = replace(commit_row("t1", ("ledger", Vote.COMMIT)), ended=True)
         await decide(log, row)
         step = asyncio.ensure_future(log.truncate(after="", limit=9, before_us=2))
@@ -270,7 +270,7 @@ async def test_a_crash_in_a_step_takes_rows_and_what_is_known_of_them_together(
     path = tmp_path / "c.db"
     names = [f"t{number:03}" for number in range(4 * STEP)]
     async with open_sqlite(path) as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         for name in names:
             row = commit_row(name, ("ledger", Vote.COMMIT), idempotency_key=name)
             await decide(log, replace(row, ended=True))
@@ -280,7 +280,7 @@ async def test_a_crash_in_a_step_takes_rows_and_what_is_known_of_them_together(
     assert -signal.SIGKILL == await asyncio.wait_for(process.wait(), 30)
     left = names[STEP:] if when == "before" else names[2 * STEP :]
     async with open_sqlite(path) as store:
-        log = SqliteDecisionLog(store, FastClock())
+        log = SqlDecisionLog(store, FastClock())
         assert left == [row.txn_id for row in await log.list_decisions(after="", limit=99)]
         asked = [Decision(TxnId(name), Outcome.ABORTED, None, (), 1, ended=True) for name in names]
         stand = await log.decide_all(asked)

@@ -46,7 +46,7 @@ from txn.errors import (
 from txn.lane import PARTICIPANT_UNAVAILABLE
 from txn.model import Branch, Decision, LoggedBranch, RequestKey, TxnId, VoteReply, body_hash
 from txn.state import Outcome, TransactionState, Vote
-from txn.store.sqlite_log import SqliteDecisionLog
+from txn.store.sql_log import SqlDecisionLog
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.transaction import Result
 
@@ -619,7 +619,7 @@ async def test_one_outcome_that_cannot_be_written_leaves_the_others(
 ) -> None:
     """They are written one by one when they cannot be together."""
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         gates = [Gate(Vote.COMMIT), Gate(Vote.COMMIT)]
         transport.on("perform", "ledger", *gates)
         async with serving(transport, log) as engine:
@@ -639,7 +639,7 @@ def _change_the_first(tx: sqlite3.Connection) -> None:
     tx.execute("UPDATE decision SET body_hash = x'00' WHERE txn_id LIKE 't1%'")
 
 
-async def _is_committed(store: SqliteStore, log: SqliteDecisionLog, txn_id: TxnId) -> bool:
+async def _is_committed(store: SqliteStore, log: SqlDecisionLog, txn_id: TxnId) -> bool:
     await store.write(lambda tx: None)
     row = await log.by_txn_id(txn_id)
     return row is not None and row.outcome is Outcome.COMMITTED

@@ -25,7 +25,7 @@ from txn.participant_check.rules import Broken, Rule
 from txn.participant_check.subject import COORDINATOR, Subject
 from txn.participant_check.watched import WatchedAlone, WatchedBatches
 from txn.state import Vote
-from txn.store import sqlite_branches
+from txn.store import sql_branches
 from txn.store.loop_store import LoopStore
 from txn.store.opening import Schema, SqliteStore
 from txn.store.sqlite import SqliteReader, SqliteWriter
@@ -78,7 +78,7 @@ class Site(Generic[Op]):
 
     async def start(self) -> None:
         """Opens the store, with a new resource."""
-        schema = {**self._subject.schema, **sqlite_branches.schema()}
+        schema = {**self._subject.schema, **sql_branches.schema()}
         self._lost: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._store = LoopStore(
             self.path.stem,
@@ -92,7 +92,7 @@ class Site(Generic[Op]):
         self.suffix = "_all" if batches else ""
         self._participant: Participant[Tx, Op] = Participant(
             store=self._store,
-            branches=sqlite_branches.SqliteBranchTable(),
+            branches=sql_branches.SqlBranchTable(),
             resource=self.watched,
             codec=self._subject,
             coordinators=frozenset({COORDINATOR}),

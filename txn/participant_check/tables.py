@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
-from txn.store import sqlite_branches
+from txn.store import sql_branches
 from txn.store.migrate import apply
 
 Tx = sqlite3.Connection
@@ -16,7 +16,7 @@ class Tables:
 
     def __init__(self) -> None:
         with closing(sqlite3.connect(":memory:")) as own:
-            for component, migrations in sqlite_branches.schema().items():
+            for component, migrations in sql_branches.schema().items():
                 apply(own, component, migrations)
             self._own = set(_names(own))
 

@@ -33,9 +33,10 @@ from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
 from txn.rpc.operation import OperationCodec
 from txn.rpc.participant import ParticipantServicer
 from txn.rpc.participant_transport import GrpcParticipantTransport
-from txn.store import sqlite_branches, sqlite_log
+from txn.store import sql_branches, sql_log
 from txn.store.log_mark import LogMark
 from txn.store.opening import SqliteStore, open_store, schema_of
+from txn.store.sqlite import take_ownership
 from txn.store.sqlite_verify import verify
 
 # What calls and streams have to end, when the block is left.
@@ -86,13 +87,13 @@ async def serve_participant(
     crash_point.py. Raises what `open_store` raises.
     """
     async with AsyncExitStack() as stack:
-        schema = {**schema_of(name, resource.schema), **sqlite_branches.schema()}
+        schema = {**schema_of(name, resource.schema), **sql_branches.schema()}
         store = open_store(Path(home) / f"{name}.db", schema)
         stack.push_async_callback(store.close)
         clock = SystemClock()
         participant = Participant(
             store=store,
-            branches=sqlite_branches.SqliteBranchTable(),
+            branches=sql_branches.SqlBranchTable(),
             resource=resource,
             codec=OperationCodec(resource.operation),
             coordinators=frozenset(coordinators),
@@ -148,16 +149,16 @@ async def serve_coordinator(
     _refuse_contradiction(config, name, participants)
     async with AsyncExitStack() as stack:
         path = Path(home) / f"{name}.db"
-        stack.callback(os.close, sqlite_log.take_ownership(path))
+        stack.callback(os.close, take_ownership(path))
         mark = LogMark(path)
         stack.callback(mark.close)
         verify(path, mark)
-        log = open_store(path, sqlite_log.schema())
+        log = open_store(path, sql_log.schema())
         stack.push_async_callback(log.close)
         transport = GrpcParticipantTransport(participants.__getitem__, name)
         stack.push_async_callback(transport.close)
         clock = SystemClock()
-        decisions = sqlite_log.SqliteDecisionLog(log, clock, mark)
+        decisions = sql_log.SqlDecisionLog(log, clock, mark)
         coordinator = Coordinator(
             config=config,
             log=decisions,

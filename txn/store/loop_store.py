@@ -7,6 +7,9 @@ time, once the loop is busy. (ADR 0004 has the measurement.)
 
 Reads run on another thread, so that they neither wait for a force nor hold up the loop,
 but for those that only follow an index to a few rows.
+
+Of a database behind a network (`remote`) each statement may block, and so all of a group
+runs on the thread, and every read on one. (ADR 0006)
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from txn.errors import StoreClosed, StoreError
 from txn.metrics import NO_METRICS, StoreMetrics
@@ -25,6 +28,7 @@ from txn.store.group_commit import (
     Backend,
     Group,
     GroupCommit,
+    Ran,
     Report,
     Settlement,
     Snapshots,
@@ -39,6 +43,13 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _log = logging.getLogger(__name__)
+
+
+class _Forced(NamedTuple):
+    """How many pieces of work became durable, and whom to tell what."""
+
+    size: int
+    settled: list[Settlement]
 
 
 class LoopBackend(Backend[Tx], Protocol[Tx]):
@@ -65,10 +76,12 @@ class LoopStore(Generic[Tx]):
         on_commit_failure: Callable[[BaseException], NoReturn],
         metrics: StoreMetrics = NO_METRICS,
         threads: Callable[[str], Executor] = one_thread,
+        remote: bool = False,
     ) -> None:
         """Opens all of them. Must be called on the loop that uses the store.
 
-        `threads` makes what runs one thing after the other, by name, without blocking the loop.
+        `remote` says that any statement may block, not only a turn and a force. `threads`
+        makes what runs one thing after the other, by name, without blocking the loop.
         """
         self._loop = asyncio.get_running_loop()
         self._on_commit_failure = on_commit_failure
@@ -80,6 +93,7 @@ class LoopStore(Generic[Tx]):
         self._snapshots, self._points = reader(), reader()
         self._writes = threads(f"{name}-writer")
         self._reads = threads(f"{name}-reader")
+        self._looks = threads(f"{name}-looker") if remote else None
         # Set while there is nothing to write.
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -118,6 +132,8 @@ class LoopStore(Generic[Tx]):
     async def look_up(self, work: Callable[[Tx], T]) -> T:
         """See Store.look_up."""
         self._refuse_when_closing()
+        if self._looks is not None:
+            return await self._loop.run_in_executor(self._looks, _read, self._points, work)
         return _read(self._points, work)
 
     async def close(self) -> None:
@@ -135,9 +151,10 @@ class LoopStore(Generic[Tx]):
         # Here: who is told touches futures of the loop.
         _tell(settled)
         await self._loop.run_in_executor(self._reads, self._snapshots.close)
-        self._points.close()
-        self._writes.shutdown()
-        self._reads.shutdown()
+        # On its thread, after what still looks something up there.
+        await self._loop.run_in_executor(self._looks or self._reads, self._points.close)
+        for thread in filter(None, (self._writes, self._reads, self._looks)):
+            thread.shutdown()
 
     def _refuse_when_closing(self) -> None:
         if self._closing:
@@ -159,6 +176,10 @@ class LoopStore(Generic[Tx]):
                     if shed:
                         continue
                     self._quiet.set()
+                    return
+                if self._looks is not None:
+                    then = partial(self._committed, self._loop.time())
+                    self._on_thread(partial(self._whole, group), then)
                     return
                 try:
                     tx = self._backend.begin_now()
@@ -184,13 +205,24 @@ class LoopStore(Generic[Tx]):
 
     def _run(self, tx: Tx, group: Group[Tx]) -> None:
         ran = self._group.run(tx, group)
-        size = 0 if ran.lost else sum(len(item.inputs) for item in group)
-        then = partial(self._committed, size, self._loop.time())
-        self._on_thread(partial(self._group.commit, tx, ran), then)
+        then = partial(self._committed, self._loop.time())
+        self._on_thread(partial(self._commit, tx, group, ran), then)
 
-    def _committed(self, size: int, began_s: float, committed: Future[list[Settlement]]) -> None:
+    def _whole(self, group: Group[Tx]) -> _Forced:
+        """All of a group, where each statement may block."""
+        try:
+            tx = self._group.begin()
+        except StoreError as error:
+            return _Forced(0, refused(group, error))
+        return self._commit(tx, group, self._group.run(tx, group))
+
+    def _commit(self, tx: Tx, group: Group[Tx], ran: Ran) -> _Forced:
+        size = 0 if ran.lost else sum(len(item.inputs) for item in group)
+        return _Forced(size, self._group.commit(tx, ran))
+
+    def _committed(self, began_s: float, committed: Future[_Forced]) -> None:
         with self._or_fail():
-            settled = committed.result()
+            size, settled = committed.result()
             if size:
                 self._metrics.forced(size, self._loop.time() - began_s)
             _tell(settled)

@@ -13,6 +13,11 @@ import re
 import sqlite3
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from typing import Literal, TypeAlias
+
+from txn.store.sql import Sql
+
+Dialect: TypeAlias = Literal["sqlite", "postgres"]
 
 _NAME = re.compile(r"(?P<version>\d{4})_[a-z0-9_]+\.sql")
 
@@ -41,9 +46,7 @@ def load(directory: Traversable) -> tuple[Migration, ...]:
     return tuple(Migration(version, entry.read_text(encoding="utf-8")) for version, entry in found)
 
 
-def apply(
-    connection: sqlite3.Connection, component: str, migrations: tuple[Migration, ...]
-) -> None:
+def apply(connection: Sql, component: str, migrations: tuple[Migration, ...]) -> None:
     """Applies what is missing, within the caller's transaction.
 
     Raises MigrationError when the store was written by a newer program.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from txn.errors import GroupLost, StoreError
+from txn.errors import AlreadyOwned, GroupLost, StoreError
 from txn.store.migrate import Migration, apply
 
 # A stranger's lock on the file, such as a shell's: how long a group waits for it, looking
@@ -195,6 +195,22 @@ class SqliteReader:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+
+def take_ownership(path: Path) -> int:
+    """Makes this process the only coordinator over the log at `path`, until it ends.
+
+    Returns the descriptor that holds the lock; the kernel lets go of it when the process
+    dies, however that comes. Raises AlreadyOwned.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise AlreadyOwned(f"another coordinator runs on {path}") from error
+    return descriptor
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:

@@ -32,19 +32,23 @@ def select_in(
     return rows
 
 
-def write_rows(tx: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
+def write_rows(tx: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> int:
     """Runs `statement`, in which {rows} stands for `VALUES (...), ...`, over all of `rows`.
+
+    Returns how many rows were changed.
 
     One statement for each row takes half as long again: 2.6 us instead of 1.6 for an insert.
     Where a key has several columns write `IN (SELECT column1, column2 FROM ({rows}))`: with
     {rows} alone SQLite scans the table.
     """
-    at = 0
+    at = changed = 0
     for size in _ROWS:
         while len(rows) - at >= size:
             chunk = rows[at : at + size]
-            tx.execute(_over(statement, len(chunk[0]), size), tuple(chain.from_iterable(chunk)))
+            query = _over(statement, len(chunk[0]), size)
+            changed += tx.execute(query, tuple(chain.from_iterable(chunk))).rowcount
             at += size
+    return changed
 
 
 @cache

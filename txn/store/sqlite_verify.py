@@ -1,7 +1,7 @@
 """Whether a decision log on SQLite is whole, looked at before anything is answered from it.
 
 A damaged log must not answer "no such transaction", since that means abort. Each row has a
-checksum, which is compared whenever it is read (sqlite_log.py). What a checksum cannot show
+checksum, which is compared whenever it is read (sql_log.py). What a checksum cannot show
 is that a row is missing, and absence is what matters. So at the start the structure is looked
 through, every commit without an end has to be found by its id, the newest rows also by
 their keys, and the row has to be there that was the last to be forced (log_mark.py).
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from txn.errors import LogDamaged
 from txn.state import Outcome
-from txn.store import sqlite_truncation
+from txn.store import sql_truncation
 from txn.store.log_mark import LogMark, Noted
+from txn.store.sql_log import COLUMNS, Row, check_row
 from txn.store.sqlite import connect_to_read
-from txn.store.sqlite_log import COLUMNS, Row, check_row
 
 # Of a log whose structure is looked through: about 0.3 s.
 STRUCTURE_MAX_BYTES = 256 * 1024 * 1024
@@ -107,7 +107,7 @@ def _unfinished(connection: sqlite3.Connection, rows: str) -> frozenset[str]:
 def _truncated(connection: sqlite3.Connection) -> str:
     """Rows up to here may have been deleted on purpose."""
     names = connection.execute("PRAGMA table_info(truncation)").fetchall()
-    return sqlite_truncation.horizon(connection) if names else ""
+    return sql_truncation.horizon(connection) if names else ""
 
 
 def _structure(connection: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
 from hypothesis import given, settings
@@ -27,15 +28,19 @@ from services.ledger.transfer import (
 )
 from services.money import AMOUNT_MAX_MINOR, BALANCE_MAX_MINOR, CurrencyCode
 from services.store import own_schema
-from tests.services.rig import SqliteStore, open_store
+from tests.services.rig import open_store
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock, key
 from txn.errors import Busy, Refused
 from txn.resource import Item
 from txn.state import Vote
+from txn.store.group_commit import Store
 from txn.store.migrate import apply
+from txn.store.sql import Sql
 
 EUR = CurrencyCode("EUR")
 LIMIT_MIN = -(10**18)
+INTEGRITY_ERRORS = (sqlite3.IntegrityError, psycopg.IntegrityError)
 FUNDS_BUSY = f"{INSUFFICIENT_FUNDS}, busy"
 
 
@@ -48,7 +53,7 @@ def _reason(vote: Vote | Refused | Busy) -> str:
 class Ledger:
     """A store of books with the three moves of a transfer."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Store[Sql]) -> None:
         self.store = store
         self.resource = TransferResource(FastClock())
 
@@ -114,9 +119,9 @@ def transfer(
 
 
 @pytest_asyncio.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+async def ledger(tmp_path: Path, database: PostgresServer | None) -> AsyncIterator[Ledger]:
     """Books with a bank that may be overdrawn, a payer who has 100, and a payee."""
-    async with open_store("ledger", tmp_path) as store:
+    async with open_store("ledger", tmp_path, database) as store:
         ledger = Ledger(store)
         await ledger.open("bank", LIMIT_MIN)
         await ledger.open("payer")
@@ -223,11 +228,11 @@ async def test_the_largest_amounts(ledger: Ledger) -> None:
 
 async def test_the_table_itself_keeps_the_limit(ledger: Ledger) -> None:
     """Were the code above it wrong, SQLite would refuse: available is never below the limit."""
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(INTEGRITY_ERRORS):
         await ledger.corrupt("UPDATE account SET posted_minor = -1 WHERE account_id = 'payer'")
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(INTEGRITY_ERRORS):
         await ledger.corrupt("UPDATE account SET held_minor = 101 WHERE account_id = 'payer'")
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(INTEGRITY_ERRORS):
         await ledger.corrupt("UPDATE account SET held_minor = -1 WHERE account_id = 'payer'")
 
 
@@ -422,13 +427,14 @@ def _tables(tx: sqlite3.Connection) -> list[list[Any]]:
     return [tx.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in names]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 async def test_a_hot_account_is_one_update_of_its_row(ledger: Ledger) -> None:
     """However many items of a batch touch an account, its row is changed once."""
     await ledger.open("lender", LIMIT_MIN)
     items = [Item(key(f"t{n}"), transfer(1, "lender")) for n in range(20)]
     await ledger.store.write(lambda tx: ledger.resource.prepare_all(tx, items))
 
-    def commit(tx: sqlite3.Connection) -> list[tuple[str]]:
+    def commit(tx: Sql) -> list[tuple[str]]:
         tx.execute("CREATE TEMP TABLE touched (account_id TEXT)")
         tx.execute(
             "CREATE TEMP TRIGGER touch AFTER UPDATE ON account "

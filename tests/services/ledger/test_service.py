@@ -17,6 +17,7 @@ from services.edge import Edge
 from services.ledger.service import LedgerServicer
 from tests.services.ledger.test_books import Ledger, transfer
 from tests.services.rig import open_store
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock
 from tests.txn.rpc.rig import details, failed, served
 
@@ -40,9 +41,9 @@ class Rig:
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, database: PostgresServer | None) -> AsyncIterator[Rig]:
     """A ledger service."""
-    async with open_store("ledger", tmp_path) as store:
+    async with open_store("ledger", tmp_path, database) as store:
 
         def add(server: grpc.aio.Server) -> None:
             ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server(

@@ -15,11 +15,14 @@ from services.order import trades
 from services.order.payment import TRADE_EXPIRED, TRADE_MISMATCH, TRADE_NOT_FOUND, PayTradeResource
 from services.order.state import TRADE_MOVES, TradeState
 from services.order.trades import Trade
-from tests.services.rig import SqliteStore, open_store
+from tests.services.rig import open_store
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock, key
 from txn.errors import Busy, Refused
 from txn.resource import Item
 from txn.state import IllegalTransition, move
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 S = TradeState
 LEGAL = {
@@ -43,7 +46,7 @@ def test_moves(at: TradeState, to: TradeState) -> None:
 class Orders:
     """A store of trades with the three moves of a payment."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Store[Sql]) -> None:
         self.store = store
         self.clock = FastClock()
         self.resource = PayTradeResource(self.clock)
@@ -104,9 +107,9 @@ def pay(
 
 
 @pytest_asyncio.fixture
-async def orders(tmp_path: Path) -> AsyncIterator[Orders]:
+async def orders(tmp_path: Path, database: PostgresServer | None) -> AsyncIterator[Orders]:
     """A store of trades."""
-    async with open_store("order", tmp_path) as store:
+    async with open_store("order", tmp_path, database) as store:
         yield Orders(store)
 
 

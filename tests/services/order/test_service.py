@@ -20,9 +20,12 @@ from services.edge import Edge
 from services.order import trades
 from services.order.service import OrderConfig, OrderServicer
 from services.order.state import TradeState
-from tests.services.rig import SqliteStore, open_store
+from tests.services.rig import open_store
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock
 from tests.txn.rpc.rig import details, failed, served
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 Code = grpc.StatusCode
 Stub: TypeAlias = "order_service_pb2_grpc.OrderServiceAsyncStub"
@@ -32,7 +35,7 @@ US = 1_000_000
 class Rig:
     """The service, its clock, and the trades behind it."""
 
-    def __init__(self, stub: Stub, store: SqliteStore, clock: FastClock) -> None:
+    def __init__(self, stub: Stub, store: Store[Sql], clock: FastClock) -> None:
         self.stub = stub
         self.store = store
         self.clock = clock
@@ -72,11 +75,11 @@ def wanted(**changes: Any) -> pb.CreateTradeRequest:
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, database: PostgresServer | None) -> AsyncIterator[Rig]:
     """An order service whose trades are n1, n2..."""
     clock = FastClock()
     names = (f"n{number}" for number in range(1, 1_000))
-    async with open_store("order", tmp_path) as store:
+    async with open_store("order", tmp_path, database) as store:
 
         def add(server: grpc.aio.Server) -> None:
             servicer = OrderServicer(

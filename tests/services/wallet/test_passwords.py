@@ -21,9 +21,12 @@ from services.wallet import passwords as module
 from services.wallet import users
 from services.wallet.passwords import Passwords
 from services.wallet.service import WalletServicer
-from tests.services.rig import SqliteStore, open_store
+from tests.services.rig import open_store
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock
 from tests.txn.rpc.rig import Answers, details, failed, served
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 Code = grpc.StatusCode
 Stub: TypeAlias = "wallet_service_pb2_grpc.WalletServiceAsyncStub"
@@ -70,7 +73,7 @@ async def test_too_many_checks_are_refused(
 class Rig:
     """A wallet whose ledger agrees to everything and whose other services are not there."""
 
-    def __init__(self, stub: Stub, store: SqliteStore) -> None:
+    def __init__(self, stub: Stub, store: Store[Sql]) -> None:
         self.stub = stub
         self.store = store
 
@@ -94,10 +97,15 @@ class Rig:
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path, passwords: Passwords) -> AsyncIterator[Rig]:
+async def rig(
+    tmp_path: Path, passwords: Passwords, database: PostgresServer | None
+) -> AsyncIterator[Rig]:
     """A wallet service."""
     account = ledger_service_pb2.CreateAccountResponse().SerializeToString()
-    async with open_store("wallet", tmp_path) as store, served(Answers(account).add) as behind:
+    async with (
+        open_store("wallet", tmp_path, database) as store,
+        served(Answers(account).add) as behind,
+    ):
 
         def add(server: grpc.aio.Server) -> None:
             servicer = WalletServicer(

@@ -13,14 +13,14 @@ from tests.txn.support import open_sqlite
 from txn.errors import LogDamaged, StoreClosed
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
-from txn.store import sqlite_log
+from txn.store import sql_log
 from txn.store.log_mark import LogMark
 from txn.store.migrate import apply
+from txn.store.sql_log import COLUMNS, SqlDecisionLog
 from txn.store.sqlite import SqliteWriter
-from txn.store.sqlite_log import COLUMNS, SqliteDecisionLog
 from txn.store.sqlite_verify import verify
 
-LATEST = len(sqlite_log.schema()["coordinator"])
+LATEST = len(sql_log.schema()["coordinator"])
 NAME = "-some-log"
 
 
@@ -49,11 +49,11 @@ def log_of(version: int, path: Path) -> Path:
     """A log as a release has left it that knew so many migrations."""
     columns = COLUMNS.split(", ")
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        apply(connection, "coordinator", sqlite_log.schema()["coordinator"][:version])
+        apply(connection, "coordinator", sql_log.schema()["coordinator"][:version])
         known = {name for _, name, *_ in connection.execute("PRAGMA table_info(decision)")}
         connection.execute("INSERT INTO log_identity VALUES (1, ?)", (NAME,))
         for each in ROWS:
-            written = dict(zip(columns, sqlite_log._encoded(each), strict=True))
+            written = dict(zip(columns, sql_log._encoded(each), strict=True))
             names = [name for name in columns if name in known]
             connection.execute(
                 f"INSERT INTO decision ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
@@ -71,7 +71,7 @@ async def test_a_log_of_every_version_takes_claims(version: int, tmp_path: Path)
     mark = LogMark(path)
     verify(path, mark)
     async with open_sqlite(path) as store:
-        log = SqliteDecisionLog(store, mark=mark)
+        log = SqlDecisionLog(store, mark=mark)
         assert ROWS == list(await log.list_decisions(after="", limit=9))
         assert ROWS[2:3] == list(await log.list_decisions(after="", limit=9, unfinished_only=True))
         found = await log.by_keys([("caller", f"k{number}") for number in range(9)])
@@ -90,9 +90,9 @@ async def test_a_log_of_every_version_takes_claims(version: int, tmp_path: Path)
 def test_who_opens_it_again_migrates_nothing(tmp_path: Path) -> None:
     """And leaves nothing of the table that was replaced."""
     path = log_of(LATEST - 1, tmp_path / "c.db")
-    SqliteWriter(tmp_path / "new.db", sqlite_log.schema()).close()
+    SqliteWriter(tmp_path / "new.db", sql_log.schema()).close()
     for _ in range(2):
-        SqliteWriter(path, sqlite_log.schema()).close()
+        SqliteWriter(path, sql_log.schema()).close()
         assert _shape(tmp_path / "new.db") == _shape(path)
 
 
@@ -106,9 +106,9 @@ async def test_a_claim_that_is_damaged_is_noticed(tmp_path: Path) -> None:
     path = log_of(LATEST, tmp_path / "c.db")
     claim = row(7, Outcome.PENDING, ended=False)
     async with open_sqlite(path) as store:
-        await decide(SqliteDecisionLog(store), claim)
-        await SqliteDecisionLog(store).close_all([row(7, Outcome.COMMITTED, ended=True)])
-        await decide(SqliteDecisionLog(store), row(8, Outcome.PENDING, ended=False))
+        await decide(SqlDecisionLog(store), claim)
+        await SqlDecisionLog(store).close_all([row(7, Outcome.COMMITTED, ended=True)])
+        await decide(SqlDecisionLog(store), row(8, Outcome.PENDING, ended=False))
     mark = LogMark(path)
     verify(path, mark)
     with closing(sqlite3.connect(path)) as connection:
@@ -122,7 +122,7 @@ async def test_a_claim_that_is_damaged_is_noticed(tmp_path: Path) -> None:
 async def test_a_store_that_is_closed_says_so_of_each_claim(tmp_path: Path) -> None:
     """Whoever closes several is told of each, as when they are decided."""
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         await store.close()
         answers = await log.close_all([row(7, Outcome.COMMITTED, ended=True)] * 2)
     assert [StoreClosed, StoreClosed] == [type(each) for each in answers]
@@ -131,7 +131,7 @@ async def test_a_store_that_is_closed_says_so_of_each_claim(tmp_path: Path) -> N
 async def test_what_is_no_claim_is_not_closed(tmp_path: Path) -> None:
     """A row that is not there, or has another key, is a log that has lost something."""
     async with open_sqlite(tmp_path / "c.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         (missing,) = await log.close_all([row(7, Outcome.COMMITTED, ended=True)])
         assert isinstance(missing, LogDamaged)
         await decide(log, row(8, Outcome.PENDING, ended=False))

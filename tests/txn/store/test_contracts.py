@@ -12,16 +12,17 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import DEADLINE_S, by_key, commit_row, decide, key, operation, turns
-from tests.txn.support import open_sqlite
+from tests.txn.support import open_postgres, open_sqlite
 from txn.decision_log import DecisionLog
 from txn.errors import AlreadyOwned, GroupLost, Overloaded, TxnError
 from txn.model import BranchRow, Decision, TxnId
 from txn.state import BranchState, Outcome, Vote
 from txn.store import group_commit
-from txn.store.sqlite import SqliteWriter
-from txn.store.sqlite_branches import SqliteBranchTable
-from txn.store.sqlite_log import SqliteDecisionLog, take_ownership
+from txn.store.sql_branches import SqlBranchTable
+from txn.store.sql_log import SqlDecisionLog
+from txn.store.sqlite import SqliteWriter, take_ownership
 from txn.testing import (
     MemoryBackend,
     MemoryBranchTable,
@@ -60,7 +61,13 @@ async def test_decision_log_in_memory() -> None:
 async def test_decision_log_on_sqlite(tmp_path: Path) -> None:
     """The log on SQLite keeps the promises of DecisionLog."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        await check_decision_log(SqliteDecisionLog(store))
+        await check_decision_log(SqlDecisionLog(store))
+
+
+async def test_decision_log_on_postgres(postgres_server: PostgresServer) -> None:
+    """The log on PostgreSQL keeps the promises of DecisionLog."""
+    async with open_postgres(postgres_server) as store:
+        await check_decision_log(SqlDecisionLog(store))
 
 
 async def test_truncation_in_memory() -> None:
@@ -71,7 +78,13 @@ async def test_truncation_in_memory() -> None:
 async def test_truncation_on_sqlite(tmp_path: Path) -> None:
     """The log on SQLite forgets what it may, and knows what it has forgotten."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        await check_truncation(SqliteDecisionLog(store))
+        await check_truncation(SqlDecisionLog(store))
+
+
+async def test_truncation_on_postgres(postgres_server: PostgresServer) -> None:
+    """The log on PostgreSQL forgets what it may, and knows what it has forgotten."""
+    async with open_postgres(postgres_server) as store:
+        await check_truncation(SqlDecisionLog(store))
 
 
 async def test_claims_in_memory() -> None:
@@ -82,7 +95,13 @@ async def test_claims_in_memory() -> None:
 async def test_claims_on_sqlite(tmp_path: Path) -> None:
     """The log on SQLite keeps claims, and closes them once."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        await check_claims(SqliteDecisionLog(store))
+        await check_claims(SqlDecisionLog(store))
+
+
+async def test_claims_on_postgres(postgres_server: PostgresServer) -> None:
+    """The log on PostgreSQL closes claims as it promises."""
+    async with open_postgres(postgres_server) as store:
+        await check_claims(SqlDecisionLog(store))
 
 
 async def test_branch_table_in_memory() -> None:
@@ -93,7 +112,13 @@ async def test_branch_table_in_memory() -> None:
 async def test_branch_table_on_sqlite(tmp_path: Path) -> None:
     """The table on SQLite keeps the promises of BranchTable."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        await check_branch_table(store, SqliteBranchTable())
+        await check_branch_table(store, SqlBranchTable())
+
+
+async def test_branch_table_on_postgres(postgres_server: PostgresServer) -> None:
+    """The table on PostgreSQL keeps the promises of BranchTable."""
+    async with open_postgres(postgres_server) as store:
+        await check_branch_table(store, SqlBranchTable())
 
 
 async def test_forgetting_in_memory() -> None:
@@ -104,7 +129,13 @@ async def test_forgetting_in_memory() -> None:
 async def test_forgetting_on_sqlite(tmp_path: Path) -> None:
     """The table on SQLite forgets what it may, and remembers up to where."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        await check_forgetting(store, SqliteBranchTable())
+        await check_forgetting(store, SqlBranchTable())
+
+
+async def test_forgetting_on_postgres(postgres_server: PostgresServer) -> None:
+    """The table on PostgreSQL forgets what it may, and remembers up to where."""
+    async with open_postgres(postgres_server) as store:
+        await check_forgetting(store, SqlBranchTable())
 
 
 async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
@@ -118,15 +149,15 @@ async def test_decisions_survive_a_restart(tmp_path: Path) -> None:
     ]
     async with open_sqlite(tmp_path / "s.db") as store:
         for row in rows:
-            await decide(SqliteDecisionLog(store), row)
+            await decide(SqlDecisionLog(store), row)
     async with open_sqlite(tmp_path / "s.db") as store:
-        assert rows == list(await SqliteDecisionLog(store).list_decisions(after="", limit=9))
+        assert rows == list(await SqlDecisionLog(store).list_decisions(after="", limit=9))
 
 
 async def test_pages_of_decisions(tmp_path: Path) -> None:
     """Pages follow each other without gap or repetition, also when some have just ended."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         names = [f"t{number}" for number in range(7)]
         for name in names:
             await decide(log, commit(name))
@@ -145,7 +176,7 @@ async def test_an_end_shows_before_it_is_forced(tmp_path: Path) -> None:
     """Readers of one process see it at once, those of another once it is forced."""
     path = tmp_path / "s.db"
     async with open_sqlite(path) as store, open_sqlite(path) as other:
-        log, outside = SqliteDecisionLog(store), SqliteDecisionLog(other)
+        log, outside = SqlDecisionLog(store), SqlDecisionLog(other)
         await decide(log, commit("t1"))
         log.end_all([TxnId("t1")], _heard)
         ended = replace(commit("t1"), ended=True)
@@ -163,7 +194,7 @@ async def test_an_end_that_was_not_queued_does_not_show(
 ) -> None:
     """What is not on its way to the disk is not shown as if it were."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         await decide(log, commit("t1"))
         monkeypatch.setattr(group_commit, "QUEUE_SIZE_MAX", 0)
         with pytest.raises(Overloaded):
@@ -180,7 +211,7 @@ async def test_an_end_whose_group_is_lost_rides_with_the_next(
     """What the storage undid, or would not begin, is written without waiting for a restart."""
     async with open_sqlite(tmp_path / "s.db") as store:
         backend: type[MemoryBackend | SqliteWriter] = SqliteWriter
-        log: DecisionLog = SqliteDecisionLog(store)
+        log: DecisionLog = SqlDecisionLog(store)
         if kind == "memory":
             backend, log = MemoryBackend, MemoryDecisionLog(MemoryStore())
         await decide(log, commit("t1"))
@@ -201,7 +232,7 @@ async def test_an_end_that_cannot_be_written_is_not_said_to_be_durable(tmp_path:
     """The commit counts as unfinished until recovery ends it; the log goes on."""
     heard = []
     async with open_sqlite(tmp_path / "s.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         await decide(log, commit("t1"))
         await store.write(
             lambda tx: tx.execute(
@@ -227,7 +258,7 @@ async def test_an_end_of_nothing_is_not_said_to_be_durable() -> None:
 async def test_a_row_that_the_storage_swallows_is_no_outcome(tmp_path: Path) -> None:
     """Neither written nor in the way of another: that is an error, for nobody knows an outcome."""
     async with open_sqlite(tmp_path / "s.db") as store:
-        log = SqliteDecisionLog(store)
+        log = SqlDecisionLog(store)
         await store.write(
             lambda tx: tx.execute(
                 "CREATE TRIGGER swallow BEFORE INSERT ON decision BEGIN SELECT RAISE(IGNORE); END"

@@ -27,7 +27,7 @@ from txn.state import Outcome, Vote
 from txn.store import log_mark, opening, sqlite_verify
 from txn.store.log_mark import LogMark, Noted
 from txn.store.migrate import apply
-from txn.store.sqlite_log import SqliteDecisionLog, schema
+from txn.store.sql_log import SqlDecisionLog, schema
 from txn.store.sqlite_verify import verify
 
 LOG_ID = "-0123456789abcdef"
@@ -63,7 +63,7 @@ async def write_log(path: Path, *, checkpoint: bool) -> None:
     path.parent.mkdir()
     mark = LogMark(path)
     async with open_sqlite(path) as store:
-        log = SqliteDecisionLog(store, mark=mark)
+        log = SqlDecisionLog(store, mark=mark)
         assert LOG_ID == await log.identity(LOG_ID)
         for number in range(ROWS):
             if number == ROWS // 2:
@@ -80,14 +80,14 @@ async def write_log(path: Path, *, checkpoint: bool) -> None:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteDecisionLog]:
+async def opened(path: Path) -> AsyncIterator[SqlDecisionLog]:
     """The log, as a coordinator opens it. Raises LogDamaged, or what SQLite does."""
     mark = LogMark(path)
     try:
         verify(path, mark)
         store = opening.open_store(path, schema())
         try:
-            yield SqliteDecisionLog(store, mark=mark)
+            yield SqlDecisionLog(store, mark=mark)
         finally:
             await store.close()
     finally:
@@ -106,13 +106,13 @@ async def contradictions(path: Path) -> list[str] | None:
         return None
 
 
-async def _missing_from_recovery(log: SqliteDecisionLog) -> list[str]:
+async def _missing_from_recovery(log: SqlDecisionLog) -> list[str]:
     found = await log.list_decisions(after="", limit=ROWS, unfinished_only=True)
     wanted = {decision(n).txn_id for n in range(ROWS) if not decision(n).ended}
     return [f"not recovered: {each}" for each in wanted - {row.txn_id for row in found}]
 
 
-async def _wrong(log: SqliteDecisionLog, number: int) -> str:
+async def _wrong(log: SqlDecisionLog, number: int) -> str:
     """What an inquiry, and then a request under the same key, would be told wrongly."""
     row = decision(number)
     inquiry = Decision(row.txn_id, Outcome.ABORTED, None, (), decided_at_us=9, ended=True)
@@ -290,7 +290,7 @@ async def test_a_note_that_cannot_be_written_is_no_failure(
             full = os.open("/dev/full", os.O_RDWR)
             os.dup2(full, mark._descriptor)
             os.close(full)
-            log = SqliteDecisionLog(store, mark=mark)
+            log = SqlDecisionLog(store, mark=mark)
             assert [decision(1)] == await log.decide_all([decision(1)])
     assert f"{path}.mark is not written" in caplog.text
 

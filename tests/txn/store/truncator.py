@@ -17,8 +17,8 @@ from tests.txn.support import SqliteStore, no_commit_may_fail, schema
 from txn.clock import SystemClock
 from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.store.loop_store import LoopStore
+from txn.store.sql_log import SqlDecisionLog
 from txn.store.sqlite import SqliteReader, SqliteWriter
-from txn.store.sqlite_log import SqliteDecisionLog
 
 STEP = 8
 
@@ -50,9 +50,7 @@ async def main(path: Path) -> None:
     )
     clock = SystemClock()
     config = LogKeeperConfig(rows_per_step=STEP, pause_s=0.001)
-    await LogKeeper(
-        SqliteDecisionLog(store, clock), clock=clock, rng=Random(1), config=config
-    ).sweep()
+    await LogKeeper(SqlDecisionLog(store, clock), clock=clock, rng=Random(1), config=config).sweep()
 
 
 if __name__ == "__main__":

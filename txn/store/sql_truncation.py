@@ -1,13 +1,12 @@
-"""How the decision log on SQLite is truncated, and what is known of the rows that are gone."""
+"""How the decision log of a database is truncated, and what is known of the rows that are gone."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from txn.model import TxnId
-from txn.store.sqlite_many import select_in, write_rows
+from txn.store.sql import Sql, select_in, write_rows
 
 
 class Page(NamedTuple):
@@ -23,7 +22,7 @@ class Page(NamedTuple):
     newest_keyed: str
 
 
-def look(tx: sqlite3.Connection, after: str, limit: int, before_us: int) -> Page:
+def look(tx: Sql, after: str, limit: int, before_us: int) -> Page:
     """The next `limit` rows above `after`."""
     rows = tx.execute(
         "SELECT txn_id, decided_at_us < ?, ended, caller IS NOT NULL FROM decision "
@@ -40,29 +39,28 @@ def look(tx: sqlite3.Connection, after: str, limit: int, before_us: int) -> Page
     )
 
 
-def delete(tx: sqlite3.Connection, page: Page) -> int:
+def delete(tx: Sql, page: Page) -> int:
     """Deletes rows, and remembers in the same transaction up to where. Only what has ended."""
-    before = tx.total_changes
-    write_rows(tx, "DELETE FROM decision WHERE txn_id IN ({rows}) AND ended = 1", page.going)
-    deleted = tx.total_changes - before
+    gone = "DELETE FROM decision WHERE txn_id IN ({rows}) AND ended = 1"
+    deleted = write_rows(tx, gone, page.going, "text")
     if page.newest_keyed:
         tx.execute(
             "INSERT INTO truncation VALUES (1, ?) ON CONFLICT (one) "
-            "DO UPDATE SET txn_id = MAX(txn_id, excluded.txn_id)",
+            "DO UPDATE SET txn_id = excluded.txn_id WHERE excluded.txn_id > truncation.txn_id",
             (page.newest_keyed,),
         )
     return deleted
 
 
-def horizon(tx: sqlite3.Connection) -> str:
+def horizon(tx: Sql) -> str:
     """The greatest txn_id of a deleted row that had a key; empty when none was deleted."""
     row = tx.execute("SELECT txn_id FROM truncation").fetchone()
     return "" if row is None else str(row[0])
 
 
-def ended(tx: sqlite3.Connection, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
+def ended(tx: Sql, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
     """Those whose commit has ended; a row that is gone had."""
     gone = horizon(tx)
-    query = "SELECT txn_id, ended AND outcome = 'COMMITTED' FROM decision WHERE txn_id IN"
+    query = "SELECT txn_id, ended = 1 AND outcome = 'COMMITTED' FROM decision WHERE txn_id IN"
     rows = dict(select_in(tx, query, txn_ids))
     return frozenset(txn_id for txn_id in txn_ids if rows.get(txn_id, txn_id <= gone))

@@ -1,4 +1,4 @@
-"""The decision log on SQLite.
+"""The decision log on SQLite and PostgreSQL.
 
 SQLite keeps no checksums of its pages, so a bit that flips in a row would be read as if it
 had been written. Each row therefore has a CRC-32 of all in it that is written once, compared
@@ -7,33 +7,30 @@ whenever it is read; see sqlite_verify.py for what is looked at before anything 
 
 from __future__ import annotations
 
-import fcntl
 import importlib.resources
 import json
-import os
-import sqlite3
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Truncated
-from txn.errors import AlreadyOwned, LogDamaged, TooOld, TxnError
+from txn.errors import LogDamaged, TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
-from txn.store import sqlite_truncation
+from txn.store import sql_truncation
 from txn.store.group_commit import Store, ride_along, write_unhurried
 from txn.store.log_mark import LogMark
-from txn.store.migrate import Migration, load
-from txn.store.sqlite_many import select_in, write_rows
+from txn.store.migrate import Dialect, Migration, load
+from txn.store.sql import Sql, select_in, write_rows
 
 COLUMNS = (
     "txn_id, outcome, caller, idempotency_key, body_hash, branches, reason, "
     "refused_branch_id, decided_at_us, checksum, ended"
 )
 
+_KINDS = "text, text, text, text, bytea, text, text, text, bigint, bigint, integer"
 BRANCHES_REMEMBERED_MAX = 1_024
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
@@ -41,37 +38,21 @@ _JSON = json.JSONEncoder(separators=(",", ":"))
 Row: TypeAlias = tuple[Any, ...]
 
 
-def schema() -> Mapping[str, tuple[Migration, ...]]:
+def schema(dialect: Dialect = "sqlite") -> Mapping[str, tuple[Migration, ...]]:
     """The migrations that a store of decisions needs."""
     return {
         "coordinator": load(
-            importlib.resources.files(__package__) / "migrations/sqlite/coordinator"
+            importlib.resources.files(__package__) / "migrations" / dialect / "coordinator"
         )
     }
 
 
-def take_ownership(path: Path) -> int:
-    """Makes this process the only coordinator over the log at `path`, until it ends.
-
-    Returns the descriptor that holds the lock; the kernel lets go of it when the process
-    dies, however that comes. Raises AlreadyOwned.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(f"{path}.owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise AlreadyOwned(f"another coordinator runs on {path}") from error
-    return descriptor
-
-
-class SqliteDecisionLog:
-    """DecisionLog over a store whose transactions are sqlite3 connections."""
+class SqlDecisionLog:
+    """DecisionLog over a store whose transactions take SQL."""
 
     def __init__(
         self,
-        store: Store[sqlite3.Connection],
+        store: Store[Sql],
         clock: Clock | None = None,
         mark: LogMark | None = None,
     ) -> None:
@@ -122,7 +103,7 @@ class SqliteDecisionLog:
         if self._mark is None:
             return
         for row in reversed(rows):
-            # Others may be deleted and leave no trace, see sqlite_truncation.py.
+            # Others may be deleted and leave no trace, see sql_truncation.py.
             if isinstance(row, Decision) and row.request is not None:
                 self._mark.write(row.txn_id, closed=closed)
                 break
@@ -148,11 +129,12 @@ class SqliteDecisionLog:
         """See DecisionLog.end_all."""
         self._ending.update(txn_ids)
 
-        def mark(tx: sqlite3.Connection) -> None:
+        def mark(tx: Sql) -> None:
             write_rows(
                 tx,
                 "UPDATE decision SET ended = 1 WHERE txn_id IN ({rows})",
                 [(txn_id,) for txn_id in txn_ids],
+                "text",
             )
 
         def lost() -> None:
@@ -171,17 +153,15 @@ class SqliteDecisionLog:
 
     async def ended(self, txn_ids: Sequence[TxnId]) -> frozenset[TxnId]:
         """See DecisionLog.ended."""
-        return await self._store.read(lambda tx: sqlite_truncation.ended(tx, txn_ids))
+        return await self._store.read(lambda tx: sql_truncation.ended(tx, txn_ids))
 
     async def truncate(self, *, after: str, limit: int, before_us: int) -> Truncated:
         """See DecisionLog.truncate."""
-        page = await self._store.read(
-            lambda tx: sqlite_truncation.look(tx, after, limit, before_us)
-        )
+        page = await self._store.read(lambda tx: sql_truncation.look(tx, after, limit, before_us))
         deleted = 0
         if page.going:
             deleted = await write_unhurried(
-                self._store, lambda tx: sqlite_truncation.delete(tx, page), self._clock
+                self._store, lambda tx: sql_truncation.delete(tx, page), self._clock
             )
         return Truncated(deleted, page.last if page.full and page.any_old else None)
 
@@ -224,29 +204,27 @@ def _frees(decision: Decision) -> bool:
     return decision.outcome is Outcome.COMMITTED or decision.request is None
 
 
-def _identity(tx: sqlite3.Connection, proposed: str) -> str:
+def _identity(tx: Sql, proposed: str) -> str:
     tx.execute("INSERT INTO log_identity VALUES (1, ?) ON CONFLICT DO NOTHING", (proposed,))
     (log_id,) = tx.execute("SELECT log_id FROM log_identity").fetchone()
     return str(log_id)
 
 
-def _newest_txn_id(tx: sqlite3.Connection) -> str:
+def _newest_txn_id(tx: Sql) -> str:
     query = "SELECT txn_id FROM decision WHERE caller IS NOT NULL ORDER BY txn_id DESC LIMIT 1"
     row = tx.execute(query).fetchone()
-    return max(sqlite_truncation.horizon(tx), "" if row is None else row[0])
+    return max(sql_truncation.horizon(tx), "" if row is None else row[0])
 
 
-def _insert_and_read_back(
-    tx: sqlite3.Connection, decisions: Sequence[Decision]
-) -> Sequence[Decision | TooOld]:
+def _insert_and_read_back(tx: Sql, decisions: Sequence[Decision]) -> Sequence[Decision | TooOld]:
     inquiries = [decision.txn_id for decision in decisions if decision.request is None]
-    if inquiries and min(inquiries) <= (gone := sqlite_truncation.horizon(tx)):
+    if inquiries and min(inquiries) <= (gone := sql_truncation.horizon(tx)):
         return _answer_old_inquiries(tx, decisions, gone)
     return _insert_all(tx, decisions)
 
 
 def _answer_old_inquiries(
-    tx: sqlite3.Connection, decisions: Sequence[Decision], gone: str
+    tx: Sql, decisions: Sequence[Decision], gone: str
 ) -> Sequence[Decision | TooOld]:
     """One by one, since what may have been truncated must not be answered from absence."""
     stand: list[Decision | TooOld] = []
@@ -260,33 +238,35 @@ def _answer_old_inquiries(
     return stand
 
 
-def _insert_all(tx: sqlite3.Connection, decisions: Sequence[Decision]) -> Sequence[Decision]:
-    before = tx.total_changes
-    write_rows(
+def _insert_all(tx: Sql, decisions: Sequence[Decision]) -> Sequence[Decision]:
+    inserted = write_rows(
         tx,
         f"INSERT INTO decision ({COLUMNS}) {{rows}} ON CONFLICT DO NOTHING",
         [_encoded(decision) for decision in decisions],
+        _KINDS,
     )
-    if tx.total_changes - before == len(decisions):
+    if inserted == len(decisions):
         return decisions
     return [_read_back(tx, decision) for decision in decisions]
 
 
-def _close(tx: sqlite3.Connection, claims: Sequence[Decision]) -> Sequence[Decision]:
+def _close(tx: Sql, claims: Sequence[Decision]) -> Sequence[Decision]:
     """A claim has its key already; what else is in the row is known only now."""
-    before = tx.total_changes
-    tx.executemany(
-        "UPDATE decision SET outcome = ?2, branches = ?6, reason = ?7, refused_branch_id = ?8, "
-        "decided_at_us = ?9, checksum = ?10, ended = ?11 WHERE txn_id = ?1 "
-        "AND outcome = 'PENDING' AND (caller, idempotency_key, body_hash) = (?3, ?4, ?5)",
+    closed = write_rows(
+        tx,
+        "UPDATE decision SET outcome = column2, branches = column6, reason = column7, "
+        "refused_branch_id = column8, decided_at_us = column9, checksum = column10, "
+        "ended = column11 FROM ({rows}) AS closed WHERE txn_id = column1 AND outcome = 'PENDING' "
+        "AND (caller, idempotency_key, body_hash) = (column3, column4, column5)",
         [_encoded(claim) for claim in claims],
+        _KINDS,
     )
-    if tx.total_changes - before == len(claims):
+    if closed == len(claims):
         return claims
     return [_closed(tx, claim) for claim in claims]
 
 
-def _closed(tx: sqlite3.Connection, claim: Decision) -> Decision:
+def _closed(tx: Sql, claim: Decision) -> Decision:
     row = _by_txn_id(tx, claim.txn_id)
     if row is None:
         raise LogDamaged(f"the claim of {claim.txn_id} was written and is not there")
@@ -347,7 +327,7 @@ def _damaged(row: Row) -> LogDamaged:
     return LogDamaged(f"the row of {row[0]!r} is not as it was written")
 
 
-def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
+def _read_back(tx: Sql, decision: Decision) -> Decision:
     request = decision.request
     row = _by_txn_id(tx, decision.txn_id)
     if row is None and request is not None:
@@ -357,13 +337,13 @@ def _read_back(tx: sqlite3.Connection, decision: Decision) -> Decision:
     return _decoded(row, frozenset())
 
 
-def _by_txn_id(tx: sqlite3.Connection, txn_id: str) -> Row | None:
+def _by_txn_id(tx: Sql, txn_id: str) -> Row | None:
     query = f"SELECT {COLUMNS} FROM decision WHERE txn_id = ?"
     row: Row | None = tx.execute(query, (txn_id,)).fetchone()
     return row
 
 
-def _by_keys(tx: sqlite3.Connection, caller: str, keys: Sequence[str]) -> Sequence[Row]:
+def _by_keys(tx: Sql, caller: str, keys: Sequence[str]) -> Sequence[Row]:
     query = f"SELECT {COLUMNS} FROM decision WHERE caller = ? AND idempotency_key IN"
     return select_in(tx, query, keys, fixed=(caller,))
 
