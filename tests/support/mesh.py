@@ -322,16 +322,8 @@ class Shop:
     async def open(self, funds_minor: int = 100_000) -> Self:
         """Creates the user and the accounts, and funds the payer."""
         mesh = self.mesh
-        await mesh.wallet.CreateUser(
-            wallet_service_pb2.CreateUserRequest(
-                user_id=self.user_id,
-                payment_password=PASSWORD,
-                currency_code="EUR",
-                idempotency_key="create",
-            ),
-            timeout=CALL_TIMEOUT_S,
-            wait_for_ready=True,
-        )
+        # The wallet does not wait for a ledger that is being restarted.
+        await eventually(self._create_user, CALL_TIMEOUT_S, what="a user with an account")
         for account_id, limit_minor in ((self.merchant, 0), (self.bank, -(10**15))):
             await mesh.ledger.CreateAccount(
                 ledger_service_pb2.CreateAccountRequest(
@@ -350,6 +342,18 @@ class Shop:
         )
         assert reply.outcome == coordinator_service_pb2.OUTCOME_COMMITTED
         return self
+
+    async def _create_user(self) -> wallet_service_pb2.CreateUserResponse:
+        return await self.mesh.wallet.CreateUser(
+            wallet_service_pb2.CreateUserRequest(
+                user_id=self.user_id,
+                payment_password=PASSWORD,
+                currency_code="EUR",
+                idempotency_key="create",
+            ),
+            timeout=CALL_TIMEOUT_S,
+            wait_for_ready=True,
+        )
 
     async def trade(self, amount_minor: int = 350) -> order_service_pb2.Trade:
         """A new trade that waits for its payer."""
