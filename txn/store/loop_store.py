@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from txn.errors import StoreClosed, StoreError
 from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.group_commit import (
     Backend,
+    Done,
     Group,
     GroupCommit,
-    Ran,
     Report,
     Settlement,
     Snapshots,
@@ -43,13 +43,6 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 _log = logging.getLogger(__name__)
-
-
-class _Forced(NamedTuple):
-    """How many pieces of work became durable, and whom to tell what."""
-
-    size: int
-    settled: list[Settlement]
 
 
 class LoopBackend(Backend[Tx], Protocol[Tx]):
@@ -151,8 +144,11 @@ class LoopStore(Generic[Tx]):
         # Here: who is told touches futures of the loop.
         _tell(settled)
         await self._loop.run_in_executor(self._reads, self._snapshots.close)
-        # On its thread, after what still looks something up there.
-        await self._loop.run_in_executor(self._looks or self._reads, self._points.close)
+        if self._looks is None:
+            self._points.close()
+        else:
+            # After what still looks something up there.
+            await self._loop.run_in_executor(self._looks, self._points.close)
         for thread in filter(None, (self._writes, self._reads, self._looks)):
             thread.shutdown()
 
@@ -206,24 +202,20 @@ class LoopStore(Generic[Tx]):
     def _run(self, tx: Tx, group: Group[Tx]) -> None:
         ran = self._group.run(tx, group)
         then = partial(self._committed, self._loop.time())
-        self._on_thread(partial(self._commit, tx, group, ran), then)
+        self._on_thread(partial(self._group.commit, tx, ran), then)
 
-    def _whole(self, group: Group[Tx]) -> _Forced:
+    def _whole(self, group: Group[Tx]) -> list[Settlement]:
         """All of a group, where each statement may block."""
         try:
             tx = self._group.begin()
         except StoreError as error:
-            return _Forced(0, refused(group, error))
-        return self._commit(tx, group, self._group.run(tx, group))
+            return refused(group, error)
+        return self._group.commit(tx, self._group.run(tx, group))
 
-    def _commit(self, tx: Tx, group: Group[Tx], ran: Ran) -> _Forced:
-        size = 0 if ran.lost else sum(len(item.inputs) for item in group)
-        return _Forced(size, self._group.commit(tx, ran))
-
-    def _committed(self, began_s: float, committed: Future[_Forced]) -> None:
+    def _committed(self, began_s: float, committed: Future[list[Settlement]]) -> None:
         with self._or_fail():
-            size, settled = committed.result()
-            if size:
+            settled = committed.result()
+            if size := _durable(settled):
                 self._metrics.forced(size, self._loop.time() - began_s)
             _tell(settled)
         self._next_group()
@@ -248,6 +240,11 @@ def _read(snapshots: Snapshots[Tx], work: Callable[[Tx], T]) -> T:
         return snapshots.run(tx, work)
     finally:
         snapshots.rollback(tx)
+
+
+def _durable(settled: list[Settlement]) -> int:
+    """How many inputs became durable."""
+    return sum(len(result.value) for _, result in settled if isinstance(result, Done))
 
 
 def _tell(settled: list[Settlement]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,9 +207,10 @@ def test_a_deadlock_with_a_stranger_is_tried_again(
             runs.append(1)
             tx.execute("UPDATE line SET name = name || 'w' WHERE number = 1")
             if len(runs) == 1:
-                # Who waits first is asked first whether there is a deadlock.
-                tx.execute("SET LOCAL deadlock_timeout = '300ms'")
+                # Who waits looks once, after this, whether there is a deadlock: by then there is.
+                tx.execute("SET LOCAL deadlock_timeout = '10ms'")
                 crossing.start()
+                _waits(tx, stranger.info.backend_pid)
             tx.execute("UPDATE line SET name = name || 'w' WHERE number = 2")
             return len(runs)
 
@@ -217,6 +219,13 @@ def test_a_deadlock_with_a_stranger_is_tried_again(
     assert [[("sw", 1), ("sw", 2)]] == group.run(
         lambda tx: tx.execute("SELECT name, number FROM line ORDER BY number").fetchall()
     )
+
+
+def _waits(tx: PostgresTx, pid: int) -> None:
+    """Returns when a back end waits for a lock."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not tx.execute("SELECT 1 FROM pg_locks WHERE pid = ? AND NOT granted", (pid,)).fetchone():
+        assert time.monotonic() < deadline, f"{pid} waits for nothing"
 
 
 def _cross(stranger: psycopg.Connection[Any]) -> None:
