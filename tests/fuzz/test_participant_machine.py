@@ -202,9 +202,9 @@ class Model:
         """Why, when there was no row to leave beside the refusal."""
         if isinstance(reply, InvalidOperation):
             return INVALID_OPERATION
-        what = message.operation.value.decode()
-        if self.raises and what in ("abort", "refuse") and reply == VOTES[what]:
-            return reply.reason
+        said = VOTES[message.operation.value.decode()]
+        if self.raises and isinstance(said, VoteReply) and said.reason and reply == said:
+            return said.reason
         return None
 
     def _resolve(self, key: BranchKey, reason: str) -> Reply:
