@@ -1,4 +1,4 @@
-"""The decision logs, in memory and on SQLite, against a model of a dictionary and an id.
+"""The decision logs, in memory and in SQL, against a model of a dictionary and an id.
 
 Outcomes and claims are decided under few ids and keys, in whatever order, and again; ended,
 closed, asked about and truncated; the logs are opened anew.
@@ -20,13 +20,14 @@ from hypothesis.stateful import (
 )
 
 from tests.fuzz.machines import AsyncMachine, tried
+from tests.support.postgres import PostgresServer
 from tests.txn.helpers import FastClock
-from tests.txn.support import open_sqlite
+from tests.txn.support import open_postgres, open_sqlite
 from txn.decision_log import DecisionLog, Truncated
 from txn.errors import TooOld, TxnError
 from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
 from txn.state import Outcome, Vote
-from txn.store.sqlite_log import SqliteDecisionLog
+from txn.store.sql_log import SqlDecisionLog
 from txn.testing import MemoryBackend, MemoryDecisionLog, MemoryStore
 
 IDS = [TxnId(f"{number}-x") for number in range(6)]
@@ -142,6 +143,7 @@ class Model:
 class LogMachine(AsyncMachine):
     """Both logs and the model say the same."""
 
+    server: PostgresServer | None = None
     logs: Sequence[DecisionLog]
 
     @initialize()
@@ -149,14 +151,17 @@ class LogMachine(AsyncMachine):
         """Empty logs."""
         self.model = Model()
         self.memory = MemoryBackend()
+        self.schema = "" if self.server is None else self.server.schema()
         self._open()
 
     def _open(self) -> None:
-        store = self.enter(open_sqlite(self.directory / "c.db"))
-        self.logs = (
-            MemoryDecisionLog(MemoryStore(MemoryBackend(self.memory.durable))),
-            SqliteDecisionLog(store, FastClock()),
-        )
+        memory = MemoryDecisionLog(MemoryStore(MemoryBackend(self.memory.durable)))
+        if self.server is None:
+            sqlite = self.enter(open_sqlite(self.directory / "c.db"))
+            self.logs = (memory, SqlDecisionLog(sqlite, FastClock()))
+        else:
+            postgres = self.enter(open_postgres(self.server, self.schema))
+            self.logs = (memory, SqlDecisionLog(postgres, FastClock()))
 
     @rule()
     def open_again(self) -> None:
@@ -286,6 +291,12 @@ class LogMachine(AsyncMachine):
             assert model.ended() == self.run(log.ended(known))
 
 
-def test_a_decision_log_is_what_its_model_is() -> None:
-    """No order of decisions, ends, claims and truncations tells the logs from the model."""
+def test_a_decision_log_on_sqlite_is_what_its_model_is() -> None:
+    """No order of decisions, ends, claims and truncations tells it, or that in memory, from it."""
     run_state_machine_as_test(LogMachine, settings=tried(30))
+
+
+def test_a_decision_log_on_postgres_is_what_its_model_is(postgres_server: PostgresServer) -> None:
+    """The same there."""
+    machine = type("Machine", (LogMachine,), {"server": postgres_server})
+    run_state_machine_as_test(machine, settings=tried(10))
