@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 BOOTSTRAP = services/launcher/bootstrap.py
 LAUNCHER = $(PYTHON) -m services.launcher
+BACKUP = $(VENV_PYTHON) -m services.backup
 IN_VENV = PATH="$$PWD/.venv/bin:$$PATH"
 OPTIONS = $(if $(REPLICAS),--replicas "$(REPLICAS)") $(if $(STORE),--store "$(STORE)")
 SETUP_STORE = $(if $(filter postgres,$(STORE)),--postgres)
@@ -21,7 +22,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down proto proto-check bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
+.PHONY: help demo test up ps logs down backup restore check proto proto-check bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -51,6 +52,18 @@ logs: ## what it says
 
 down: ## take the mesh down
 	@$(LAUNCHER) down
+
+backup: ## copy all books, of a mesh that may be running, to a new directory or to TO=
+	@$(SETUP)
+	@$(BACKUP) take $(TO)
+
+restore: ## put the backup FROM= into a TALLYSTICK_HOME without books, and look through them
+	@$(SETUP)
+	@$(BACKUP) restore $(FROM)
+
+check: ## compare the decision log with the books: what is in doubt, what contradicts itself
+	@$(SETUP)
+	@$(BACKUP) check
 
 proto: ## generate the stubs from protos/
 	@$(SETUP) --dev

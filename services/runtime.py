@@ -42,6 +42,7 @@ from discovery import (
 )
 from discovery.addresses import Reach, reach
 from discovery.etcd_config import config_from
+from services import VERSION
 from services.edge import Edge
 from services.metrics_page import MetricsPage
 from services.numbers import whole_number
@@ -96,7 +97,7 @@ class RuntimeConfig:
     address: str
     etcd: tuple[str, ...]
     home: Path
-    version: str = "0.1.0"
+    version: str = VERSION
     postgres: str = field(default="", repr=False)
     """The database that keeps the books, as libpq is told; empty for SQLite files in the home."""
     metrics: str = ""

@@ -55,8 +55,8 @@ class SqliteWriter:
             raise StoreError(f"SQLite {needed} is needed, this is {sqlite3.sqlite_version}")
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = _lock_file(Path(f"{path}.lock"))
-        self._line_fd = _lock_file(Path(f"{path}.line"))
+        self._lock_fd = lock_file(Path(f"{path}.lock"))
+        self._line_fd = lock_file(Path(f"{path}.line"))
         self._connection = _connect(f"file:{_quoted(path)}?mode=rwc")
         # Taking a turn makes switching to WAL safe when replicas start together.
         self._take_turn()
@@ -230,7 +230,8 @@ def _connect(uri: str) -> sqlite3.Connection:
     )
 
 
-def _lock_file(path: Path) -> int:
+def lock_file(path: Path) -> int:
+    """The descriptor of a file to lock, made if need be."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 

@@ -1,0 +1,127 @@
+"""Reads a log and the books of its participants, and says what is open or cannot be.
+
+Read in pages and joined by txn_id, so that books of any size fit.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+from txn.reconcile import Evidence, Facts, Finding, Logged, Place, judge, judge_stores
+from txn.state import BranchState, Outcome, Vote
+
+PAGE_ROWS = 1_000
+LOG = "coordinator"
+
+# A row of the log, or a branch of a participant, after the id that both are sorted by.
+Found = tuple[str, Logged | tuple[Place, BranchState]]
+
+
+class Rows(Protocol):
+    """What came of a statement."""
+
+    def fetchall(self) -> list[Any]:
+        """All rows."""
+
+
+class Snapshot(Protocol):
+    """A read transaction on one store."""
+
+    def execute(self, query: str, parameters: tuple[object, ...] = ..., /) -> Rows:
+        """Runs one statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was looked at, and what was found, in the order of the ids."""
+
+    transactions: int
+    branches: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def contradictions(self) -> tuple[Finding, ...]:
+        """What people have to look at before a mesh runs on these books."""
+        return tuple(each for each in self.findings if each.kind.contradiction)
+
+
+def compare(log: Snapshot, participants: Mapping[str, Snapshot]) -> Comparison:
+    """Compares snapshots of one instant; of several, what changed meanwhile is found too."""
+    facts = _facts(log, participants)
+    findings = list(judge_stores(facts))
+    rows: list[Iterator[Found]] = [_log_rows(log)]
+    rows.extend(_branches(name, book) for name, book in participants.items())
+    transactions = branches = 0
+    for txn_id, those in groupby(heapq.merge(*rows, key=_txn_id), key=_txn_id):
+        evidence = _evidence(txn_id, those)
+        transactions += 1
+        branches += len(evidence.branches)
+        findings.extend(judge(facts, evidence))
+    return Comparison(transactions, branches, tuple(findings))
+
+
+def has_branches(names: Iterable[str]) -> bool:
+    """Whether a store with these components in its schema is that of a participant."""
+    return "participant" in names
+
+
+def _txn_id(found: Found) -> str:
+    return found[0]
+
+
+def _evidence(txn_id: str, found: Iterable[Found]) -> Evidence:
+    logged: Logged | None = None
+    branches: dict[Place, BranchState] = {}
+    for _, each in found:
+        if isinstance(each, Logged):
+            logged = each
+        else:
+            branches[each[0]] = each[1]
+    return Evidence(txn_id, logged, branches)
+
+
+def _facts(log: Snapshot, participants: Mapping[str, Snapshot]) -> Facts:
+    log_id = _first(log, "SELECT log_id FROM log_identity")
+    truncated_to = _first(log, "SELECT MAX(txn_id) FROM truncation")
+    newest = _first(log, "SELECT MAX(txn_id) FROM decision")
+    query = "SELECT MAX(txn_id) FROM prepare_horizon WHERE log_id = ?"
+    horizons = {name: _first(book, query, log_id) for name, book in participants.items()}
+    return Facts(log_id, truncated_to, max(newest, truncated_to), horizons)
+
+
+def _first(book: Snapshot, query: str, *parameters: str) -> str:
+    rows = book.execute(query, parameters).fetchall()
+    return rows[0][0] or "" if rows else ""
+
+
+def _log_rows(log: Snapshot) -> Iterator[Found]:
+    query = (
+        "SELECT txn_id, outcome, ended, branches FROM decision WHERE txn_id > ? "
+        "ORDER BY txn_id LIMIT ?"
+    )
+    after = ""
+    while rows := log.execute(query, (after, PAGE_ROWS)).fetchall():
+        for txn_id, outcome, ended, branches in rows:
+            votes = {
+                Place(participant, branch_id): None if vote is None else Vote(vote)
+                for branch_id, participant, vote in json.loads(branches)
+            }
+            yield txn_id, Logged(Outcome(outcome), bool(ended), votes)
+        after = rows[-1][0]
+
+
+def _branches(name: str, book: Snapshot) -> Iterator[Found]:
+    query = (
+        "SELECT txn_id, branch_id, state FROM branch WHERE (txn_id, branch_id) > (?, ?) "
+        "ORDER BY txn_id, branch_id LIMIT ?"
+    )
+    after: tuple[str, str] = ("", "")
+    while rows := book.execute(query, (*after, PAGE_ROWS)).fetchall():
+        for txn_id, branch_id, state in rows:
+            yield txn_id, (Place(name, branch_id), BranchState(state))
+        after = (rows[-1][0], rows[-1][1])

@@ -1,0 +1,157 @@
+"""Whether a decision log and the branches of its participants can belong to one history.
+
+While processes die and messages are lost they always do: what is left open then is asked
+about. What breaks it is a store that went back in time alone, such as one that was restored
+from a backup of another instant. The log may then know nothing of what a participant has
+committed, or a participant nothing of what it has promised. Nobody would notice: the log
+presumes an abort where it has no row, and nobody looks at a commit whose end it has.
+
+Rules only, over what was read of one transaction: see services/backup for what reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from txn.model import log_id_of
+from txn.state import BranchState, Outcome, Vote
+
+
+class Place(NamedTuple):
+    """A branch, and the participant that it is, or should be, at."""
+
+    participant: str
+    branch_id: str
+
+
+class Logged(NamedTuple):
+    """What a row of the log says; `votes` of each branch, None where none was logged."""
+
+    outcome: Outcome
+    ended: bool
+    votes: Mapping[Place, Vote | None]
+
+
+class Evidence(NamedTuple):
+    """All that is known of one transaction."""
+
+    txn_id: str
+    logged: Logged | None
+    branches: Mapping[Place, BranchState]
+
+
+class Facts(NamedTuple):
+    """What is known of the log as a whole, and the prepare horizon of each participant.
+
+    At or below `truncated_to` its rows may be gone; `newest` is the greatest txn_id that it has
+    or had. A participant that was not looked at is not in `horizons`.
+    """
+
+    log_id: str
+    truncated_to: str
+    newest: str
+    horizons: Mapping[str, str]
+
+
+class Kind(Enum):
+    """What was found of a branch. The first three resolve themselves once a mesh runs."""
+
+    WILL_COMMIT = "in doubt, and will be committed"
+    WILL_ABORT = "in doubt, and will be aborted"
+    WILL_BE_ASKED = "the log has a claim: its participant will be asked what became of it"
+    LOST = "the log says COMMITTED, the participant has never heard of it: its store is older"
+    ABORTED_THERE = "the log says COMMITTED, the participant has aborted"
+    COMMITTED_THERE = "the log says ABORTED, the participant has committed"
+    UNLOGGED = "the participant has committed, the log knows nothing of it: the log is older"
+    SPLIT = "in doubt, and would be aborted, while another branch of it is committed"
+    END_LOST = "the log waits for it, the participant has forgotten it: the log is older"
+    UNDER_CLAIM = "prepared in two phases, while the log has a claim for one"
+    TOO_OLD = "in doubt, and the log is truncated beyond it: nobody can answer"
+    OTHER_LOG = "in doubt, and another log would have to answer"
+    AHEAD = "the participant was told of transactions that the log does not know: it is older"
+
+    @property
+    def contradiction(self) -> bool:
+        """Whether people have to look at it."""
+        return self not in (Kind.WILL_COMMIT, Kind.WILL_ABORT, Kind.WILL_BE_ASKED)
+
+
+class Finding(NamedTuple):
+    """What was found, and where; `branch_id` is empty where it is about a whole store."""
+
+    kind: Kind
+    txn_id: str
+    participant: str
+    branch_id: str = ""
+
+
+def judge_stores(facts: Facts) -> Iterator[Finding]:
+    """What the horizons alone show: a log tells none above what it has decided durably."""
+    for participant, horizon in sorted(facts.horizons.items()):
+        if horizon > facts.newest:
+            yield Finding(Kind.AHEAD, horizon, participant)
+
+
+def judge(facts: Facts, evidence: Evidence) -> Iterator[Finding]:
+    """What is open, and what cannot be, of one transaction."""
+    places = set(evidence.branches)
+    if evidence.logged is not None:
+        places.update(evidence.logged.votes)
+    for place in sorted(places):
+        if place.participant in facts.horizons:
+            kind = _kind(facts, evidence, place)
+            if kind is not None:
+                yield Finding(kind, evidence.txn_id, *place)
+
+
+def _kind(facts: Facts, evidence: Evidence, place: Place) -> Kind | None:
+    state = evidence.branches.get(place)
+    if log_id_of(evidence.txn_id) != facts.log_id:
+        return Kind.OTHER_LOG if state is BranchState.PREPARED else None
+    if evidence.logged is None:
+        return _unlogged(facts, evidence, state)
+    forgotten = evidence.txn_id < facts.horizons[place.participant]
+    if evidence.logged.outcome is Outcome.COMMITTED:
+        return _committed(evidence.logged, place, state, forgotten=forgotten)
+    if evidence.logged.outcome is Outcome.ABORTED:
+        return (
+            {
+                BranchState.PREPARED: Kind.WILL_ABORT,
+                BranchState.COMMITTED: Kind.COMMITTED_THERE,
+            }.get(state)
+            if state
+            else None
+        )
+    if state is BranchState.PREPARED:
+        return Kind.UNDER_CLAIM
+    return Kind.END_LOST if state is None and forgotten else Kind.WILL_BE_ASKED
+
+
+def _committed(
+    logged: Logged, place: Place, state: BranchState | None, *, forgotten: bool
+) -> Kind | None:
+    """A participant forgets what is below its horizon alone, and only what has ended."""
+    if state is BranchState.PREPARED:
+        return Kind.WILL_COMMIT
+    if state is BranchState.ABORTED:
+        return Kind.ABORTED_THERE
+    if state is BranchState.COMMITTED or logged.votes.get(place) is Vote.READ_ONLY:
+        return None
+    if not forgotten:
+        return Kind.LOST
+    return None if logged.ended else Kind.END_LOST
+
+
+def _unlogged(facts: Facts, evidence: Evidence, state: BranchState | None) -> Kind | None:
+    """Presumed aborted; what any participant has committed was decided all the same."""
+    truncated = evidence.txn_id <= facts.truncated_to
+    if state is BranchState.COMMITTED:
+        return None if truncated else Kind.UNLOGGED
+    if state is not BranchState.PREPARED:
+        return None
+    if truncated:
+        return Kind.TOO_OLD
+    committed = BranchState.COMMITTED in evidence.branches.values()
+    return Kind.SPLIT if committed else Kind.WILL_ABORT
