@@ -8,21 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from services import VERSION
-from services.backup import sqlite
-from services.backup.comparing import LOG, Comparison, compare, has_branches
-from services.backup.errors import BackupError, NothingToBackUp, NotTaken
-from services.backup.manifest import Manifest
+from services.backup import working
+from services.backup.books import Books
+from services.backup.comparing import Comparison
+from services.backup.errors import BackupError
+from services.backup.manifest import Manifest, verified
 from services.backup.report import lines, public
-from txn.errors import StoreError
-from txn.store.sqlite_backup import one_instant
+from services.backup.sqlite import SqliteBooks
 
 EXIT_CONTRADICTION = 1
 EXIT_FAILED = 2
@@ -32,55 +30,42 @@ def take(options: argparse.Namespace) -> int:
     """Takes a backup, and says what was open at that instant."""
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     into: Path = options.directory or options.home / "backups" / now
-    manifest = sqlite.take(options.home, into, VERSION)
-    return _tell(options, f"taken: {into}", manifest, _look(sqlite.files_of(into, manifest)))
+    manifest, found = working.take(_books(options), into, VERSION)
+    return _tell(options, f"taken: {into}", manifest, found)
 
 
 def verify(options: argparse.Namespace) -> int:
     """Says whether a backup is as it was written."""
-    manifest = sqlite.verify(options.directory)
-    files = sqlite.files_of(options.directory, manifest)
-    return _tell(options, f"whole: {options.directory}", manifest, _look(files))
+    return _tell(options, f"whole: {options.directory}", verified(options.directory), None)
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Puts a backup into a home without books."""
-    manifest = sqlite.restore(options.directory, options.home)
-    found = _look(sqlite.stores_of(options.home))
-    return _tell(options, f"restored: {options.home}", manifest, found)
+    """Puts a backup where there are no books yet, and looks through them."""
+    manifest, found = working.restore(_books(options), options.directory)
+    return _tell(options, f"restored: {options.directory}", manifest, found)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Compares the books of a home, whether a mesh runs on them or not."""
-    return _tell(options, f"looked at: {options.home}", None, _look(sqlite.stores_of(options.home)))
+    """Compares the log with the other books, whether a mesh runs on them or not."""
+    return _tell(options, "compared", None, working.look(_books(options)))
 
 
-def _look(stores: dict[str, Path]) -> Comparison:
-    try:
-        with ExitStack() as stack:
-            connections = stack.enter_context(one_instant(list(stores.values())))
-            books = dict(zip(stores, connections, strict=True))
-            if LOG not in books:
-                raise NothingToBackUp(f"there is no decision log {LOG}.db among the books")
-            query = "SELECT component FROM schema_version"
-            participants = {
-                name: book
-                for name, book in books.items()
-                if has_branches(component for (component,) in book.execute(query))
-            }
-            return compare(books[LOG], participants)
-    except (OSError, sqlite3.Error, StoreError) as error:
-        raise NotTaken(f"the books could not be read: {error}") from error
+def _books(options: argparse.Namespace) -> Books:
+    if dsn := os.environ.get("TALLYSTICK_POSTGRES"):
+        from services.backup.postgres import PostgresBooks
+
+        return PostgresBooks(dsn)
+    return SqliteBooks(options.home)
 
 
 def _tell(
-    options: argparse.Namespace, what: str, manifest: Manifest | None, found: Comparison
+    options: argparse.Namespace, what: str, manifest: Manifest | None, found: Comparison | None
 ) -> int:
     if options.json:
         sys.stdout.write(json.dumps(public(manifest, found)) + "\n")
     else:
         sys.stdout.write("\n".join([what, *lines(manifest, found)]) + "\n")
-    return EXIT_CONTRADICTION if found.contradictions else 0
+    return EXIT_CONTRADICTION if found and found.contradictions else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             "--home",
             type=Path,
             default=Path(os.environ.get("TALLYSTICK_HOME", ".tallystick")),
-            help="where the books are kept",
+            help="where the books are kept, unless TALLYSTICK_POSTGRES names a database",
         )
         sub.add_argument("--json", action="store_true", help="one line of JSON")
         sub.set_defaults(command=run)

@@ -10,30 +10,20 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import TypeAlias
 
 from txn.reconcile import Evidence, Facts, Finding, Logged, Place, judge, judge_stores
 from txn.state import BranchState, Outcome, Vote
+from txn.store.sql import Sql
+
+# A read transaction on one store.
+Snapshot: TypeAlias = Sql
 
 PAGE_ROWS = 1_000
 LOG = "coordinator"
 
 # A row of the log, or a branch of a participant, after the id that both are sorted by.
-Found = tuple[str, Logged | tuple[Place, BranchState]]
-
-
-class Rows(Protocol):
-    """What came of a statement."""
-
-    def fetchall(self) -> list[Any]:
-        """All rows."""
-
-
-class Snapshot(Protocol):
-    """A read transaction on one store."""
-
-    def execute(self, query: str, parameters: tuple[object, ...] = ..., /) -> Rows:
-        """Runs one statement."""
+Found: TypeAlias = tuple[str, Logged | tuple[Place, BranchState]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +53,6 @@ def compare(log: Snapshot, participants: Mapping[str, Snapshot]) -> Comparison:
         branches += len(evidence.branches)
         findings.extend(judge(facts, evidence))
     return Comparison(transactions, branches, tuple(findings))
-
-
-def has_branches(names: Iterable[str]) -> bool:
-    """Whether a store with these components in its schema is that of a participant."""
-    return "participant" in names
 
 
 def _txn_id(found: Found) -> str:

@@ -2,7 +2,8 @@
 
 BackupError
 ├── NothingToBackUp   there are no books
-├── NotTaken          a store could not be read or written
+├── NotTaken          a store could not be read, or a copy not be written
+├── NotRestored       a store could not be written
 ├── NotABackup        there is no manifest, or none that can be read
 ├── Damaged           a file is not as the manifest says
 └── NotEmpty          where it should be restored are books already
@@ -21,6 +22,10 @@ class NothingToBackUp(BackupError):
 
 class NotTaken(BackupError):
     """A store could not be read, or a copy not be written."""
+
+
+class NotRestored(BackupError):
+    """A store could not be written."""
 
 
 class NotABackup(BackupError):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from services.backup.errors import NotABackup
+from services.backup.errors import Damaged, NotABackup
 
 FILE = "manifest.json"
 FORMAT = 1
@@ -16,51 +16,66 @@ MANIFEST_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class StoreFile:
-    """One file of a backup; `schema` is the version of each component in it."""
+class File:
+    """One file of a backup."""
 
-    file: str
     size_bytes: int
     sha256: str
-    schema: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`taken_at` is UTC; `pause_ms` how long writers waited; `kind` what the files are."""
+    """What was copied when, and what was found in it then.
+
+    `kind` is that of the stores, `taken_at` UTC, `version` that of the program, `pause_ms` how
+    long writers waited. `stores` has the version of each component in each of them, `found` how
+    often which kind of finding (txn/reconcile.py).
+    """
 
     kind: str
     taken_at: str
     version: str
     pause_ms: float
-    stores: Mapping[str, StoreFile]
+    stores: Mapping[str, Mapping[str, int]]
+    found: Mapping[str, int]
+    files: Mapping[str, File]
 
     def encoded(self) -> bytes:
         """The content of the file."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1).encode() + b"\n"
 
 
-def read(directory: Path) -> Manifest:
-    """The manifest of the backup in `directory`. Raises NotABackup."""
+def described(path: Path) -> File:
+    """A file as it is now. Raises OSError."""
+    with path.open("rb") as file:
+        return File(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def verified(directory: Path) -> Manifest:
+    """The manifest of a backup whose files are as it says. Raises NotABackup or Damaged."""
+    manifest = _read(directory)
+    for name, file in manifest.files.items():
+        try:
+            if described(directory / name) != file:
+                raise Damaged(f"{directory / name} is not as it was written")
+        except OSError as error:
+            raise Damaged(f"{directory / name} cannot be read: {error.strerror}") from None
+    return manifest
+
+
+def _read(directory: Path) -> Manifest:
     path = directory / FILE
     try:
         with path.open("rb") as file:
             said = json.loads(file.read(MANIFEST_MAX_BYTES))
         if said.pop("format") != FORMAT:
             raise NotABackup(f"{path} is of a format that this program does not know")
-        stores = {name: StoreFile(**each) for name, each in said.pop("stores").items()}
-        manifest = Manifest(stores=stores, **said)
+        files = {name: File(**each) for name, each in said.pop("files").items()}
+        manifest = Manifest(files=files, **said)
     except OSError as error:
         raise NotABackup(f"{directory} is no finished backup: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise NotABackup(f"{path} is not the manifest of a backup") from None
-    for each in stores.values():
-        if Path(each.file).name != each.file:
-            raise NotABackup(f"{path} names a file that is not in the backup")
+    if any(Path(name).name != name for name in files):
+        raise NotABackup(f"{path} names a file that is not beside it")
     return manifest
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

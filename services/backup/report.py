@@ -15,39 +15,34 @@ from txn.reconcile import Finding, Kind
 FINDINGS_SHOWN_MAX = 20
 
 
-def lines(manifest: Manifest | None, found: Comparison) -> Iterator[str]:
+def lines(manifest: Manifest | None, found: Comparison | None) -> Iterator[str]:
     """For a terminal."""
     if manifest is not None:
-        yield (
-            f"  as of {manifest.taken_at}, by version {manifest.version}; "
-            f"writers waited {manifest.pause_ms:g} ms"
-        )
-        for name, store in manifest.stores.items():
-            schema = " ".join(f"{each}={number}" for each, number in store.schema.items())
-            yield f"  {name:<12} {store.size_bytes:>12} bytes  {schema}"
+        yield from _described(manifest)
+    if found is None:
+        return
     yield f"  {found.transactions} transactions, {found.branches} branches compared"
-    counts = Counter(each.kind for each in found.findings)
-    for kind in Kind:
-        if counts[kind]:
-            mark = "CONTRADICTION " if kind.contradiction else ""
-            yield f"  {mark}{counts[kind]} {kind.name}: {kind.value}"
-            yield from (f"    {_place(each)}" for each in _shown(found, kind))
+    for kind, count in _counts(found).items():
+        mark = "CONTRADICTION " if kind.contradiction else ""
+        yield f"  {mark}{count} {kind.name}: {kind.value}"
+        yield from (f"    {_place(each)}" for each in _shown(found, kind))
     yield (
-        "  contradictory: start nothing on these books, see docs/operations.md"
+        "  start nothing on these books: see docs/operations.md"
         if found.contradictions
         else "  nothing contradicts itself"
     )
 
 
-def public(manifest: Manifest | None, found: Comparison) -> dict[str, Any]:
+def public(manifest: Manifest | None, found: Comparison | None) -> dict[str, Any]:
     """For programs."""
-    counts = Counter(each.kind for each in found.findings)
-    return {
-        "manifest": manifest and asdict(manifest),
+    said: dict[str, Any] = {"manifest": manifest and asdict(manifest)}
+    if found is None:
+        return said
+    return said | {
         "transactions": found.transactions,
         "branches": found.branches,
         "contradictions": len(found.contradictions),
-        "counts": {kind.name: counts[kind] for kind in Kind if counts[kind]},
+        "counts": {kind.name: count for kind, count in _counts(found).items()},
         "findings": [
             {
                 "kind": each.kind.name,
@@ -59,6 +54,20 @@ def public(manifest: Manifest | None, found: Comparison) -> dict[str, Any]:
             for each in _shown(found, kind)
         ],
     }
+
+
+def _described(manifest: Manifest) -> Iterator[str]:
+    yield (
+        f"  as of {manifest.taken_at}, by version {manifest.version}; "
+        f"writers waited {manifest.pause_ms:g} ms"
+    )
+    for name, file in manifest.files.items():
+        yield f"  {name:<16} {file.size_bytes:>12} bytes"
+
+
+def _counts(found: Comparison) -> dict[Kind, int]:
+    counts = Counter(each.kind for each in found.findings)
+    return {kind: counts[kind] for kind in Kind if counts[kind]}
 
 
 def _shown(found: Comparison, kind: Kind) -> list[Finding]:

@@ -1,123 +1,75 @@
-"""Backups of books in SQLite files: a directory with one file for each store and a manifest."""
+"""Books in SQLite files: a backup has one file for each store."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from services.backup import manifest as manifests
-from services.backup.errors import Damaged, NotEmpty, NothingToBackUp, NotTaken
-from services.backup.manifest import Manifest, StoreFile, digest_of
+from services.backup.disk import UNFINISHED, force
+from services.backup.errors import NotEmpty, NothingToBackUp, NotRestored, NotTaken
 from txn.errors import StoreError
 from txn.store import sqlite_backup
-from txn.store.sqlite import connect_to_read
-
-KIND = "sqlite"
-UNFINISHED = ".unfinished"
 
 
-def stores_of(home: Path) -> dict[str, Path]:
-    """The books below a home, by the service that keeps them. Raises NothingToBackUp."""
-    found = {path.stem: path for path in sorted((home / "data").glob("*.db"))}
-    if not found:
-        raise NothingToBackUp(f"there are no books in {home}")
-    return found
+@dataclass(frozen=True, slots=True)
+class SqliteInstant:
+    """See Instant."""
+
+    stores: Mapping[str, sqlite3.Connection]
+    pause_ms: float
+
+    def copy(self, directory: Path) -> None:
+        """See Instant.copy."""
+        for name, source in self.stores.items():
+            path = directory / f"{name}.db"
+            sqlite_backup.copy(source, path)
+            with closing(sqlite3.connect(path)) as connection:
+                if found := sqlite_backup.check(connection):
+                    raise NotTaken(f"the store of {name} is damaged: {found}")
 
 
-def files_of(directory: Path, manifest: Manifest) -> dict[str, Path]:
-    """The stores in a backup."""
-    return {name: directory / each.file for name, each in manifest.stores.items()}
+class SqliteBooks:
+    """See Books: those in `<home>/data`."""
 
+    kind = "sqlite"
 
-def take(home: Path, into: Path, version: str) -> Manifest:
-    """Copies all books of a mesh, which may be running, as they are at one instant.
+    def __init__(self, home: Path) -> None:
+        self._data = home / "data"
 
-    Raises BackupError; then `into` is not there, and what was begun may be deleted.
-    """
-    stores = stores_of(home)
-    unfinished = into.with_name(into.name + UNFINISHED)
-    try:
-        if into.exists():
-            raise NotTaken(f"{into} is there already")
-        unfinished.mkdir(parents=True, mode=0o700)
-        manifest = _copy(stores, unfinished, version)
-        path = unfinished / manifests.FILE
-        path.write_bytes(manifest.encoded())
-        _force(path)
-        _force(unfinished)
-        unfinished.rename(into)
-        _force(into.parent)
-    except (OSError, sqlite3.Error, StoreError) as error:
-        raise NotTaken(f"no backup was taken: {error}") from error
-    return manifest
-
-
-def _copy(stores: dict[str, Path], directory: Path, version: str) -> Manifest:
-    taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    began_s = time.monotonic()
-    with sqlite_backup.one_instant(list(stores.values())) as connections:
-        pause_ms = round((time.monotonic() - began_s) * 1e3, 1)
-        files = {}
-        for name, source in zip(stores, connections, strict=True):
-            target = directory / f"{name}.db"
-            sqlite_backup.copy(source, target)
-            files[name] = _described(target)
-    return Manifest(KIND, taken_at, version, pause_ms, files)
-
-
-def _described(path: Path) -> StoreFile:
-    with closing(connect_to_read(path)) as connection:
-        if found := sqlite_backup.check(connection):
-            raise NotTaken(f"{path.name} is damaged: {found}")
-        schema = dict(connection.execute("SELECT component, version FROM schema_version"))
-    return StoreFile(path.name, path.stat().st_size, digest_of(path), schema)
-
-
-def verify(directory: Path) -> Manifest:
-    """Whether every file is there and as it was written. Raises NotABackup or Damaged."""
-    manifest = manifests.read(directory)
-    for each in manifest.stores.values():
-        path = directory / each.file
+    @contextmanager
+    def at_one_instant(self) -> Iterator[SqliteInstant]:
+        """See Books.at_one_instant."""
+        found = {path.stem: path for path in sorted(self._data.glob("*.db"))}
+        if not found:
+            raise NothingToBackUp(f"there are no books in {self._data}")
+        began_s = time.monotonic()
         try:
-            if (path.stat().st_size, digest_of(path)) != (each.size_bytes, each.sha256):
-                raise Damaged(f"{path} is not as it was written")
+            with sqlite_backup.one_instant(list(found.values())) as connections:
+                pause_ms = round((time.monotonic() - began_s) * 1e3, 1)
+                yield SqliteInstant(dict(zip(found, connections, strict=True)), pause_ms)
+        except (sqlite3.Error, StoreError, OSError) as error:
+            raise NotTaken(f"the books cannot be read: {error}") from error
+
+    def restore(self, files: Sequence[Path]) -> None:
+        """See Books.restore."""
+        home = self._data.parent
+        unfinished = home / f"data{UNFINISHED}"
+        try:
+            if self._data.exists() and any(self._data.iterdir()):
+                raise NotEmpty(f"{self._data} is not empty: nothing is restored over books")
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(mode=0o700)
+            for file in files:
+                shutil.copyfile(file, unfinished / file.name)
+                force(unfinished / file.name)
+            force(unfinished)
+            unfinished.replace(self._data)
+            force(home)
         except OSError as error:
-            raise Damaged(f"{path} cannot be read: {error.strerror}") from None
-    return manifest
-
-
-def restore(directory: Path, home: Path) -> Manifest:
-    """Puts a verified backup into a home without books. Raises BackupError."""
-    manifest = verify(directory)
-    data = home / "data"
-    unfinished = home / f"data{UNFINISHED}"
-    try:
-        if data.exists() and any(data.iterdir()):
-            raise NotEmpty(f"{data} is not empty: a backup is restored into a home without books")
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700)
-        for name, each in manifest.stores.items():
-            path = unfinished / f"{name}.db"
-            shutil.copyfile(directory / each.file, path)
-            _force(path)
-        _force(unfinished)
-        unfinished.replace(data)
-        _force(home)
-    except OSError as error:
-        raise NotTaken(f"nothing was restored: {error}") from error
-    return manifest
-
-
-def _force(path: Path) -> None:
-    """A file, or the names in a directory, is on the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            raise NotRestored(f"nothing was restored: {error}") from error
