@@ -22,7 +22,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down backup restore check proto proto-check bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
+.PHONY: help demo test up ps logs down backup restore check proto proto-check docs bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -72,6 +72,10 @@ proto: ## generate the stubs from protos/
 proto-check: ## lint the protos, and fail when the stubs differ from them
 	@$(SETUP) --dev
 	@$(IN_VENV) $(VENV_PYTHON) protos/generate.py check
+
+docs: ## write docs/configuration.md anew from the code
+	@$(SETUP) --dev
+	@$(VENV_PYTHON) -m docs.configuration write
 
 bench: ## measure everything (minutes), or BENCH="txn balancer"
 	@$(SETUP) --dev

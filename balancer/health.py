@@ -47,6 +47,7 @@ class Health(Enum):
 class HealthConfig:
     """Whether and how endpoints are asked; `healthCheckConfig` of gRPC's service config.
 
+    With `enabled` off nobody is asked.
     `service` is the name the servers know; "" asks for the server as a whole.
     `answer_timeout_s` is how long the first answer of a stream may take. Streams that end
     are opened again after `initial_backoff_s`, which doubles up to `max_backoff_s` while

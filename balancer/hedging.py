@@ -39,7 +39,7 @@ from balancer.throttle import RetryThrottle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HedgingPolicy:
-    """How many attempts at most (1 to 5, the first included), and how far apart.
+    """Up to `max_attempts` (1 to 5, the first included), `hedging_delay_s` apart.
 
     A failure with one of `non_fatal_codes` brings the next attempt forward; any other ends
     the call. `hedging_delay_s` of 0 sends all at once.

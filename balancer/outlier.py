@@ -118,7 +118,8 @@ class OutlierConfig:
 
     `interval_s` lies between sweeps. An ejection lasts `base_ejection_time_s` times the
     multiplier, but not longer than the larger of that and `max_ejection_time_s`.
-    `max_ejection_percent` of the addresses are ejected at a time.
+    `max_ejection_percent` of the addresses are ejected at a time. They are found by
+    `success_rate` and by `failure_percentage`, one after the other.
 
     Raises InvalidConfigError.
     """

@@ -33,6 +33,8 @@ MAX_SERVICE_CONFIG_BYTES: Final = 256 * 1024
 class ServiceConfig:
     """What a service config says; None is what it leaves to the channel.
 
+    `methods`, `throttle` and `load_balancing` are what the channel has otherwise from its own
+    configuration: see ChannelConfig and the policies.
     `health_service_name` is the service to ask about (gRFC A17); "" is the server as a whole.
     """
 

@@ -28,7 +28,9 @@ _SCALE: Final = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleConfig:
-    """Sizes of the bucket; `token_ratio` counts to three decimals.
+    """A bucket of `max_tokens`; a failure takes one, a success gives back `token_ratio`.
+
+    `token_ratio` counts to three decimals.
 
     Raises InvalidConfigError.
     """

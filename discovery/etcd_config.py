@@ -61,6 +61,8 @@ class EtcdClientConfig:
     """Limits of an EtcdClient; raises ValueError on nonsense.
 
     `request_timeout_s` bounds each unary call and the opening of each stream.
+    `connect_timeout_s` bounds one attempt to connect; between attempts the back-off grows to
+    `reconnect_backoff_max_s`.
     `page_size` is the number of keys asked for at once. A connection that is silent for
     `ping_after_s` is pinged, and dropped after `ping_timeout_s` without an answer.
     `tls` encrypts; `username` and `password` sign in. A token is renewed when etcd no

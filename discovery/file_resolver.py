@@ -50,7 +50,7 @@ Services = Mapping[str, tuple[Endpoint, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileResolverConfig:
-    """How often the file is looked at; raises ValueError when that is not above 0."""
+    """The file is looked at each `poll_every_s`; raises ValueError when that is not above 0."""
 
     poll_every_s: float = 1.0
 

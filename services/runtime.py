@@ -90,7 +90,11 @@ class CannotStart(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RuntimeConfig:
-    """What a process is told: which service and replica it is, where it listens, its registry."""
+    """What a process is told: which service and replica it is, where it listens, its registry.
+
+    `service` and `replica` name it. It listens at `address`, host:port, and finds others in the
+    cluster `etcd`, several host:port. `home` has what it keeps. `version` is told to the registry.
+    """
 
     service: str
     replica: int

@@ -74,7 +74,10 @@ class SteadyUtc:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015)."""
+    """Exponential backoff with full jitter (Brooker, "Exponential Backoff And Jitter", 2015).
+
+    A wait is drawn from 0 to `initial_s`, which doubles with each attempt up to `max_s`.
+    """
 
     initial_s: float
     max_s: float

@@ -14,11 +14,19 @@ QUESTION_ITEMS_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorConfig:
-    """Limits and intervals. `name` is the service name under which participants ask back."""
+    """Limits and intervals. `name` is the service name under which participants ask back.
+
+    Branches may be at `participants` only. One message waits `attempt_timeout_s` for its answer and
+    is then sent again after `retry`: an Abort `abort_attempts` times, after which its participant
+    asks, a Commit without end. After an alarm the next attempt waits `alarm_retry_s`. When
+    `max_active` transactions run, the next one is turned away. A batch has at most
+    `batch_size_max` messages.
+    """
 
     name: str
     participants: frozenset[str]
-    # Longer than a participant needs to learn what became of a transaction in the way.
+    # For a vote, or an answer to Perform, all attempts together; longer than a participant needs
+    # to learn what became of a transaction in the way.
     prepare_timeout_s: float = 8.0
     attempt_timeout_s: float = 2.0
     abort_attempts: int = 5
@@ -27,8 +35,9 @@ class CoordinatorConfig:
     retry: Backoff = field(default_factory=lambda: Backoff(initial_s=0.05, max_s=2.0))
     batch_size_max: int = 256
     # How long messages to a participant gather: in proportion to the transactions that are
-    # active, up to the maximum; those of a lone transaction not at all.
+    # active; those of a lone transaction not at all.
     gather_per_transaction_s: float = 0.0002
+    # How long they gather at most.
     gather_max_s: float = 0.012
     # Whether a transaction with a single branch takes one phase where its participant can.
     one_phase: bool = True

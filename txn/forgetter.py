@@ -44,6 +44,7 @@ class ForgetterConfig(SweepConfig):
 
     # Younger branches are not asked about: word of them is probably on its way.
     age_min_s: float = 60.0
+    # Of one question.
     timeout_s: float = 2.0
 
     def __post_init__(self) -> None:

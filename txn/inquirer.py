@@ -28,8 +28,11 @@ Op = TypeVar("Op")
 class InquiryConfig:
     """How a participant in doubt asks: first one to two intervals after its vote."""
 
+    # From one look at what is in doubt to the next.
     interval_s: float = 2.0
+    # Added to it at random, up to this.
     jitter_s: float = 0.5
+    # Of one inquiry.
     timeout_s: float = 2.0
     # Branches of one inquiry.
     batch_size_max: int = 500

@@ -19,9 +19,11 @@ class SweepConfig:
 
     # From one pass over what is old to the next.
     interval_s: float = 60.0
+    # Looked at, and forgotten, together.
     rows_per_step: int = 64
-    # Between two steps: at least this, and so long that they take no more of the time.
+    # Between two steps, at least.
     pause_s: float = 0.02
+    # Of the time that steps take: pauses are so long that it is no more.
     busy_share_max: float = 0.2
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ class PostgresBooks:
         try:
             with closing(self._connect()) as connection:
                 if there := connection.execute(_STORES).fetchall():
-                    raise NotEmpty(f"the database has books already, of {there[0][0]}")
+                    raise NotEmpty(f"{there[0][0]} has books there: nothing is restored over books")
         except psycopg.Error as error:
             raise NotRestored(f"the database cannot be reached: {error}") from error
         database = Conninfo.parse(self._dsn.encode())

@@ -32,7 +32,7 @@ def take(books: Books, into: Path, version: str) -> tuple[Manifest, Comparison]:
             version=version,
             pause_ms=instant.pause_ms,
             stores=schema,
-            found=Counter(each.kind.name for each in found.findings),
+            found=dict(Counter(each.kind.name for each in found.findings)),
             files={path.name: described(path) for path in sorted(directory.iterdir())},
         )
         (directory / manifests.FILE).write_bytes(manifest.encoded())

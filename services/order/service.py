@@ -30,7 +30,7 @@ _STATES_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class OrderConfig:
-    """How long CloseTrade waits for a payment that is under way, and how often it looks."""
+    """CloseTrade waits `close_wait_s` for a payment under way, and looks each `close_look_s`."""
 
     close_wait_s: float = 5.0
     close_look_s: float = 0.1

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from services.backup.__main__ import EXIT_FAILED
 from services.runtime import POSTGRES
 from tests.support.books import books_agree
 from tests.support.load import Load
@@ -52,6 +53,7 @@ class Place:
             timeout=60,
             check=False,
         )
+        assert done.stdout or done.returncode == EXIT_FAILED, done.stderr
         return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
     async def contradictions(self) -> tuple[int, set[str]]:

@@ -172,7 +172,7 @@ def test_rows_that_cannot_be_read_are_no_agreement(home: Path) -> None:
 
 
 def test_books_larger_than_a_page_are_compared_and_some_of_many_findings_shown(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the size of a page, each transaction is found once, and counted."""
     monkeypatch.setattr("services.backup.comparing.PAGE_ROWS", 2)
@@ -182,7 +182,9 @@ def test_books_larger_than_a_page_are_compared_and_some_of_many_findings_shown(
             "INSERT INTO branch (txn_id, branch_id, state, coordinator, prepared_at_us) VALUES "
             f"('{at:03}-log', 'a', 'COMMITTED', 'c', 1), ('{at:03}-log', 'b', 'PREPARED', 'c', 1)",
         )
-    found = working.look(SqliteBooks(home))
+    manifest, found = working.take(SqliteBooks(home), tmp_path / "backup", VERSION)
+    assert manifest == verified(tmp_path / "backup")
+    assert {"UNLOGGED": MANY, "SPLIT": MANY} == manifest.found
     assert (MANY, 2 * MANY) == (found.transactions, found.branches)
     said = public(None, found)
     assert {"UNLOGGED": MANY, "SPLIT": MANY} == said["counts"]
