@@ -22,7 +22,7 @@ SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up ps logs down backup restore check proto proto-check docs bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
+.PHONY: help demo test up ps logs down backup restore check-books proto proto-check docs bench sim sim-mutants coverage mutation fuzz lint types lock clean chaos failpoints
 
 help: ## show this
 	@echo "usage: make <target>"
@@ -61,7 +61,7 @@ restore: ## put the backup FROM= into a TALLYSTICK_HOME without books, and look 
 	@$(SETUP)
 	@$(BACKUP) restore $(FROM)
 
-check: ## compare the decision log with the books: what is in doubt, what contradicts itself
+check-books: ## compare the decision log with the books: what is in doubt, what contradicts itself
 	@$(SETUP)
 	@$(BACKUP) check
 

@@ -116,7 +116,8 @@ def place_holds(tx: Sql, holds: Sequence[Hold]) -> None:
     """Reserves on the debited accounts; the caller has checked that it is there."""
     write_rows(
         tx,
-        "INSERT INTO hold {rows}",
+        "INSERT INTO hold (txn_id, branch_id, debit_account_id, credit_account_id, amount_minor) "
+        "{rows}",
         [
             (*hold.key, hold.debit_account_id, hold.credit_account_id, hold.amount_minor)
             for hold in holds
@@ -178,9 +179,11 @@ def post_holds(tx: Sql, holds: Sequence[tuple[Hold, Money, str]], posted_at_us: 
         postings.append((entry_id, 2, credit, code, amount_minor))
     changes.write(tx)
     kinds = "bigint, text, text, text, bigint"
-    write_rows(tx, "INSERT INTO journal_entry {rows}", entries, kinds)
+    columns = "entry_id, txn_id, branch_id, reference, posted_at_us"
+    write_rows(tx, f"INSERT INTO journal_entry ({columns}) {{rows}}", entries, kinds)
     kinds = "bigint, integer, text, text, bigint"
-    write_rows(tx, "INSERT INTO posting {rows}", postings, kinds)
+    columns = "entry_id, line, account_id, currency_code, amount_minor"
+    write_rows(tx, f"INSERT INTO posting ({columns}) {{rows}}", postings, kinds)
 
 
 def void_holds(tx: Sql, holds: Sequence[Hold]) -> None:

@@ -70,6 +70,8 @@ class ServiceProcess:
         self.service = service
         self.address = f"127.0.0.1:{free_port()}"
         self.metrics_port = free_port()
+        # Whose code it runs: that of another release may be somewhere else.
+        self.tree = ROOT
         # Of its environment, beside ours.
         self.variables: dict[str, str] = {}
         self._replica = replica
@@ -107,7 +109,7 @@ class ServiceProcess:
                     "--etcd", self._etcd, "--home", str(self._home),
                     "--metrics", f"127.0.0.1:{self.metrics_port}",
                 ],
-                cwd=ROOT,
+                cwd=self.tree,
                 env={
                     **os.environ, **self.variables, VARIABLE: failpoint, POSTGRES: self._postgres,
                 },

@@ -68,7 +68,7 @@ def apply(connection: Sql, component: str, migrations: tuple[Migration, ...]) ->
         for statement in _statements(migration.sql):
             connection.execute(statement)
     connection.execute(
-        "INSERT INTO schema_version VALUES (?, ?) "
+        "INSERT INTO schema_version (component, version) VALUES (?, ?) "
         "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
         (component, len(migrations)),
     )

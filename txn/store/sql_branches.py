@@ -95,7 +95,7 @@ class SqlBranchTable:
     def forget(self, tx: Sql, keys: Sequence[BranchKey], log_id: str, horizon: str) -> int:
         """See BranchTable.forget."""
         tx.execute(
-            "INSERT INTO prepare_horizon VALUES (?, ?) ON CONFLICT (log_id) "
+            "INSERT INTO prepare_horizon (log_id, txn_id) VALUES (?, ?) ON CONFLICT (log_id) "
             "DO UPDATE SET txn_id = excluded.txn_id WHERE excluded.txn_id > prepare_horizon.txn_id",
             (log_id, horizon),
         )

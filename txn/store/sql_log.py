@@ -205,7 +205,9 @@ def _frees(decision: Decision) -> bool:
 
 
 def _identity(tx: Sql, proposed: str) -> str:
-    tx.execute("INSERT INTO log_identity VALUES (1, ?) ON CONFLICT DO NOTHING", (proposed,))
+    tx.execute(
+        "INSERT INTO log_identity (one, log_id) VALUES (1, ?) ON CONFLICT DO NOTHING", (proposed,)
+    )
     (log_id,) = tx.execute("SELECT log_id FROM log_identity").fetchone()
     return str(log_id)
 

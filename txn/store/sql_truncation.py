@@ -45,7 +45,7 @@ def delete(tx: Sql, page: Page) -> int:
     deleted = write_rows(tx, gone, page.going, "text")
     if page.newest_keyed:
         tx.execute(
-            "INSERT INTO truncation VALUES (1, ?) ON CONFLICT (one) "
+            "INSERT INTO truncation (one, txn_id) VALUES (1, ?) ON CONFLICT (one) "
             "DO UPDATE SET txn_id = excluded.txn_id WHERE excluded.txn_id > truncation.txn_id",
             (page.newest_keyed,),
         )
