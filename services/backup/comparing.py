@@ -6,15 +6,15 @@ Read in pages and joined by txn_id, so that books of any size fit.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
 from txn.reconcile import Evidence, Facts, Finding, Logged, Place, judge, judge_stores
-from txn.state import BranchState, Outcome, Vote
+from txn.state import BranchState
 from txn.store.sql import Sql
+from txn.store.sql_log import COLUMNS, decoded
 
 # A read transaction on one store.
 Snapshot: TypeAlias = Sql
@@ -85,18 +85,14 @@ def _first(book: Snapshot, query: str, *parameters: str) -> str:
 
 
 def _log_rows(log: Snapshot) -> Iterator[Found]:
-    query = (
-        "SELECT txn_id, outcome, ended, branches FROM decision WHERE txn_id > ? "
-        "ORDER BY txn_id LIMIT ?"
-    )
+    query = f"SELECT {COLUMNS} FROM decision WHERE txn_id > ? ORDER BY txn_id LIMIT ?"
     after = ""
     while rows := log.execute(query, (after, PAGE_ROWS)).fetchall():
-        for txn_id, outcome, ended, branches in rows:
+        for decision in map(decoded, rows):
             votes = {
-                Place(participant, branch_id): None if vote is None else Vote(vote)
-                for branch_id, participant, vote in json.loads(branches)
+                Place(each.participant, each.branch_id): each.vote for each in decision.branches
             }
-            yield txn_id, Logged(Outcome(outcome), bool(ended), votes)
+            yield decision.txn_id, Logged(decision.outcome, decision.ended, votes)
         after = rows[-1][0]
 
 

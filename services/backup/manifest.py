@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from services.backup.errors import Damaged, NotABackup
 FILE = "manifest.json"
 FORMAT = 1
 MANIFEST_MAX_BYTES = 1024 * 1024
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}\.[a-z]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,43 @@ def _read(directory: Path) -> Manifest:
     path = directory / FILE
     try:
         with path.open("rb") as file:
-            said = json.loads(file.read(MANIFEST_MAX_BYTES))
-        if said.pop("format") != FORMAT:
-            raise NotABackup(f"{path} is of a format that this program does not know")
-        files = {name: File(**each) for name, each in said.pop("files").items()}
-        manifest = Manifest(files=files, **said)
+            content = file.read(MANIFEST_MAX_BYTES)
     except OSError as error:
         raise NotABackup(f"{directory} is no finished backup: {error.strerror}") from None
+    try:
+        return decoded(content)
+    except NotABackup as error:
+        raise NotABackup(f"{path} {error}") from None
+
+
+def decoded(content: bytes) -> Manifest:
+    """What `Manifest.encoded` has written. Raises NotABackup for anything else."""
+    try:
+        said = json.loads(content)
+        if said.pop("format") != FORMAT:
+            raise NotABackup("is of a format that this program does not know")
+        files = {name: File(**each) for name, each in said.pop("files").items()}
+        manifest = Manifest(files=files, **said)
+        whole = _is_whole(manifest)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise NotABackup(f"{path} is not the manifest of a backup") from None
-    if any(Path(name).name != name for name in files):
-        raise NotABackup(f"{path} names a file that is not beside it")
+        whole = False
+    if not whole:
+        raise NotABackup("is not the manifest of a backup")
+    if not all(_NAME.fullmatch(name) for name in files):
+        raise NotABackup("names a file that is not beside it")
     return manifest
+
+
+def _is_whole(manifest: Manifest) -> bool:
+    """Whether everything is of its type, and can be shown."""
+    texts = [manifest.kind, manifest.taken_at, manifest.version]
+    texts += [each.sha256 for each in manifest.files.values()]
+    counts = [manifest.found, *manifest.stores.values()]
+    numbers = [number for each in counts for number in each.values()]
+    numbers += [each.size_bytes for each in manifest.files.values()]
+    return (
+        all(type(each) is str and each.isascii() and each.isprintable() for each in texts)
+        and all(type(each) is int for each in numbers)
+        and type(manifest.pause_ms) in (int, float)
+        and math.isfinite(manifest.pause_ms)
+    )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
 from services.backup.errors import NotEmpty, NothingToBackUp, NotRestored, NotTaken
@@ -83,11 +84,9 @@ class PostgresBooks:
                     raise NotEmpty(f"{there[0][0]} has books there: nothing is restored over books")
         except psycopg.Error as error:
             raise NotRestored(f"the database cannot be reached: {error}") from error
-        database = Conninfo.parse(self._dsn.encode())
-        (name,) = (each.val for each in database if each.keyword == b"dbname")
         said = _run(
             self._dsn, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner",
-            f"--dbname={(name or b'postgres').decode()}", *map(str, files),
+            f"--dbname={conninfo_to_dict(self._dsn).get('dbname', '')}", *map(str, files),
         )  # fmt: skip
         if said:
             raise NotRestored(said)

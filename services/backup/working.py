@@ -13,6 +13,7 @@ from services.backup.comparing import LOG, Comparison, Snapshot, compare
 from services.backup.disk import new_directory
 from services.backup.errors import NotABackup, NothingToBackUp, NotTaken
 from services.backup.manifest import Manifest, described, verified
+from txn.errors import LogDamaged
 
 
 def take(books: Books, into: Path, version: str) -> tuple[Manifest, Comparison]:
@@ -70,5 +71,5 @@ def _compared(
     participants = {name: stores[name] for name in stores if "participant" in schema[name]}
     try:
         return compare(stores[LOG], participants)
-    except (ValueError, TypeError) as error:
+    except (LogDamaged, ValueError) as error:
         raise NotTaken(f"a row cannot be read: {error}") from error

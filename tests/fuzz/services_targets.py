@@ -12,6 +12,10 @@ from tallystick.type.v1 import money_pb2
 
 from discovery.variables import ETCD_VARIABLE
 from services import housekeeping
+from services.backup import manifest
+from services.backup.errors import NotABackup
+from services.backup.manifest import File, Manifest
+from services.backup.report import lines
 from services.edge import _readable
 from services.errors import InvalidArgument
 from services.launcher import environment, logs, packages, plan, settings, status
@@ -44,6 +48,20 @@ def _money(data: bytes) -> None:
     places = MINOR_UNIT_PLACES[money.currency_code]
     assert (code, -places) == (money.currency_code, Decimal(number).as_tuple().exponent)
     assert Money(money.currency_code, int(Decimal(number).scaleb(places))) == money
+
+
+_MANIFEST = Manifest(
+    "sqlite", "2026-01-01", "1", 0.5, {"a": {"a": 1}}, {"LOST": 1}, {"a.db": File(1, "00")}
+)
+
+
+def _manifest(data: bytes) -> None:
+    """What is taken can be shown, names files beside it, and is written again as it was read."""
+    read = manifest.decoded(data)
+    assert manifest.decoded(read.encoded()) == read
+    assert all("/" not in name and name.isprintable() for name in read.files)
+    for line in lines(read, None):
+        check_shown(line)
 
 
 @cache
@@ -197,6 +215,13 @@ TARGETS = (
         (ValueError,),
         (status.encode(status.MeshStatus(Identity(1, "b"), (_PROCESS,), ("a:1",))), b"{}", b"[]"),
         (b'"pid"', b'"birth"', b'"state"', b'"SERVING"', b"null"),
+    ),
+    Target(
+        "backup-manifest",
+        _manifest,
+        (NotABackup,),
+        (_MANIFEST.encoded(), b"{}", b"[]", b"\xff", b'{"format": 2}'),
+        (b'"format"', b'"files"', b"null", b"NaN", b"1e999", b'"../x"', b"\\ud800", b"\\n"),
     ),
     Target("stamp-file", _stamp, (), (b'{"path":"/x"}', b"[]", b"[" * 20), (b"[[[[[[[[",)),
     Target(

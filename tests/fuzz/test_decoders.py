@@ -39,6 +39,7 @@ NO_DECODERS = {
     "discovery/etcd_client.py:Renewals.renew": "of a number in a message that was read",
     "discovery/registrar.py:Registrar._compare": OURS,
     "discovery/registrar.py:Registrar.register": OURS,
+    "services/backup/postgres.py:_run": "of names and values that libpq has read",
     "services/launcher/health.py:check_postgres": OURS,
     "services/launcher/plan.py:_port": OURS,
     "services/launcher/postgres.py:_places": "of the names of directories of the machine",

@@ -350,6 +350,11 @@ def _by_keys(tx: Sql, caller: str, keys: Sequence[str]) -> Sequence[Row]:
     return select_in(tx, query, keys, fixed=(caller,))
 
 
+def decoded(row: Row) -> Decision:
+    """What a row of COLUMNS says. Raises LogDamaged when it is not as it was written."""
+    return _decoded(row, frozenset())
+
+
 def _decoded(row: Row, ending: frozenset[TxnId]) -> Decision:
     check_row(row)
     try:
