@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -46,12 +45,13 @@ class SqliteBooks:
         """See Books.at_one_instant."""
         found = {path.stem: path for path in sorted(self._data.glob("*.db"))}
         if not found:
-            raise NothingToBackUp(f"there are no books in {self._data}")
-        began_s = time.monotonic()
+            raise NothingToBackUp(
+                f"there are no books in {self._data}; a database is named by TALLYSTICK_POSTGRES"
+            )
         try:
-            with sqlite_backup.one_instant(list(found.values())) as connections:
-                pause_ms = round((time.monotonic() - began_s) * 1e3, 1)
-                yield SqliteInstant(dict(zip(found, connections, strict=True)), pause_ms)
+            with sqlite_backup.one_instant(list(found.values())) as snapshots:
+                stores = dict(zip(found, snapshots.connections, strict=True))
+                yield SqliteInstant(stores, round(snapshots.pause_s * 1e3, 1))
         except (sqlite3.Error, StoreError, OSError) as error:
             raise NotTaken(f"the books cannot be read: {error}") from error
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from txn.errors import StoreError
 from txn.store.sqlite import connect_to_read, lock_file
@@ -77,20 +78,28 @@ def _nobody_writes(paths: Sequence[Path]) -> Iterator[None]:
         yield
 
 
+class Snapshots(NamedTuple):
+    """A connection to each store, in a read transaction, and how long writers had to wait."""
+
+    connections: list[sqlite3.Connection]
+    pause_s: float
+
+
 @contextmanager
-def one_instant(paths: Sequence[Path]) -> Iterator[list[sqlite3.Connection]]:
-    """A connection to each store, in a read transaction; all see what stood at one instant.
+def one_instant(paths: Sequence[Path]) -> Iterator[Snapshots]:
+    """Snapshots of stores, in the order of `paths`; all show what stood at one instant.
 
     Raises StoreError, or sqlite3.Error when one is not there.
     """
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(connect_to_read(path))) for path in paths]
+        began_s = time.monotonic()
         with _nobody_writes(paths):
             for connection in connections:
                 connection.execute("BEGIN")
                 # The snapshot is that of the first read.
                 connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        yield connections
+        yield Snapshots(connections, time.monotonic() - began_s)
 
 
 def copy(source: sqlite3.Connection, target: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,31 +20,10 @@ from services.backup.errors import (
 from services.backup.manifest import FILE, verified
 from services.backup.report import FINDINGS_SHOWN_MAX, lines, public
 from services.backup.sqlite import SqliteBooks
-from services.store import own_schema, participant_schema
-from txn.store import sql_log
-from txn.store.sqlite import SqliteWriter
+from tests.services.backup.changing import execute
 
 VERSION = "1.2.3"
 MANY = FINDINGS_SHOWN_MAX + 1
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """A home with empty books, whose log has a name."""
-    data = tmp_path / "home" / "data"
-    for service in ("ledger", "order"):
-        SqliteWriter(data / f"{service}.db", participant_schema(service)).close()
-    SqliteWriter(data / "wallet.db", own_schema("wallet")).close()
-    SqliteWriter(data / "coordinator.db", sql_log.schema("sqlite")).close()
-    execute(data / "coordinator.db", "INSERT INTO log_identity VALUES (1, '-log')")
-    return data.parent
-
-
-def execute(book: Path, statement: str) -> None:
-    """Changes a book behind everybody's back."""
-    with closing(sqlite3.connect(book)) as connection:
-        connection.execute(statement)
-        connection.commit()
 
 
 def test_a_backup_says_what_is_in_it(home: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from txn.state import Outcome, Vote
 from txn.store import log_mark, opening, sqlite_verify
 from txn.store.log_mark import LogMark, Noted
 from txn.store.migrate import apply
-from txn.store.sql_log import SqlDecisionLog, schema
+from txn.store.sql_log import COLUMNS, SqlDecisionLog, decoded, schema
 from txn.store.sqlite_verify import verify
 
 LOG_ID = "-0123456789abcdef"
@@ -248,6 +248,19 @@ async def test_a_column_of_another_type_is_damage(tmp_path: Path, change: str) -
     with pytest.raises(LogDamaged, match=f"the row of '{txn_id(1)}'"):
         async with opened(path) as log:
             await log.by_txn_id(txn_id(1))
+
+
+async def test_rows_that_others_read_are_compared_with_their_checksums(tmp_path: Path) -> None:
+    """Whoever reads a log behind the coordinator's back believes no row that was changed."""
+    path = tmp_path / "log" / "log.db"
+    await write_log(path, checkpoint=True)
+    row = f"SELECT {COLUMNS} FROM decision WHERE txn_id = '{txn_id(1)}'"
+    (read,) = changed(path, row)
+    assert decision(1) == decoded(read)
+    changed(path, f"UPDATE decision SET reason = 'x' WHERE txn_id = '{txn_id(1)}'")
+    (read,) = changed(path, row)
+    with pytest.raises(LogDamaged, match="not as it was written"):
+        decoded(read)
 
 
 async def test_what_is_quoted_of_a_damaged_log_is_on_one_line(tmp_path: Path) -> None:

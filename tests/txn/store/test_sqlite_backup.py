@@ -68,7 +68,7 @@ def test_snapshots_are_of_one_instant(tmp_path: Path) -> None:
     seen = []
     with counting(tmp_path):
         for _ in range(ROUNDS):
-            with sqlite_backup.one_instant(paths(tmp_path)) as connections:
+            with sqlite_backup.one_instant(paths(tmp_path)) as (connections, _):
                 seen.append([number(each) for each in connections])
     for first, second, third in seen:
         assert first >= second >= third >= first - 1
@@ -77,7 +77,7 @@ def test_snapshots_are_of_one_instant(tmp_path: Path) -> None:
 
 def test_a_copy_is_of_the_instant_and_one_file_that_is_whole(tmp_path: Path) -> None:
     """What is written while it is copied is not in it, and it needs no other file."""
-    with counting(tmp_path), sqlite_backup.one_instant(paths(tmp_path)) as connections:
+    with counting(tmp_path), sqlite_backup.one_instant(paths(tmp_path)) as (connections, _):
         then = [number(each) for each in connections]
         with closing(sqlite3.connect(tmp_path / "first.db")) as live:
             while number(live) < then[0] + ROUNDS:

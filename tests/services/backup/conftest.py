@@ -1,0 +1,24 @@
+"""Books that are backed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.store import own_schema, participant_schema
+from tests.services.backup.changing import execute
+from txn.store import sql_log
+from txn.store.sqlite import SqliteWriter
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with empty books, whose log has a name."""
+    data = tmp_path / "home" / "data"
+    for service in ("ledger", "order"):
+        SqliteWriter(data / f"{service}.db", participant_schema(service)).close()
+    SqliteWriter(data / "wallet.db", own_schema("wallet")).close()
+    SqliteWriter(data / "coordinator.db", sql_log.schema("sqlite")).close()
+    execute(data / "coordinator.db", "INSERT INTO log_identity VALUES (1, '-log')")
+    return data.parent
