@@ -8,7 +8,7 @@ time, once the loop is busy. (ADR 0004 has the measurement.)
 Reads run on another thread, so that they neither wait for a force nor hold up the loop,
 but for those that only follow an index to a few rows.
 
-Of a database behind a network (`remote`) each statement may block, and so all of a group
+Of a database behind a network each statement may block, and so all of a group
 runs on the thread, and every read on one. (ADR 0006)
 """
 
@@ -69,12 +69,13 @@ class LoopStore(Generic[Tx]):
         on_commit_failure: Callable[[BaseException], NoReturn],
         metrics: StoreMetrics = NO_METRICS,
         threads: Callable[[str], Executor] = one_thread,
-        remote: bool = False,
+        looker: Callable[[], Snapshots[Tx]] | None = None,
     ) -> None:
         """Opens all of them. Must be called on the loop that uses the store.
 
-        `remote` says that any statement may block, not only a turn and a force. `threads`
-        makes what runs one thing after the other, by name, without blocking the loop.
+        A `looker` is what looks up in place of a `reader`; with one any statement may block,
+        not only a turn and a force. `threads` makes what runs one thing after the other, by
+        name, without blocking the loop.
         """
         self._loop = asyncio.get_running_loop()
         self._on_commit_failure = on_commit_failure
@@ -83,10 +84,10 @@ class LoopStore(Generic[Tx]):
         self._group = GroupCommit(
             self._backend, on_commit_failure=on_commit_failure, wake=self._wake
         )
-        self._snapshots, self._points = reader(), reader()
+        self._snapshots, self._points = reader(), (looker or reader)()
         self._writes = threads(f"{name}-writer")
         self._reads = threads(f"{name}-reader")
-        self._looks = threads(f"{name}-looker") if remote else None
+        self._looks = threads(f"{name}-looker") if looker else None
         # Set while there is nothing to write.
         self._quiet = asyncio.Event()
         self._quiet.set()

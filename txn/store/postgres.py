@@ -44,8 +44,8 @@ RECONNECT_FIRST_DELAY_S = 0.05
 RECONNECT_DELAY_MAX_S = 1.0
 QUERIES_KNOWN_MAX = 512
 
-# Every statement of a group follows an index. What the planner takes for cheaper while
-# tables are small, or not looked at yet, stays prepared when they no longer are.
+# Every statement of a group, and every look-up, follows an index. What the planner takes for
+# cheaper while tables are small, or not looked at yet, stays prepared when they no longer are.
 _BY_INDEX = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -283,8 +283,9 @@ class PostgresWriter:
 class PostgresReader:
     """A connection that only reads, each time from one snapshot."""
 
-    def __init__(self, dsn: str, name: str) -> None:
-        self._session = _Session(dsn, name, {})
+    def __init__(self, dsn: str, name: str, *, by_index: bool = False) -> None:
+        """`by_index` is for who looks up a few rows, and never reads through a table."""
+        self._session = _Session(dsn, name, _BY_INDEX if by_index else {})
 
     def begin(self) -> PostgresTx:
         """Opens a read transaction. Raises StoreError."""
@@ -328,7 +329,7 @@ def open_store(
         reader=lambda: PostgresReader(dsn, name),
         on_commit_failure=on_commit_failure,
         metrics=metrics,
-        remote=True,
+        looker=lambda: PostgresReader(dsn, name, by_index=True),
     )
 
 

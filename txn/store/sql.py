@@ -71,7 +71,22 @@ def select_in(
     """
     if isinstance(tx, sqlite3.Connection):
         return sqlite_many.select_in(tx, query, keys, fixed=fixed)
-    return tx.execute(f"{query.removesuffix('IN')}= ANY(?)", (*fixed, array(keys))).fetchall()
+    if not fixed:
+        return tx.execute(f"{query.removesuffix('IN')}= ANY(?)", (array(keys),)).fetchall()
+    return tx.execute(_for_each(query), (array(tuple(dict.fromkeys(keys))), *fixed)).fetchall()
+
+
+@cache
+def _for_each(query: str) -> str:
+    """Looks up one key at a time, all columns of it.
+
+    With `= ANY` the planner may follow the index by what is fixed alone and filter the rest,
+    as long as it takes the table for small.
+    """
+    one = f"{query.removesuffix('IN')}= given.key OFFSET 0"
+    return (
+        f"SELECT found.* FROM unnest(?::text[]) AS given (key) CROSS JOIN LATERAL ({one}) AS found"
+    )
 
 
 def array(values: Sequence[Any]) -> str:
