@@ -46,7 +46,7 @@ from services import VERSION
 from services.edge import Edge
 from services.metrics_page import MetricsPage
 from services.numbers import whole_number
-from txn.clock import SystemClock
+from txn.clock import Clock, SystemClock
 from txn.errors import AlreadyOwned, LogDamaged
 from txn.store.migrate import MigrationError
 
@@ -151,11 +151,17 @@ class Runtime:
     """What a service may use while it sets itself up."""
 
     def __init__(
-        self, config: RuntimeConfig, server: grpc.aio.Server, resolver: EtcdResolver
+        self,
+        config: RuntimeConfig,
+        server: grpc.aio.Server,
+        resolver: EtcdResolver,
+        stopping: asyncio.Event,
     ) -> None:
+        """`stopping` is set when the process is told to end, which it may be before it serves."""
         self.config = config
+        self.stopping = stopping
         self.server = server
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self.rng = random.Random()  # noqa: S311 - jitter, not secrets
         self.resolver = resolver
         self.registry = CollectorRegistry()
@@ -333,7 +339,7 @@ async def _serve(config: RuntimeConfig, setup: Setup) -> None:
             options=_SERVER_OPTIONS,
             maximum_concurrent_rpcs=CONCURRENT_RPCS_MAX,
         )
-        runtime = Runtime(config, server, resolver)
+        runtime = Runtime(config, server, resolver, stop)
         stack.push_async_callback(runtime.stop)
         await _serve_metrics(runtime, stack)
         names = await setup(runtime)

@@ -16,7 +16,7 @@ from tallystick.txn.v1 import participant_service_pb2, participant_service_pb2_g
 from services.failpoints import crash_point
 from services.housekeeping import forgetter_config
 from services.runtime import CannotStart, Runtime
-from txn.errors import StoreError
+from txn.errors import StoreAway, StoreError
 from txn.forgetter import Forgetter
 from txn.inquirer import Inquirer
 from txn.metrics import StoreMetrics
@@ -28,15 +28,15 @@ from txn.store import opening, sql_branches
 from txn.store.group_commit import Store
 from txn.store.migrate import Dialect, load
 from txn.store.opening import Schema, SqliteStore
-from txn.store.postgres import PostgresStore
+from txn.store.postgres import RECONNECT_DELAY_MAX_S, RECONNECT_FIRST_DELAY_S, PostgresStore
 from txn.store.postgres import open_store as open_postgres
 from txn.store.sql import Sql
 
 M = TypeVar("M", bound=Message)
 # Whom a participant asks when it is in doubt.
 COORDINATORS = frozenset({"coordinator"})
+# How long a database that can be reached may refuse: a predecessor's connection is ending.
 DATABASE_WAIT_S = 10.0
-DATABASE_LOOK_S = 0.1
 
 
 def own_schema(service: str, dialect: Dialect = "sqlite") -> Schema:
@@ -74,16 +74,25 @@ async def open_store(
 async def _on_postgres(
     runtime: Runtime, schema: Schema, metrics: StoreMetrics, *, owner: bool
 ) -> PostgresStore:
-    """Waits for a server that is starting, and for the connection of a predecessor to end."""
+    """Waits for a server that is away, as long as it is, and for a predecessor's connection to end.
+
+    Whoever ended instead would be started again, later and later, and be away when it is back.
+    """
     service, clock = runtime.config.service, runtime.clock
-    dsn, until_s = runtime.config.postgres, clock.monotonic() + DATABASE_WAIT_S
-    while True:
+    pause_s, until_s = RECONNECT_FIRST_DELAY_S, clock.monotonic() + DATABASE_WAIT_S
+    while not runtime.stopping.is_set():
         try:
-            return open_postgres(dsn, service, schema, owner=owner, metrics=metrics)
+            return open_postgres(
+                runtime.config.postgres, service, schema, owner=owner, metrics=metrics
+            )
+        except StoreAway:
+            until_s = clock.monotonic() + DATABASE_WAIT_S
         except StoreError as error:
             if clock.monotonic() >= until_s:
                 raise CannotStart(f"the store of {service} cannot be opened: {error}") from error
-        await clock.sleep(DATABASE_LOOK_S)
+        await clock.sleep(pause_s)
+        pause_s = min(2 * pause_s, RECONNECT_DELAY_MAX_S)
+    raise CannotStart(f"told to end while the store of {service} could not be opened")
 
 
 async def open_participant(

@@ -27,6 +27,7 @@ TxnError
     |-- StoreFull         too little free space: refused before anything was begun
     |-- StoreClosed       the store was closed before the work ran
     |-- GroupLost         the storage undid the whole group, this work with it
+    |-- StoreAway         its server cannot be reached: nothing was begun
     |-- AlreadyOwned      another process owns this decision log
     `-- LogDamaged        the decision log is not as it was written: nothing is said from it
 """
@@ -200,6 +201,10 @@ class StoreClosed(StoreError):
 
 class GroupLost(StoreError):
     """The storage undid the whole group by itself (out of space, I/O error); nothing was done."""
+
+
+class StoreAway(StoreError):
+    """The server of the store cannot be reached; nothing was begun."""
 
 
 class AlreadyOwned(StoreError):

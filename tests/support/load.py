@@ -43,9 +43,9 @@ class Load:
             else:
                 self.paid += reply.state == wallet_service_pb2.PAYMENT_STATE_SUCCEEDED
 
-    async def until_paid(self, count: int) -> None:
+    async def until_paid(self, count: int, *, within_s: float = RECOVER_WITHIN_S) -> None:
         """Waits for `count` more payments."""
         target = self.paid + count
-        async with asyncio.timeout(RECOVER_WITHIN_S):
+        async with asyncio.timeout(within_s):
             while self.paid < target:  # noqa: ASYNC110 - a count, not an event
                 await asyncio.sleep(0.02)

@@ -23,7 +23,7 @@ import psycopg
 from psycopg import conninfo, sql
 from psycopg.pq import TransactionStatus
 
-from txn.errors import AlreadyOwned, GroupLost, StoreError
+from txn.errors import AlreadyOwned, GroupLost, StoreAway, StoreError
 from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.loop_store import LoopStore
 from txn.store.migrate import Migration, apply
@@ -130,7 +130,7 @@ class _Session:
         self._settings = {"search_path": f'"{schema}"', **_LIMITS, **settings}
         self._owner = owner
         self._tx: PostgresTx | None = None
-        self._failures = 0
+        self._delay_s = RECONNECT_FIRST_DELAY_S
         self._next_try_s = 0.0
 
     def begin(self, script: str) -> PostgresTx:
@@ -166,17 +166,16 @@ class _Session:
     def _connected(self) -> PostgresTx:
         if self._tx is None:
             if time.monotonic() < self._next_try_s:
-                raise StoreError("the database cannot be reached: tried a moment ago")
+                raise StoreAway("the database cannot be reached: tried a moment ago")
             try:
                 self._tx = self._connect()
             except psycopg.Error as error:
-                delay_s = min(RECONNECT_FIRST_DELAY_S * 2**self._failures, RECONNECT_DELAY_MAX_S)
-                self._failures += 1
-                self._next_try_s = time.monotonic() + delay_s
+                self._next_try_s = time.monotonic() + self._delay_s
+                self._delay_s = min(2 * self._delay_s, RECONNECT_DELAY_MAX_S)
                 # What the driver says names hosts and users: not for callers.
                 _log.warning("no connection for %s: %s", self._schema, error)
-                raise StoreError("the database cannot be reached") from error
-            self._failures = 0
+                raise StoreAway("the database cannot be reached") from error
+            self._delay_s = RECONNECT_FIRST_DELAY_S
         return self._tx
 
     def _connect(self) -> PostgresTx:
@@ -208,7 +207,7 @@ class PostgresWriter:
         """Opens or creates the schema `name` and brings each component of `schema` up to date.
 
         An `owner` is the only one over its log, as long as it is connected: raises
-        AlreadyOwned when there is another. Raises StoreError when there is no server, and
+        AlreadyOwned when there is another. Raises StoreAway when there is no server, and
         MigrationError when a newer program has written there.
         """
         self._name = name

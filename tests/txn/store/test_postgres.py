@@ -21,7 +21,7 @@ from tests.support.postgres import PostgresServer, running
 from tests.support.waiting import eventually
 from tests.txn.helpers import DEADLINE_S
 from tests.txn.support import open_postgres
-from txn.errors import AlreadyOwned, GroupLost, LogDamaged, StoreError
+from txn.errors import AlreadyOwned, GroupLost, LogDamaged, StoreAway, StoreError
 from txn.store import postgres
 from txn.store.group_commit import Done, GroupCommit
 from txn.store.log_mark import LogMark
@@ -395,6 +395,41 @@ async def test_a_server_that_is_gone_is_said_to_be_and_found_again() -> None:
 
             await eventually(written, what="a write after the return of the server")
             assert [1, 3] == await store.read(numbers)
+
+
+def test_a_server_may_be_away_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to reach it do not get further and further apart, and none of them is the last."""
+    with running() as server, _group(server, "s") as group:
+        server.stop()
+        monkeypatch.setattr(postgres, "RECONNECT_DELAY_MAX_S", 0.0)
+        for _ in range(1_100):
+            with pytest.raises(StoreAway):
+                group.writer.begin()
+        server.start()
+        assert [1] == group.run(insert(1))
+
+
+def _all_connections(server: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
+    while True:
+        try:
+            yield server.connect()
+        except psycopg.OperationalError as error:
+            if "too many clients" in str(error):
+                return
+            raise
+
+
+def test_a_server_without_a_free_connection_is_away_for_whoever_has_none() -> None:
+    """Who has one goes on; the others find one when there is."""
+    with running() as server, _group(server, "s") as group:
+        assert [1] == group.run(insert(1))
+        strangers = list(_all_connections(server))
+        assert [2] == group.run(insert(2))
+        with pytest.raises(StoreAway):
+            PostgresWriter(server.dsn, "s", SCHEMA)
+        for stranger in strangers:
+            stranger.close()
+        PostgresWriter(server.dsn, "s", SCHEMA).close()
 
 
 def test_what_was_acknowledged_survives_the_server_being_killed() -> None:
