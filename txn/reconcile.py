@@ -155,3 +155,33 @@ def _unlogged(facts: Facts, evidence: Evidence, state: BranchState | None) -> Ki
         return Kind.TOO_OLD
     committed = BranchState.COMMITTED in evidence.branches.values()
     return Kind.SPLIT if committed else Kind.WILL_ABORT
+
+
+class Proof(NamedTuple):
+    """What a log has lost, and books have kept: a commit, or that everybody has acknowledged it.
+
+    `places` are those of its branches that are known, which is all of them where no other store
+    went back in time; empty where the log has the row. With `ended` nobody waits for it any more.
+    """
+
+    txn_id: str
+    places: tuple[Place, ...]
+    ended: bool
+
+
+def proof(facts: Facts, evidence: Evidence) -> Proof | None:
+    """What may be written into a log that is older than the books; None for nothing, or not surely.
+
+    A participant commits only what was decided, and forgets a commit only when its end is durable.
+    """
+    kinds = {finding.kind for finding in judge(facts, evidence) if finding.kind.contradiction}
+    states = set(evidence.branches.values())
+    if kinds and kinds <= {Kind.UNLOGGED, Kind.SPLIT} and BranchState.ABORTED not in states:
+        places = tuple(sorted(evidence.branches))
+        return Proof(evidence.txn_id, places, ended=BranchState.PREPARED not in states)
+    logged = evidence.logged
+    if kinds == {Kind.END_LOST} and logged is not None and logged.outcome is Outcome.COMMITTED:
+        known = all(place.participant in facts.horizons for place in logged.votes)
+        if known and BranchState.PREPARED not in states:
+            return Proof(evidence.txn_id, (), ended=True)
+    return None

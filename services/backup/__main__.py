@@ -1,4 +1,4 @@
-"""`python -m services.backup take|verify|restore|check`; see docs/operations.md.
+"""`python -m services.backup take|verify|restore|check|reconcile`; see docs/operations.md.
 
 The code is 0, 1 where something contradicts itself, 2 where it could not be done.
 """
@@ -6,6 +6,7 @@ The code is 0, 1 where something contradicts itself, 2 where it could not be don
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from services import VERSION
-from services.backup import working
+from services.backup import reconciling, working
 from services.backup.books import Books
 from services.backup.comparing import Comparison
 from services.backup.errors import BackupError
@@ -48,6 +49,13 @@ def restore(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Compares the log with the other books, whether a mesh runs on them or not."""
     return _tell(options, "compared", None, working.look(_books(options)))
+
+
+def reconcile(options: argparse.Namespace) -> int:
+    """Writes into a log that is older than the books what they prove; no coordinator may run."""
+    books = _books(options)
+    found = asyncio.run(reconciling.reconcile(books))
+    return _tell(options, f"{len(found)} commits written into the log", None, working.look(books))
 
 
 def _books(options: argparse.Namespace) -> Books:
@@ -84,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m services.backup", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for run, nargs in ((take, "?"), (verify, None), (restore, None), (check, 0)):
+    for run, nargs in ((take, "?"), (verify, None), (restore, None), (check, 0), (reconcile, 0)):
         sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         if nargs != 0:
             sub.add_argument("directory", type=Path, nargs=nargs, help="of the backup")

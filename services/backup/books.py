@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from services.backup.comparing import Snapshot
+from txn.decision_log import DecisionLog
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
 
 
 class Instant(Protocol):
@@ -32,6 +35,9 @@ class Books(Protocol):
 
     def at_one_instant(self) -> AbstractContextManager[Instant]:
         """Opens them for reading, while others write. Raises BackupError."""
+
+    def own_log(self) -> AbstractAsyncContextManager[tuple[Store[Sql], DecisionLog]]:
+        """The log, to write to, while no coordinator runs. Raises BackupError."""
 
     def restore(self, files: Sequence[Path]) -> None:
         """Puts what `copy` has written where there are no books yet. Raises BackupError."""

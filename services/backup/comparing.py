@@ -42,17 +42,22 @@ class Comparison:
 
 def compare(log: Snapshot, participants: Mapping[str, Snapshot]) -> Comparison:
     """Compares snapshots of one instant; of several, what changed meanwhile is found too."""
-    facts = _facts(log, participants)
+    facts = facts_of(log, participants)
     findings = list(judge_stores(facts))
-    rows: list[Iterator[Found]] = [_log_rows(log)]
-    rows.extend(_branches(name, book) for name, book in participants.items())
     transactions = branches = 0
-    for txn_id, those in groupby(heapq.merge(*rows, key=_txn_id), key=_txn_id):
-        evidence = _evidence(txn_id, those)
+    for evidence in evidence_of(log, participants):
         transactions += 1
         branches += len(evidence.branches)
         findings.extend(judge(facts, evidence))
     return Comparison(transactions, branches, tuple(findings))
+
+
+def evidence_of(log: Snapshot, participants: Mapping[str, Snapshot]) -> Iterator[Evidence]:
+    """All that is known of each transaction, in the order of their ids."""
+    rows: list[Iterator[Found]] = [_log_rows(log)]
+    rows.extend(_branches(name, book) for name, book in participants.items())
+    for txn_id, those in groupby(heapq.merge(*rows, key=_txn_id), key=_txn_id):
+        yield _evidence(txn_id, those)
 
 
 def _txn_id(found: Found) -> str:
@@ -70,7 +75,8 @@ def _evidence(txn_id: str, found: Iterable[Found]) -> Evidence:
     return Evidence(txn_id, logged, branches)
 
 
-def _facts(log: Snapshot, participants: Mapping[str, Snapshot]) -> Facts:
+def facts_of(log: Snapshot, participants: Mapping[str, Snapshot]) -> Facts:
+    """What is known of the log as a whole, and of the participants' horizons."""
     log_id = _first(log, "SELECT log_id FROM log_identity")
     truncated_to = _first(log, "SELECT MAX(txn_id) FROM truncation")
     newest = _first(log, "SELECT MAX(txn_id) FROM decision")

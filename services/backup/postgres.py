@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,14 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
+from services.backup.comparing import LOG
 from services.backup.errors import NotEmpty, NothingToBackUp, NotRestored, NotTaken
-from txn.store.postgres import PostgresTx
+from txn.decision_log import DecisionLog
+from txn.errors import StoreError
+from txn.store import sql_log
+from txn.store.group_commit import Store
+from txn.store.postgres import PostgresTx, open_store
+from txn.store.sql import Sql
 
 DUMP = "books.dump"
 CONNECT_TIMEOUT_S = 10
@@ -75,6 +81,18 @@ class PostgresBooks:
                 yield PostgresInstant(stores, self._dsn, snapshot)
         except psycopg.Error as error:
             raise NotTaken(f"the books cannot be read: {error}") from error
+
+    @asynccontextmanager
+    async def own_log(self) -> AsyncIterator[tuple[Store[Sql], DecisionLog]]:
+        """See Books.own_log."""
+        try:
+            store = open_store(self._dsn, LOG, sql_log.schema("postgres"), owner=True)
+            try:
+                yield store, sql_log.SqlDecisionLog(store)
+            finally:
+                await store.close()
+        except (psycopg.Error, StoreError) as error:
+            raise NotTaken(f"the log cannot be written: {error}") from error
 
     def restore(self, files: Sequence[Path]) -> None:
         """See Books.restore."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.backup.comparing import LOG
 from services.backup.disk import UNFINISHED, force
 from services.backup.errors import NotEmpty, NothingToBackUp, NotRestored, NotTaken
+from txn.decision_log import DecisionLog
 from txn.errors import StoreError
-from txn.store import sqlite_backup
+from txn.store import opening, sql_log, sqlite_backup
+from txn.store.group_commit import Store
+from txn.store.sql import Sql
+from txn.store.sqlite import take_ownership
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,23 @@ class SqliteBooks:
                 yield SqliteInstant(stores, round(snapshots.pause_s * 1e3, 1))
         except (sqlite3.Error, StoreError, OSError) as error:
             raise NotTaken(f"the books cannot be read: {error}") from error
+
+    @asynccontextmanager
+    async def own_log(self) -> AsyncIterator[tuple[Store[Sql], DecisionLog]]:
+        """See Books.own_log."""
+        path = self._data / f"{LOG}.db"
+        try:
+            owner = take_ownership(path)
+            try:
+                store = opening.open_store(path, sql_log.schema("sqlite"))
+                try:
+                    yield store, sql_log.SqlDecisionLog(store)
+                finally:
+                    await store.close()
+            finally:
+                os.close(owner)
+        except (sqlite3.Error, StoreError, OSError) as error:
+            raise NotTaken(f"the log cannot be written: {error}") from error
 
     def restore(self, files: Sequence[Path]) -> None:
         """See Books.restore."""

@@ -15,6 +15,9 @@ from services.backup.errors import NotABackup, NothingToBackUp, NotTaken
 from services.backup.manifest import Manifest, described, verified
 from txn.errors import LogDamaged
 
+# The component that is in the schema of each store with branches.
+PARTICIPANT = "participant"
+
 
 def take(books: Books, into: Path, version: str) -> tuple[Manifest, Comparison]:
     """Copies all books, of a mesh that may be running, and says what was open in them.
@@ -24,8 +27,7 @@ def take(books: Books, into: Path, version: str) -> tuple[Manifest, Comparison]:
     with new_directory(into) as directory:
         with books.at_one_instant() as instant:
             taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            schema = _schema(instant.stores)
-            found = _compared(instant.stores, schema)
+            found, schema = _compared(instant.stores), _schema(instant.stores)
             instant.copy(directory)
         manifest = Manifest(
             kind=books.kind,
@@ -55,7 +57,13 @@ def restore(books: Books, directory: Path) -> tuple[Manifest, Comparison]:
 def look(books: Books) -> Comparison:
     """Compares the log with the books of its participants, whether a mesh runs on them or not."""
     with books.at_one_instant() as instant:
-        return _compared(instant.stores, _schema(instant.stores))
+        return _compared(instant.stores)
+
+
+def participants_in(stores: Mapping[str, Snapshot]) -> dict[str, Snapshot]:
+    """Those stores that have branches."""
+    schema = _schema(stores)
+    return {name: store for name, store in stores.items() if PARTICIPANT in schema[name]}
 
 
 def _schema(stores: Mapping[str, Snapshot]) -> dict[str, dict[str, int]]:
@@ -63,13 +71,10 @@ def _schema(stores: Mapping[str, Snapshot]) -> dict[str, dict[str, int]]:
     return {name: dict(store.execute(query).fetchall()) for name, store in stores.items()}
 
 
-def _compared(
-    stores: Mapping[str, Snapshot], schema: Mapping[str, Mapping[str, int]]
-) -> Comparison:
+def _compared(stores: Mapping[str, Snapshot]) -> Comparison:
     if LOG not in stores:
         raise NothingToBackUp(f"there is no decision log, {LOG}, among the books")
-    participants = {name: stores[name] for name in stores if "participant" in schema[name]}
     try:
-        return compare(stores[LOG], participants)
+        return compare(stores[LOG], participants_in(stores))
     except (LogDamaged, ValueError) as error:
         raise NotTaken(f"a row cannot be read: {error}") from error

@@ -192,6 +192,40 @@ async def test_a_store_that_is_older_than_the_others_is_a_contradiction(
     assert (0, set()) == await new.contradictions()
 
 
+@pytest.mark.only_on("sqlite")
+async def test_a_log_that_was_lost_is_reconciled_with_books_that_were_not(
+    old: Place, new: Place, tmp_path: Path
+) -> None:
+    """What one book has committed is committed in the other, though the log knows nothing of it."""
+    async with old.mesh() as mesh:
+        shop = await Shop(mesh).open()
+        await shop.pay_until_final(await shop.trade(), within_s=CALL_TIMEOUT_S)
+        await old.run("take", tmp_path / "earlier")
+        trade = await shop.trade()
+        await mesh.restart("coordinator-0", failpoint=AFTER_DECISION)
+        payment = asyncio.ensure_future(shop.execute(trade, timeout_s=5))
+        assert -9 == await mesh.processes["coordinator-0"].ended()
+        payment.cancel()
+        await asyncio.gather(payment, return_exceptions=True)
+        await old.run("take", tmp_path / "midst")
+        mesh.processes["coordinator-0"].launch()
+        await books_agree(mesh)
+        await old.run("take", tmp_path / "later")
+    await new.run("restore", tmp_path / "later")
+    for service, backup in (("coordinator", "earlier"), ("order", "midst")):
+        path = new.home / "data" / f"{service}.db"
+        path.write_bytes((tmp_path / backup / path.name).read_bytes())
+    code, kinds = await new.contradictions()
+    assert (1, True) == (code, {"SPLIT", "UNLOGGED"} <= kinds)
+
+    code, said, _ = await new.run("reconcile")
+    assert (0, {"WILL_COMMIT": 1}) == (code, said["counts"])
+    async with new.mesh() as mesh:
+        await books_agree(mesh)
+        shop.mesh = mesh
+        assert "TRADE_SUCCESS" == await shop.state_of(trade)
+
+
 @contextmanager
 def as_it_was(store: Path, backup: Path) -> Iterator[None]:
     """One store alone goes back in time."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from txn.reconcile import Evidence, Facts, Finding, Kind, Logged, Place, judge, judge_stores
+from txn.reconcile import (
+    Evidence,
+    Facts,
+    Finding,
+    Kind,
+    Logged,
+    Place,
+    Proof,
+    judge,
+    judge_stores,
+    proof,
+)
 from txn.state import BranchState, Outcome, Vote
 
 LOG_ID = "-log"
@@ -107,3 +118,42 @@ def test_only_what_resolves_itself_is_no_contradiction() -> None:
     """Three kinds need nobody."""
     harmless = {kind for kind in Kind if not kind.contradiction}
     assert {Kind.WILL_COMMIT, Kind.WILL_ABORT, Kind.WILL_BE_ASKED} == harmless
+
+
+BOTH = {PLACE: Vote.COMMIT, OTHER: Vote.COMMIT}
+ENDED = Proof(TXN, (), ended=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "branches", "horizon", "proven"),
+    [
+        (None, {PLACE: DONE, OTHER: DONE}, BEFORE, Proof(TXN, (PLACE, OTHER), ended=True)),
+        (None, {PLACE: DONE, OTHER: PREPARED}, BEFORE, Proof(TXN, (PLACE, OTHER), ended=False)),
+        # Somebody has aborted it all the same: no row makes that right.
+        (None, {PLACE: DONE, OTHER: UNDONE}, BEFORE, None),
+        # Nobody knows, so that presuming an abort harms neither book.
+        (None, {PLACE: PREPARED, OTHER: PREPARED}, BEFORE, None),
+        (Logged(COMMITTED, False, BOTH), {PLACE: DONE, OTHER: DONE}, BEFORE, None),
+        (Logged(COMMITTED, False, BOTH), {PLACE: DONE}, AFTER, ENDED),
+        (Logged(COMMITTED, False, BOTH), {}, AFTER, ENDED),
+        # It will be told, and the end comes by itself.
+        (Logged(COMMITTED, False, BOTH), {PLACE: PREPARED}, AFTER, None),
+        # Lost, and not forgotten.
+        (Logged(COMMITTED, False, BOTH), {}, BEFORE, None),
+        # Forgotten aborts leave nothing either.
+        (Logged(PENDING, False, {PLACE: None}), {}, AFTER, None),
+        (Logged(ABORTED, True, BOTH), {PLACE: DONE}, BEFORE, None),
+    ],
+)
+def test_what_books_prove_may_be_written_into_an_older_log(
+    row: Logged | None, branches: dict[Place, BranchState], horizon: str, proven: Proof | None
+) -> None:
+    """A commit, or that it has ended; nothing where anything else is wrong."""
+    known = facts()._replace(horizons={"ledger": horizon, "order": horizon})
+    assert proven == proof(known, Evidence(TXN, row, branches))
+
+
+def test_of_a_participant_that_was_not_looked_at_nothing_is_proven() -> None:
+    """It may wait for the commit still."""
+    row = Logged(COMMITTED, False, BOTH)
+    assert None is proof(facts(AFTER), Evidence(TXN, row, {}))

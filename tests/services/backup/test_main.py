@@ -37,6 +37,8 @@ def test_a_contradiction_has_a_code_of_its_own(
     assert "    1-log  ledger  b" in capsys.readouterr().out.splitlines()
     assert main(["check", "--home", str(home), "--json"]) == EXIT_CONTRADICTION
     assert {"UNLOGGED": 1} == json.loads(capsys.readouterr().out)["counts"]
+    assert main(["reconcile", "--home", str(home)]) == 0
+    assert "1 commits written into the log" in capsys.readouterr().out
 
 
 def test_what_cannot_be_done_is_told_in_one_line(
