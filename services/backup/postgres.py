@@ -26,7 +26,7 @@ from txn.decision_log import DecisionLog
 from txn.errors import StoreError
 from txn.store import sql_log
 from txn.store.group_commit import Store
-from txn.store.postgres import PostgresTx, open_store
+from txn.store.postgres import PostgresTx, open_store, own_alone
 from txn.store.sql import Sql
 
 DUMP = "books.dump"
@@ -86,11 +86,13 @@ class PostgresBooks:
     async def own_log(self) -> AsyncIterator[tuple[Store[Sql], DecisionLog]]:
         """See Books.own_log."""
         try:
-            store = open_store(self._dsn, LOG, sql_log.schema("postgres"), owner=True)
-            try:
-                yield store, sql_log.SqlDecisionLog(store)
-            finally:
-                await store.close()
+            with closing(self._connect()) as owner:
+                own_alone(owner, LOG)
+                store = open_store(self._dsn, LOG, sql_log.schema("postgres"))
+                try:
+                    yield store, sql_log.SqlDecisionLog(store)
+                finally:
+                    await store.close()
         except (psycopg.Error, StoreError) as error:
             raise NotTaken(f"the log cannot be written: {error}") from error
 

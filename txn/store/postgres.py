@@ -186,7 +186,7 @@ class _Session:
                 tx.execute("SELECT set_config(?, ?, false)", (name, setting))
             _check_forces(tx)
             if self._owner:
-                _own(tx, self._schema)
+                own_alone(tx, self._schema)
         except BaseException:
             connection.close()
             raise
@@ -357,7 +357,7 @@ def _check_forces(tx: PostgresTx) -> None:
         tx.execute("SELECT set_config('synchronous_commit', 'on', false)")
 
 
-def _own(tx: PostgresTx, schema: str) -> None:
+def own_alone(tx: PostgresTx, schema: str) -> None:
     """Makes this connection the only one that has the log, until it ends. Raises AlreadyOwned."""
     number = _number(f"{schema}/owner")
     if tx.execute("SELECT pg_try_advisory_lock(?)", (number,)).fetchone() != (True,):
