@@ -84,7 +84,12 @@ class Claimer:
     def hold_back(self, transaction: Transaction) -> None:
         """Its claim is open: what becomes of it may have to be asked at its participant."""
         (participant,) = transaction.participants.values()
-        self._open.setdefault(participant, {})[transaction.txn_id] = None
+        those = self._open.setdefault(participant, {})
+        late = transaction.txn_id < next(reversed(those), transaction.txn_id)
+        those[transaction.txn_id] = None
+        if late:
+            # Of a coordinator that was taken over.
+            self._open[participant] = dict.fromkeys(sorted(those))
 
     def oldest_open(self, participant: str | None = None) -> TxnId | None:
         """Of the claims at one participant, or at any."""
@@ -150,7 +155,6 @@ class Claimer:
                 continue
             transaction.decided_s = now_s
             if row.txn_id == transaction.txn_id and row.outcome is Outcome.PENDING:
-                self._decider.note(row.txn_id)
                 happened.append((transaction, protocol.ClaimStands()))
             else:
                 # Of another who has the key; it may itself be a claim.

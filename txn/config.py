@@ -41,6 +41,9 @@ class CoordinatorConfig:
     gather_max_s: float = 0.012
     # Whether a transaction with a single branch takes one phase where its participant can.
     one_phase: bool = True
+    # What this one is called among several that share a log: its address, as a rule. Who starts
+    # under the same name goes on with what its predecessor has begun.
+    instance: str = ""
 
     def __post_init__(self) -> None:
         if not self.participants:

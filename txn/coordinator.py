@@ -37,7 +37,8 @@ from txn.crash_point import (
 )
 from txn.crashing import around_transport
 from txn.deciding import Decider
-from txn.decision_log import DecisionLog
+from txn.decision_log import DecisionLog, Standing
+from txn.epoch_keeper import EpochKeeper
 from txn.errors import (
     FieldViolation,
     IdempotencyConflict,
@@ -59,6 +60,7 @@ from txn.model import (
     Commit,
     Decision,
     Ended,
+    Epoch,
     Message,
     Perform,
     Prepare,
@@ -78,6 +80,7 @@ from txn.transaction import (
     result_of,
     view_of_active,
     view_of_decision,
+    view_of_undecided,
 )
 from txn.transport import ParticipantTransport
 
@@ -106,11 +109,11 @@ class Coordinator:
         crash_point: CrashPoint = no_crash,
         metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
-        """`new_txn_id(after)` returns a unique id that sorts above `after`, of up to 47 characters.
+        """`new_txn_id(after)` returns a unique id that sorts above `after`, of up to 32 characters.
 
-        The name of the log is added to each, so that a coordinator over another log never
-        answers for it. That they ascend, whatever the wall clock does, is what makes
-        `Batch.prepare_horizon` a promise.
+        The epoch and the name of the log are added to each, so that other coordinators know
+        whose it is, and one over another log never answers for it. That ids ascend, whatever
+        the wall clock does, is what makes `Batch.prepare_horizon` a promise.
         """
         self._config = config
         self._decisions = log
@@ -152,6 +155,9 @@ class Coordinator:
             protocol.ForceClosed: lambda t, action: self._claimer.close(t, action.outcome),
             protocol.WriteCommitted: lambda t, _: self._claimer.commit(t),
         }
+        self._epochs = EpochKeeper(
+            log, clock=clock, own_horizon=self._own_horizon, begin_above=self._begin_above
+        )
         self._metrics = metrics
         self._active: dict[TxnId, Transaction] = {}
         self._pace = Pace(config, clock, self._spawn, self._active.__len__)
@@ -170,15 +176,42 @@ class Coordinator:
         self._crash_point(BEFORE_IDENTITY)
         self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
         self._crash_point(AFTER_IDENTITY)
+        inherited = await self._epochs.begin(self._config.instance)
         newest = await self._decisions.newest_txn_id()
         if newest is not None:
-            self._newest_id = newest.removesuffix(self._log_id)
+            self._begin_above(newest)
             await self._resume_time(newest)
-        count = await recover(self._decisions, self._resume)
+        count = await recover(self._decisions, inherited, self._resume)
         # Not before all claims are known: they hold the horizon back.
-        self._decider.newest_decided = newest
+        await self._epochs.look()
         self._serving = True
+        self._spawn(self._epochs.run())
         return count
+
+    async def take_over(self, epoch: Epoch) -> int:
+        """Ends the epoch of another coordinator, and goes on with what it has begun.
+
+        That one decides nothing from then on, whatever it believes. Returns how many commits
+        and claims were taken up. Raises StoreError: try again.
+        """
+        count = await self._epochs.take_over(epoch, self._resume_all)
+        _log.warning("took over from epoch %d: %d transactions go on here", epoch, count)
+        return count
+
+    def others(self) -> tuple[Standing, ...]:
+        """The other coordinators of this log, as of a moment ago."""
+        return self._epochs.others()
+
+    async def _resume_all(self, inherited: frozenset[Epoch]) -> int:
+        """Nobody else will: so this is tried until it is done, and again from the beginning."""
+        attempt = 0
+        while True:
+            try:
+                return await recover(self._decisions, inherited, self._resume)
+            except TxnError as error:
+                _log.warning("what was taken over is not known yet: %r", error)
+            await self._clock.sleep(self._config.retry.wait_s(attempt, self._rng))
+            attempt += 1
 
     async def _resume_time(self, newest: TxnId) -> None:
         row = await self._decisions.by_txn_id(newest)
@@ -253,13 +286,19 @@ class Coordinator:
         self._crash_point(INQUIRY_ARRIVES)
         answers: dict[TxnId, Outcome | TxnError] = {}
         unknown: list[TxnId] = []
+        elsewhere: list[TxnId] = []
+        if any(map(self._epochs.is_news, txn_ids)):
+            await self._epochs.look()
         for txn_id in txn_ids:
             if not txn_id.endswith(self._log_id):
                 answers[txn_id] = OtherLog("the transaction belongs to another coordinator's log")
             elif (active := self._active.get(txn_id)) is not None:
                 answers[txn_id] = active.progress.durable or Outcome.PENDING
+            elif self._epochs.stands_elsewhere(txn_id):
+                elsewhere.append(txn_id)
             else:
                 unknown.append(txn_id)
+        answers.update(await self._decided_elsewhere(elsewhere))
         answers.update(await self._presume_aborted(unknown))
         self._crash_point(ANSWER_LEAVES)
         return [answers[txn_id] for txn_id in txn_ids]
@@ -278,6 +317,14 @@ class Coordinator:
         ended = await self._decisions.ended(own) if own else frozenset()
         self._crash_point(ENDED_ANSWER_LEAVES)
         return Ended(ended, horizon)
+
+    async def _decided_elsewhere(self, txn_ids: Sequence[TxnId]) -> dict[TxnId, Outcome]:
+        """What another coordinator has decided, as long as it may: PENDING where it has not."""
+        rows = await self._decisions.by_txn_ids(txn_ids) if txn_ids else {}
+        return {
+            txn_id: rows[txn_id].outcome if txn_id in rows else Outcome.PENDING
+            for txn_id in txn_ids
+        }
 
     async def _presume_aborted(
         self, txn_ids: Sequence[TxnId]
@@ -309,6 +356,8 @@ class Coordinator:
             return view_of_active(active)
         if (decision := await self._decisions.by_txn_id(txn_id)) is not None:
             return view_of_decision(self._claimer.known(decision))
+        if self._epochs.stands_elsewhere(txn_id):
+            return view_of_undecided(txn_id)
         raise NotFound(f"no transaction {txn_id}")
 
     async def get_by_key(self, caller: str, idempotency_key: str) -> View:
@@ -390,7 +439,7 @@ class Coordinator:
         if len(self._active) >= self._config.max_active:
             raise Overloaded(f"{self._config.max_active} transactions are active")
         self._newest_id = self._new_txn_id(self._newest_id)
-        txn_id = TxnId(self._newest_id + self._log_id)
+        txn_id = TxnId(f"{self._newest_id}.{self._epochs.epoch}{self._log_id}")
         if self._takes_one_phase(branches):
             progress, actions = protocol.begin_in_one_phase(branches[0].branch_id)
         else:
@@ -415,7 +464,14 @@ class Coordinator:
             and not self._claimer.owes_an_answer(branches[0].participant)
         )
 
+    def _begin_above(self, newest: TxnId) -> None:
+        name = newest.removesuffix(self._log_id)
+        name, dot, epoch = name.rpartition(".")
+        self._newest_id = max(self._newest_id, name if dot else epoch)
+
     def _resume(self, decision: Decision) -> None:
+        if decision.txn_id in self._active:
+            return
         assert decision.request is not None, "only aborts that were inquired about have no key"
         claimed = decision.outcome is Outcome.PENDING
         if claimed:
@@ -500,6 +556,7 @@ class Coordinator:
                 deliver=self._feed,
                 pace=self._pace,
                 prepare_horizon=partial(self._prepare_horizon, participant),
+                confirm=self._epochs.look,
                 metrics=self._metrics,
             )
         return lane
@@ -513,12 +570,14 @@ class Coordinator:
         """Below it no transaction of this log prepares, or ever will: later ids are above.
 
         Nor has it a claim that is open at that participant, or at any: what became of that may
-        have to be asked there yet. Never above what is decided and durable, so that it holds
-        after a restart too: the ids of the next incarnation begin above the newest row of the log.
+        have to be asked there yet. The same holds for the other coordinators of the log, see
+        EpochKeeper. Never above what was durable when it was looked at, so that it holds for
+        those that begin later, too: their ids begin above the newest row of the log.
         """
-        newest = self._decider.newest_decided
-        if newest is None:
-            return None
+        horizon = self._epochs.horizon
+        return None if horizon is None else self._own_horizon(horizon, participant)
+
+    def _own_horizon(self, newest: TxnId, participant: str | None = None) -> TxnId:
         claimed = self._claimer.oldest_open(participant) or newest
         return min(next(iter(self._preparing), newest), claimed, newest)
 
@@ -538,7 +597,9 @@ class Coordinator:
             return
         transaction.finish()
         request = transaction.request
-        self._by_key.pop((request.caller, request.idempotency_key), None)
+        if self._by_key.get(name := (request.caller, request.idempotency_key)) is transaction:
+            # It may be that of one that was taken over meanwhile.
+            del self._by_key[name]
         if not self._active:
             self._idle.set()
 

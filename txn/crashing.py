@@ -117,6 +117,7 @@ class _Store(Generic[Tx]):
         self._store = store
         self._crash_point = crash_point
         self.write = store.write
+        self.hold = store.hold
         self.read = store.read
         self.look_up = store.look_up
 

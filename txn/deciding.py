@@ -18,7 +18,7 @@ from txn.decision_log import DecisionLog
 from txn.errors import TxnError
 from txn.lane import Happened, Spawn
 from txn.metrics import NO_METRICS, CoordinatorMetrics, Phase
-from txn.model import Decision, TxnId
+from txn.model import Decision
 from txn.state import Outcome
 from txn.transaction import Transaction
 
@@ -59,8 +59,6 @@ class Decider:
         self._metrics = metrics
         self._deciding: Deciding = []
         self._ending: list[Transaction] = []
-        # No transaction that is not decided yet will be below it, see `Coordinator`.
-        self.newest_decided: TxnId | None = None
 
     def decide(self, transaction: Transaction, outcome: Outcome) -> None:
         """Writes the outcome row, however often that has to be tried."""
@@ -115,11 +113,6 @@ class Decider:
                 if not isinstance(row, Decision)
             ]
 
-    def note(self, txn_id: TxnId) -> None:
-        """A row of its own is durable."""
-        if self.newest_decided is None or txn_id > self.newest_decided:
-            self.newest_decided = txn_id
-
     def _announce(self, those: Deciding, stand: Standing, began_s: float) -> None:
         now_s = self._clock.monotonic()
         committed = 0
@@ -130,11 +123,7 @@ class Decider:
                 continue
             transaction.decided_s = now_s
             transaction.decide(row)
-            if row.txn_id == transaction.txn_id:
-                outcome = row.outcome
-                self.note(row.txn_id)
-            else:
-                outcome = Outcome.ABORTED
+            outcome = row.outcome if row.txn_id == transaction.txn_id else Outcome.ABORTED
             committed += outcome is Outcome.COMMITTED
             happened.append((transaction, protocol.OutcomeStands(outcome)))
         if happened:

@@ -7,6 +7,10 @@ without any lock between them.
 
 A claim is such a row whose outcome is PENDING: it has its key as an outcome has, and is
 closed once, by who wrote it (docs/adr/0005-one-phase-for-a-single-branch.md).
+
+Several coordinators may share a log. Each decides under an epoch, which every group of its
+writes holds: who has lost it to another writes nothing any more
+(docs/adr/0007-several-coordinators.md).
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from txn.errors import TxnError
-from txn.model import Decision, TxnId
+from txn.model import Decision, Epoch, TxnId
+from txn.value import value
 
 
 class Truncated(NamedTuple):
@@ -28,11 +33,65 @@ class Truncated(NamedTuple):
     next_after: str | None
 
 
+@value
+class Standing:
+    """A coordinator that may decide: its epoch, what it is called, and what it has announced.
+
+    Below `horizon` no transaction of this epoch is prepared or claimed, or ever will be; None
+    when nothing is known of that yet.
+    """
+
+    epoch: Epoch
+    instance: str
+    horizon: TxnId | None
+
+
+@value
+class Epochs:
+    """The coordinators of a log at one moment.
+
+    `newest` is the greatest epoch that was ever begun: one up to there that does not stand is
+    over for good. `newest_txn_id` as that of DecisionLog.
+    """
+
+    standing: tuple[Standing, ...]
+    newest: Epoch
+    newest_txn_id: TxnId | None
+
+
+class Tenure(NamedTuple):
+    """An epoch that was begun, and those that are over and whose work goes on in it."""
+
+    epoch: Epoch
+    inherited: frozenset[Epoch]
+
+
 class DecisionLog(Protocol):
     """Every implementation passes `txn.testing.check_decision_log`."""
 
     async def identity(self, proposed: str) -> str:
         """The log's own name, the same for ever: the first that was proposed, durable."""
+
+    async def begin_epoch(self, instance: str) -> Tenure:
+        """Begins the next epoch, durably; whoever was called `instance` before is over.
+
+        From then on each group that this log writes holds the epoch: once it is over, and what
+        was to be written is not, the process ends as after a commit that failed. One without
+        an epoch writes unfenced.
+        """
+
+    async def take_over(self, epoch: Epoch) -> frozenset[Epoch]:
+        """Ends the epoch of another; returns what is inherited. Durable on return.
+
+        That is nothing when it was over already. Until the next `announce` this coordinator's
+        horizon is no higher than what that one had announced.
+        """
+
+    async def epochs(self) -> Epochs:
+        """Who may decide."""
+
+    async def announce(self, horizon: TxnId) -> None:
+        """Tells the other coordinators this one's horizon, see Standing. Durable on return."""
 
     async def newest_txn_id(self) -> TxnId | None:
         """The greatest txn_id that has, or had, a row under a caller's key, claims too.
@@ -87,6 +146,9 @@ class DecisionLog(Protocol):
 
     async def by_txn_id(self, txn_id: TxnId) -> Decision | None:
         """The row of a transaction."""
+
+    async def by_txn_ids(self, txn_ids: Sequence[TxnId]) -> dict[TxnId, Decision]:
+        """The rows of transactions, where there are any."""
 
     async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
         """The rows of callers' keys, by (caller, idempotency_key), where there are any."""

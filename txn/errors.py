@@ -207,6 +207,10 @@ class StoreAway(StoreError):
     """The server of the store cannot be reached; nothing was begun."""
 
 
+class Fenced(StoreError):
+    """The epoch under which this coordinator decides is over: another one has taken over."""
+
+
 class AlreadyOwned(StoreError):
     """Another process owns this decision log."""
 

@@ -13,7 +13,8 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 
 from txn import protocol
 from txn.clock import Clock
@@ -130,6 +131,7 @@ class Lane:
         deliver: Callable[[Sequence[Happened]], None],
         pace: Pace,
         prepare_horizon: Callable[[], TxnId | None],
+        confirm: Callable[[], Awaitable[None]],
         metrics: CoordinatorMetrics = NO_METRICS,
     ) -> None:
         """`deliver` is told what came of the asks, many at a time."""
@@ -142,6 +144,7 @@ class Lane:
         self._spawn = spawn
         self._deliver = deliver
         self._prepare_horizon = prepare_horizon
+        self._confirm = confirm
         self._metrics = metrics
         self._queue: deque[Ask] = deque()
         self._forgettable: deque[BranchKey] = deque()
@@ -239,8 +242,7 @@ class Lane:
         if isinstance(reply, Alarm):
             # Never success: the branch stays unsettled, and is shown as such, until
             # somebody has looked.
-            _log.critical("ALARM %s at %s: %s", ask.message.key, self._participant, reply)
-            self._metrics.alarmed(self._participant, 1)
+            self._spawn(self._alarm(ask, reply))
             if isinstance(ask.message, Perform):
                 # Nor would the answer to Resolve be one about what was asked for.
                 ask.until_s = math.inf
@@ -253,6 +255,13 @@ class Lane:
         if attempt not in waits:
             waits[attempt] = self._config.retry.wait_s(attempt, self._rng)
         return waits[attempt]
+
+    async def _alarm(self, ask: Ask, alarm: Alarm) -> None:
+        """Unless it was another coordinator that has finished, and this one is fenced."""
+        with suppress(TxnError):
+            await self._confirm()
+        _log.critical("ALARM %s at %s: %s", ask.message.key, self._participant, alarm)
+        self._metrics.alarmed(self._participant, 1)
 
     async def _ask_again(self, asks: list[Ask], wait_s: float) -> None:
         await self._clock.sleep(wait_s)

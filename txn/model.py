@@ -16,6 +16,10 @@ from txn.value import value
 
 TxnId = NewType("TxnId", str)
 BranchId = NewType("BranchId", str)
+# The right to decide, one for each start of a coordinator; greater ones are later.
+Epoch = NewType("Epoch", int)
+
+NO_EPOCH = Epoch(0)
 
 
 class BranchKey(NamedTuple):
@@ -185,6 +189,13 @@ def log_id_of(txn_id: str) -> str:
     """The name of the log that decides a transaction: what its id ends with."""
     _, dash, name = txn_id.rpartition("-")
     return dash + name if dash else ""
+
+
+def epoch_of(txn_id: str) -> Epoch:
+    """The epoch in which a transaction was begun; NO_EPOCH of one from before there were any."""
+    name, _, _ = txn_id.rpartition("-")
+    _, dot, number = name.rpartition(".")
+    return Epoch(int(number)) if dot and number.isascii() and number.isdecimal() else NO_EPOCH
 
 
 def body_hash(branches: Iterable[Branch]) -> bytes:

@@ -13,17 +13,20 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from txn.branch_table import BranchTable
-from txn.decision_log import DecisionLog, Truncated
-from txn.errors import TooOld, TxnError
+from txn.decision_log import DecisionLog, Epochs, Standing, Tenure, Truncated
+from txn.errors import Fenced, TooOld, TxnError
 from txn.model import (
+    NO_EPOCH,
     BranchId,
     BranchKey,
     BranchRow,
     Decision,
+    Epoch,
     LoggedBranch,
     Operation,
     RequestKey,
     TxnId,
+    epoch_of,
     log_id_of,
 )
 from txn.participant_check import BrokenRules as BrokenRules
@@ -38,6 +41,7 @@ from txn.store.group_commit import (
     write_all_through,
     write_through,
 )
+from txn.value import value
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -131,6 +135,10 @@ class MemoryStore:
         """See Store.write_lazily."""
         self._group.submit(work, report, lazy=True, essential=essential)
 
+    def hold(self, guard: Callable[[Tables], None]) -> None:
+        """See Store.hold."""
+        self._group.guard = guard
+
     async def read(self, work: Callable[[Tables], T]) -> T:
         """See Store.read."""
         await asyncio.sleep(0)
@@ -146,6 +154,7 @@ class MemoryDecisionLog:
 
     def __init__(self, store: Store[Tables]) -> None:
         self._store = store
+        self._epoch = NO_EPOCH
 
     async def identity(self, proposed: str) -> str:
         """See DecisionLog.identity."""
@@ -154,6 +163,35 @@ class MemoryDecisionLog:
             return str(tx.setdefault("log_identity", {}).setdefault(1, proposed))
 
         return await self._store.write(first)
+
+    async def begin_epoch(self, instance: str) -> Tenure:
+        """See DecisionLog.begin_epoch."""
+        tenure = await self._store.write(lambda tx: _begin_epoch(tx, instance), essential=True)
+        self._epoch = tenure.epoch
+        self._store.hold(self._check_epoch)
+        return tenure
+
+    def _check_epoch(self, tx: Tables) -> None:
+        if tx["epoch"][self._epoch].successor is not None:
+            raise Fenced(f"epoch {self._epoch} is over")
+
+    async def take_over(self, epoch: Epoch) -> frozenset[Epoch]:
+        """See DecisionLog.take_over."""
+        return await self._store.write(
+            lambda tx: _take_over(tx, [epoch], self._epoch), essential=True
+        )
+
+    async def epochs(self) -> Epochs:
+        """See DecisionLog.epochs."""
+        return await self._store.read(_epochs)
+
+    async def announce(self, horizon: TxnId) -> None:
+        """See DecisionLog.announce."""
+
+        def announce(tx: Tables) -> None:
+            tx["epoch"][self._epoch] = replace(tx["epoch"][self._epoch], horizon=horizon)
+
+        await self._store.write(announce, essential=True)
 
     async def newest_txn_id(self) -> TxnId | None:
         """See DecisionLog.newest_txn_id."""
@@ -224,6 +262,11 @@ class MemoryDecisionLog:
         """See DecisionLog.by_txn_id."""
         return await self._store.read(lambda tx: tx.get("decision", {}).get(txn_id))
 
+    async def by_txn_ids(self, txn_ids: Sequence[TxnId]) -> dict[TxnId, Decision]:
+        """See DecisionLog.by_txn_ids."""
+        rows = await self._store.read(lambda tx: tx.get("decision", {}))
+        return {txn_id: rows[txn_id] for txn_id in txn_ids if txn_id in rows}
+
     async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
         """See DecisionLog.by_keys."""
         rows = await self._store.read(lambda tx: tx.get("decision", {}))
@@ -240,6 +283,67 @@ class MemoryDecisionLog:
             for txn_id in sorted(rows)
             if txn_id > after and not (unfinished_only and rows[txn_id].ended)
         ][:limit]
+
+
+@value
+class _EpochRow:
+    """An epoch, and under which one its work goes on once it is over."""
+
+    instance: str
+    horizon: TxnId | None
+    successor: Epoch | None = None
+
+
+def _begin_epoch(tx: Tables, instance: str) -> Tenure:
+    rows = tx.setdefault("epoch", {})
+    _keep_epochs(
+        tx, {epoch_of(txn_id) for txn_id, row in tx.get("decision", {}).items() if not row.ended}
+    )
+    # What was begun before there were epochs goes on under the first.
+    rows.setdefault(NO_EPOCH, _EpochRow(instance, None))
+    epoch = Epoch(max(rows) + 1)
+    rows[epoch] = _EpochRow(instance, _newest_txn_id(tx))
+    before = [each for each, row in rows.items() if each != epoch and _stands(row, instance)]
+    return Tenure(epoch, _take_over(tx, before, epoch))
+
+
+def _stands(row: _EpochRow, instance: str) -> bool:
+    return row.successor is None and row.instance == instance
+
+
+def _keep_epochs(tx: Tables, unfinished: set[Epoch]) -> None:
+    """Forgets those that are over and have left nothing to do, but for the newest."""
+    rows = tx["epoch"]
+    newest = max(rows, default=NO_EPOCH)
+    for epoch in [
+        each
+        for each, row in rows.items()
+        if row.successor is not None and each not in unfinished and each != newest
+    ]:
+        del rows[epoch]
+
+
+def _take_over(tx: Tables, over: Sequence[Epoch], successor: Epoch) -> frozenset[Epoch]:
+    rows = tx["epoch"]
+    ending = {each for each in over if each in rows and rows[each].successor is None}
+    inherited = ending | {each for each, row in rows.items() if row.successor in ending}
+    horizons = [rows[each].horizon for each in (*ending, successor)]
+    known = [each for each in horizons if each is not None]
+    lowest = min(known) if len(known) == len(horizons) else None
+    rows[successor] = replace(rows[successor], horizon=lowest)
+    for each in inherited:
+        rows[each] = replace(rows[each], successor=successor)
+    return frozenset(inherited)
+
+
+def _epochs(tx: Tables) -> Epochs:
+    rows = tx.get("epoch", {})
+    standing = tuple(
+        Standing(epoch, row.instance, row.horizon)
+        for epoch, row in sorted(rows.items())
+        if row.successor is None
+    )
+    return Epochs(standing, max(rows, default=NO_EPOCH), _newest_txn_id(tx))
 
 
 def _truncated(tx: Tables) -> str:

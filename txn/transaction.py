@@ -163,6 +163,11 @@ def view_of_active(transaction: Transaction) -> View:
     )
 
 
+def view_of_undecided(txn_id: TxnId) -> View:
+    """One that another coordinator has begun, or may have: only that one knows more."""
+    return View(txn_id, "", TransactionState.PREPARING, Outcome.PENDING, "", (), None)
+
+
 def view_of_decision(decision: Decision) -> View:
     """A logged transaction, as people see it."""
     decided_at_us: int | None = decision.decided_at_us

@@ -331,7 +331,6 @@ def loser_commits_too(stack: ExitStack) -> None:
             if isinstance(row, Decision):
                 transaction.decide(row)
                 happened.append((transaction, protocol.OutcomeStands(row.outcome)))
-                self.newest_decided = max(self.newest_decided or row.txn_id, row.txn_id)
         self._deliver(happened)
 
     _swap(stack, Decider, "_announce", announce)

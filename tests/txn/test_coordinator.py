@@ -28,6 +28,7 @@ from tests.txn.helpers import (
 )
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
+from txn.epoch_keeper import LOOK_S
 from txn.errors import (
     Busy,
     GroupLost,
@@ -82,9 +83,9 @@ async def test_all_agree() -> None:
     transport, log = ScriptedTransport(), memory_log()
     async with serving(transport, log) as engine:
         result = await pay(engine)
-    assert Result(TxnId("t1"), Outcome.COMMITTED, applied=True) == result
+    assert Result(TxnId("t1.1"), Outcome.COMMITTED, applied=True) == result
     assert {"order", "ledger"} == transport.sent("commit")
-    row = await log.by_txn_id(TxnId("t1"))
+    row = await log.by_txn_id(TxnId("t1.1"))
     assert row is not None
     assert Outcome.COMMITTED is row.outcome
     assert [Vote.COMMIT, Vote.COMMIT] == [logged.vote for logged in row.branches]
@@ -97,7 +98,11 @@ async def test_a_refusal_aborts_with_its_reason() -> None:
     async with serving(transport, log) as engine:
         result = await pay(engine)
     expected = Result(
-        TxnId("t1"), Outcome.ABORTED, "INSUFFICIENT_FUNDS", refused_branch_id="ledger", applied=True
+        TxnId("t1.1"),
+        Outcome.ABORTED,
+        "INSUFFICIENT_FUNDS",
+        refused_branch_id="ledger",
+        applied=True,
     )
     assert expected == result
     assert ({"order"}, set()) == (transport.sent("abort"), transport.sent("commit"))
@@ -263,7 +268,7 @@ async def test_a_row_that_came_first_rules() -> None:
     transport = ScriptedTransport()
     async with serving(transport, BlindLog(store), first_txn=2) as engine:
         loser = await pay(engine)
-        inquired = await inquire(engine, "t2")
+        inquired = await inquire(engine, "t2.1")
     assert (winner.txn_id, Outcome.COMMITTED) == (loser.txn_id, loser.outcome)
     assert ({"order", "ledger"}, set()) == (transport.sent("abort"), transport.sent("commit"))
     assert Outcome.ABORTED is inquired
@@ -303,8 +308,8 @@ async def test_pending_until_it_is_known() -> None:
         first = await pay(engine, wait_s=0.01)
         gate.opened.set()
         second = await pay(engine)
-    assert Result(TxnId("t1"), Outcome.PENDING) == first
-    assert Result(TxnId("t1"), Outcome.COMMITTED, applied=True) == second
+    assert Result(TxnId("t1.1"), Outcome.PENDING) == first
+    assert Result(TxnId("t1.1"), Outcome.COMMITTED, applied=True) == second
 
 
 async def test_a_commit_that_is_not_applied_is_pending_for_who_waits_for_that() -> None:
@@ -315,7 +320,7 @@ async def test_a_commit_that_is_not_applied_is_pending_for_who_waits_for_that() 
     async with serving(transport) as engine:
         decided = await pay(engine, applied=False)
         applied = await pay(engine, wait_s=0.01)
-        view = await engine.get(TxnId("t1"))
+        view = await engine.get(TxnId("t1.1"))
         gate.opened.set()
         final = await pay(engine)
     assert (Outcome.COMMITTED, False) == (decided.outcome, decided.applied)
@@ -359,7 +364,7 @@ async def test_a_caller_that_goes_away_changes_nothing() -> None:
         gate.opened.set()
         await eventually(lambda: transport.sent("commit") == {"order", "ledger"})
         result = await pay(engine)
-    assert (TxnId("t1"), Outcome.COMMITTED) == (result.txn_id, result.outcome)
+    assert (TxnId("t1.1"), Outcome.COMMITTED) == (result.txn_id, result.outcome)
 
 
 async def test_aborts_are_given_up_on() -> None:
@@ -379,7 +384,7 @@ async def test_an_alarm_is_never_success() -> None:
     async with serving(transport) as engine:
         result = await pay(engine, wait_s=0.1)
         await eventually(lambda: transport.count("commit", "ledger") > 3)
-        view = await engine.get(TxnId("t1"))
+        view = await engine.get(TxnId("t1.1"))
     assert Outcome.PENDING is result.outcome
     assert TransactionState.COMMITTING is view.state
 
@@ -392,7 +397,7 @@ async def test_an_alarm_keeps_an_abort_open_too() -> None:
     async with serving(transport, abort_attempts=1) as engine:
         result = await pay(engine, wait_s=0.05)
         await eventually(lambda: transport.count("abort", "order") > 3)
-        view = await engine.get(TxnId("t1"))
+        view = await engine.get(TxnId("t1.1"))
     assert (Outcome.ABORTED, False) == (result.outcome, result.applied)
     assert TransactionState.ABORTING is view.state
 
@@ -442,7 +447,7 @@ async def test_nothing_is_answered_while_the_decision_cannot_be_written() -> Non
     transport = ScriptedTransport()
     async with serving(transport, log) as engine:
         result = await pay(engine, wait_s=0.05)
-        asked = await inquire(engine, "t1")
+        asked = await inquire(engine, "t1.1")
     assert (Outcome.PENDING, Outcome.PENDING) == (result.outcome, asked)
     assert set() == transport.sent("commit")
 
@@ -471,13 +476,13 @@ async def test_refused_outside_of_its_time() -> None:
     with pytest.raises(ShuttingDown):
         await pay(engine)
     with pytest.raises(ShuttingDown):
-        await inquire(engine, "t1")
+        await inquire(engine, "t1.1")
     await start(engine)
     await engine.close(grace_s=0)
     with pytest.raises(ShuttingDown):
         await pay(engine)
     with pytest.raises(ShuttingDown):
-        await inquire(engine, "t1")
+        await inquire(engine, "t1.1")
 
 
 async def test_close_waits_for_what_is_active() -> None:
@@ -519,7 +524,7 @@ async def test_close_leaves_the_rest_to_the_next_start() -> None:
     result = await pay(engine, wait_s=0.01)
     await engine.close(grace_s=0.01)
     assert Outcome.PENDING is result.outcome
-    assert None is await log.by_txn_id(TxnId("t1"))
+    assert None is await log.by_txn_id(TxnId("t1.1"))
 
 
 async def test_unknown_participants_are_refused() -> None:
@@ -547,11 +552,11 @@ async def test_inquiry_while_active_is_pending() -> None:
     async with serving(transport, log) as engine:
         call = asyncio.ensure_future(pay(engine))
         await gate.reached.wait()
-        during = await inquire(engine, "t1")
-        row = await log.by_txn_id(TxnId("t1"))
+        during = await inquire(engine, "t1.1")
+        row = await log.by_txn_id(TxnId("t1.1"))
         gate.opened.set()
         result = await call
-        after = await inquire(engine, "t1")
+        after = await inquire(engine, "t1.1")
     assert (Outcome.PENDING, None) == (during, row)
     assert (Outcome.COMMITTED, Outcome.COMMITTED) == (result.outcome, after)
 
@@ -560,13 +565,13 @@ async def test_inquiry_about_the_unknown_writes_the_abort_first() -> None:
     """The answer is durable before it is given, and a later decision of that txn_id loses."""
     transport, log = ScriptedTransport(), memory_log()
     async with serving(transport, log) as engine:
-        outcome = await inquire(engine, "t1")
-        row = await log.by_txn_id(TxnId("t1"))
+        outcome = await inquire(engine, "t1.1")
+        row = await log.by_txn_id(TxnId("t1.1"))
         result = await pay(engine)
     assert Outcome.ABORTED is outcome
     assert row is not None
     assert (Outcome.ABORTED, None) == (row.outcome, row.request)
-    assert (TxnId("t1"), Outcome.ABORTED) == (result.txn_id, result.outcome)
+    assert (TxnId("t1.1"), Outcome.ABORTED) == (result.txn_id, result.outcome)
     assert ({"order", "ledger"}, set()) == (transport.sent("abort"), transport.sent("commit"))
 
 
@@ -594,6 +599,8 @@ async def test_a_defect_of_what_drives_transactions_is_said_aloud(
 
     class Broken(FastClock):
         async def sleep(self, seconds: float) -> None:
+            if seconds == LOOK_S:
+                await asyncio.sleep(seconds)
             raise ZeroDivisionError("a defect in a clock")
 
     transport = ScriptedTransport()
@@ -614,12 +621,12 @@ async def test_views() -> None:
     async with serving(transport) as engine:
         call = asyncio.ensure_future(pay(engine))
         await gate.reached.wait()
-        active = await engine.get(TxnId("t1"))
+        active = await engine.get(TxnId("t1.1"))
         assert active == await engine.get_by_key(CALLER, "k")
         gate.opened.set()
         await call
         await pay(engine, "k2")
-        logged = await engine.get(TxnId("t1"))
+        logged = await engine.get(TxnId("t1.1"))
         assert logged == await engine.get_by_key(CALLER, "k")
         listed = await engine.list_transactions(after="", limit=9, unfinished_only=False)
         with pytest.raises(NotFound):
@@ -629,7 +636,7 @@ async def test_views() -> None:
     assert (TransactionState.PREPARING, Outcome.PENDING) == (active.state, active.outcome)
     assert None is active.decided_at_us
     assert (TransactionState.COMMITTED, Outcome.COMMITTED) == (logged.state, logged.outcome)
-    assert ["t1", "t2"] == [view.txn_id for view in listed]
+    assert ["t1.1", "t2.1"] == [view.txn_id for view in listed]
 
 
 @pytest.mark.parametrize(

@@ -195,21 +195,6 @@ async def test_an_abort_that_came_first_rules(rig: MemoryRig) -> None:
     assert [("t1", STANDS[Outcome.ABORTED])] == rig.happened
 
 
-async def test_the_newest_decided_ascends(rig: MemoryRig) -> None:
-    """It is that of the greatest id of a row of its own, whatever is decided later."""
-    newest = []
-    rig.decide("t5")
-    await eventually(lambda: rig.happened)
-    rig.decide("t3")
-    rig.decide("t9", key="t5")
-    await eventually(lambda: len(rig.happened) == 3)
-    newest.append(rig.decider.newest_decided)
-    rig.decide("t6", Outcome.ABORTED)
-    await eventually(lambda: len(rig.happened) == 4)
-    newest.append(rig.decider.newest_decided)
-    assert ["t5", "t6"] == newest
-
-
 async def test_ends_ride_along(rig: MemoryRig) -> None:
     """They force nothing; what depends on them is told with the next force, all at once."""
     transactions = [rig.decide(name) for name in ("t1", "t2")]

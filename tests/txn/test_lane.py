@@ -53,6 +53,7 @@ class Rig:
             gather_per_transaction_s=GATHER_PER_TRANSACTION_S,
             gather_max_s=GATHER_MAX_S,
         )
+        self.confirmed = 0
         self.pace = Pace(self.config, self.clock, self._spawn, lambda: self.active)
         self.lane = self.lane_to("p")
 
@@ -68,7 +69,11 @@ class Rig:
             deliver=self._deliver,
             pace=self.pace,
             prepare_horizon=lambda: self.horizon,
+            confirm=self._confirm,
         )
+
+    async def _confirm(self) -> None:
+        self.confirmed += 1
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)

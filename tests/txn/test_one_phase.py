@@ -52,7 +52,7 @@ from txn.transaction import Result
 
 ONE = (branch("ledger"),)
 GONE = Unreachable("gone")
-DONE = Result(TxnId("t1"), Outcome.COMMITTED, applied=True)
+DONE = Result(TxnId("t1.1"), Outcome.COMMITTED, applied=True)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ async def pay(
     )
 
 
-def claim(txn_id: str = "t1", key: str = "k") -> Decision:
+def claim(txn_id: str = "t1.1", key: str = "k") -> Decision:
     """What a coordinator that died has left behind."""
     return Decision(
         TxnId(txn_id),
@@ -113,18 +113,18 @@ async def test_a_single_branch_is_performed(
         assert DONE == await pay(engine, applied=applied)
         assert [("perform", "ledger")] == transport.calls
         await turns()
-        row = await log.by_txn_id(TxnId("t1"))
+        row = await log.by_txn_id(TxnId("t1.1"))
         assert row is not None
         assert (Outcome.PENDING, False) == (row.outcome, row.ended)
         assert DONE == await pay(engine), "the same key is told what is known"
-        assert Outcome.COMMITTED is (await engine.get(TxnId("t1"))).outcome
+        assert Outcome.COMMITTED is (await engine.get(TxnId("t1.1"))).outcome
         assert Outcome.COMMITTED is (await engine.get_by_key(CALLER, "k")).outcome
         shown = await engine.list_transactions(after="", limit=9, unfinished_only=True)
         assert [] == shown
         shown = await engine.list_transactions(after="", limit=9, unfinished_only=False)
         assert [TransactionState.COMMITTED] == [view.state for view in shown]
         await force(log)
-        row = await log.by_txn_id(TxnId("t1"))
+        row = await log.by_txn_id(TxnId("t1.1"))
         assert row is not None
         assert (Outcome.COMMITTED, True) == (row.outcome, row.ended)
         assert [Vote.COMMIT] == [logged.vote for logged in row.branches]
@@ -256,7 +256,9 @@ async def test_a_refusal_is_durable_before_it_is_told(
         await gate.reached.wait()
         assert Outcome.PENDING is (await pay(engine, wait_s=0)).outcome
         gate.opened.set()
-        refused = Result(TxnId("t1"), Outcome.ABORTED, "INSUFFICIENT_FUNDS", "ledger", applied=True)
+        refused = Result(
+            TxnId("t1.1"), Outcome.ABORTED, "INSUFFICIENT_FUNDS", "ledger", applied=True
+        )
         assert refused == await call
         assert refused == await pay(engine)
         row = await by_key(log)
@@ -419,7 +421,7 @@ async def test_an_abort_that_an_inquiry_wrote_is_in_the_way_of_a_claim(
 ) -> None:
     """A stranger may ask about an id that nobody has been given yet."""
     async with serving(transport, log) as engine:
-        await inquire(engine, "t1")
+        await inquire(engine, "t1.1")
         result = await pay(engine)
     assert (Outcome.ABORTED, "INQUIRY") == (result.outcome, result.reason)
     assert [] == transport.calls
@@ -434,12 +436,12 @@ async def test_an_inquiry_about_a_claim_is_answered_pending(
     async with serving(transport, log) as engine:
         call = asyncio.ensure_future(pay(engine))
         await gate.reached.wait()
-        assert Outcome.PENDING is await inquire(engine, "t1")
+        assert Outcome.PENDING is await inquire(engine, "t1.1")
         gate.opened.set()
         assert DONE == await call
-        assert Outcome.PENDING is await inquire(engine, "t1")
+        assert Outcome.PENDING is await inquire(engine, "t1.1")
         await force(log)
-        assert Outcome.COMMITTED is await inquire(engine, "t1")
+        assert Outcome.COMMITTED is await inquire(engine, "t1.1")
 
 
 @pytest.mark.parametrize(
@@ -632,7 +634,7 @@ async def test_one_outcome_that_cannot_be_written_leaves_the_others(
             assert [Outcome.COMMITTED] * 2 == [
                 each.outcome for each in await asyncio.gather(*paying)
             ]
-            await eventually(lambda: _is_committed(store, log, TxnId("t2")))
+            await eventually(lambda: _is_committed(store, log, TxnId("t2.1")))
 
 
 def _change_the_first(tx: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ from tests.txn.helpers import (
 )
 from txn import recovery
 from txn.errors import Unreachable
-from txn.model import Decision, TxnId
+from txn.model import NO_EPOCH, Decision, TxnId
 from txn.recovery import recover
 from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
@@ -140,6 +140,6 @@ async def test_more_than_a_page_is_recovered(monkeypatch: pytest.MonkeyPatch) ->
     for name in names:
         await decide(log, commit_row(name, ("order", Vote.COMMIT), idempotency_key=name))
     seen: list[Decision] = []
-    assert 5 == await recover(log, seen.append)
+    assert 5 == await recover(log, frozenset({NO_EPOCH}), seen.append)
     assert names == [decision.txn_id for decision in seen]
     assert [2, 2, 1, 0] == log.given

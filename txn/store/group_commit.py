@@ -27,6 +27,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from txn.clock import Clock
 from txn.errors import (
+    Fenced,
     GroupLost,
     LogDamaged,
     Overloaded,
@@ -160,6 +161,9 @@ class Store(Protocol[Tx_co]):
     ) -> None:
         """Queues `work` to ride along with the next force, whenever that comes."""
 
+    def hold(self, guard: Callable[[Tx_co], None]) -> None:
+        """Has `guard` run first in each group. When it raises Fenced the process ends."""
+
     async def read(self, work: Callable[[Tx_co], T]) -> T:
         """Runs `work` on one snapshot of what is committed. Raises StoreClosed after close."""
 
@@ -204,7 +208,8 @@ class GroupCommit(Generic[Tx]):
         """`wake` is called when there is something to drain.
 
         `on_commit_failure` must not return: a failed commit is in doubt, not aborted, and
-        only a restart, which reads what is really there, can tell.
+        only a restart, which reads what is really there, can tell. It is told Fenced when
+        this process may not write any more.
         """
         self._backend = backend
         self._on_commit_failure = on_commit_failure
@@ -213,6 +218,8 @@ class GroupCommit(Generic[Tx]):
         self._waiting: deque[_Item[Tx]] = deque()
         self._lazy: deque[_Item[Tx]] = deque()
         self._closed = False
+        # Looks, first in each group, whether this process may still write.
+        self.guard: Callable[[Tx], None] | None = None
 
     def submit(
         self,
@@ -287,9 +294,20 @@ class GroupCommit(Generic[Tx]):
     def run(self, tx: Tx, group: Group[Tx]) -> Ran:
         """Runs the group; what came of it is nobody's to know before `commit`."""
         try:
+            self._hold(tx)
             return Ran([*self._run(tx, group)], lost=False)
         except GroupLost as error:
             return Ran(refused(group, error), lost=True)
+
+    def _hold(self, tx: Tx) -> None:
+        if self.guard is None:
+            return
+        try:
+            self.guard(tx)
+        except Fenced as error:
+            self._on_commit_failure(error)
+        except Exception as error:
+            raise GroupLost("whether this process may write is not known") from error
 
     def commit(self, tx: Tx, ran: Ran) -> list[Settlement]:
         """Makes the group durable; returns whom to tell what."""

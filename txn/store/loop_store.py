@@ -118,6 +118,10 @@ class LoopStore(Generic[Tx]):
         self._refuse_when_closing()
         self._group.submit(work, report, lazy=True, essential=essential)
 
+    def hold(self, guard: Callable[[Tx], None]) -> None:
+        """See Store.hold."""
+        self._group.guard = guard
+
     async def read(self, work: Callable[[Tx], T]) -> T:
         """See Store.read."""
         self._refuse_when_closing()

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from txn.errors import Fenced
 from txn.metrics import NO_METRICS, StoreMetrics
 from txn.store.loop_store import LoopStore
 from txn.store.migrate import Migration
 from txn.store.sqlite import SqliteReader, SqliteWriter
 
 EXIT_STORE_IN_DOUBT = 4
+EXIT_FENCED = 6
 
 Schema: TypeAlias = Mapping[str, tuple[Migration, ...]]
 SqliteStore: TypeAlias = LoopStore[sqlite3.Connection]
@@ -24,11 +26,15 @@ _log = logging.getLogger(__name__)
 
 
 def die_in_doubt(error: BaseException) -> NoReturn:
-    """Ends the process at once after a failed COMMIT.
+    """Ends the process at once after a failed COMMIT, or when it may not write any more.
 
     Whether the group is in the file is not known, so nothing may be answered any more:
     the next start reads what is there.
     """
+    if isinstance(error, Fenced):
+        _log.critical("another coordinator has taken over: ending: %s", error)
+        sys.stderr.flush()
+        os._exit(EXIT_FENCED)
     _log.critical("a commit failed: in doubt, restarting: %r", error)
     sys.stderr.flush()
     os._exit(EXIT_STORE_IN_DOUBT)

@@ -15,11 +15,19 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from txn.clock import Clock, SystemClock
-from txn.decision_log import Truncated
+from txn.decision_log import Epochs, Tenure, Truncated
 from txn.errors import LogDamaged, TooOld, TxnError
-from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId
+from txn.model import (
+    NO_EPOCH,
+    BranchId,
+    Decision,
+    Epoch,
+    LoggedBranch,
+    RequestKey,
+    TxnId,
+)
 from txn.state import Outcome, Vote
-from txn.store import sql_truncation
+from txn.store import sql_epochs, sql_truncation
 from txn.store.group_commit import Store, ride_along, write_unhurried
 from txn.store.log_mark import LogMark
 from txn.store.migrate import Dialect, Migration, load
@@ -60,12 +68,38 @@ class SqlDecisionLog:
         self._store = store
         self._clock = clock or SystemClock()
         self._mark = mark
+        self._epoch = NO_EPOCH
         # Ends that wait for the next force: readers should see them already.
         self._ending: set[TxnId] = set()
 
     async def identity(self, proposed: str) -> str:
         """See DecisionLog.identity."""
         return await self._store.write(lambda tx: _identity(tx, proposed))
+
+    async def begin_epoch(self, instance: str) -> Tenure:
+        """See DecisionLog.begin_epoch."""
+        tenure = await self._store.write(
+            lambda tx: sql_epochs.begin(tx, instance, _newest_txn_id(tx)), essential=True
+        )
+        self._epoch = tenure.epoch
+        self._store.hold(sql_epochs.guard_of(tenure.epoch))
+        return tenure
+
+    async def take_over(self, epoch: Epoch) -> frozenset[Epoch]:
+        """See DecisionLog.take_over."""
+        return await self._store.write(
+            lambda tx: sql_epochs.take_over(tx, epoch, self._epoch), essential=True
+        )
+
+    async def epochs(self) -> Epochs:
+        """See DecisionLog.epochs."""
+        return await self._store.read(_epochs)
+
+    async def announce(self, horizon: TxnId) -> None:
+        """See DecisionLog.announce."""
+        await write_unhurried(
+            self._store, lambda tx: sql_epochs.announce(tx, self._epoch, horizon), self._clock
+        )
 
     async def newest_txn_id(self) -> TxnId | None:
         """See DecisionLog.newest_txn_id."""
@@ -172,6 +206,13 @@ class SqlDecisionLog:
         row = await self._store.look_up(lambda tx: _by_txn_id(tx, txn_id))
         return None if row is None else _decoded(row, ending)
 
+    async def by_txn_ids(self, txn_ids: Sequence[TxnId]) -> dict[TxnId, Decision]:
+        """See DecisionLog.by_txn_ids."""
+        ending = frozenset(self._ending)
+        query = f"SELECT {COLUMNS} FROM decision WHERE txn_id IN"
+        rows = await self._store.look_up(lambda tx: select_in(tx, query, txn_ids))
+        return {TxnId(row[0]): _decoded(row, ending) for row in rows}
+
     async def by_keys(self, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Decision]:
         """See DecisionLog.by_keys."""
         ending = frozenset(self._ending)
@@ -210,6 +251,15 @@ def _identity(tx: Sql, proposed: str) -> str:
     )
     (log_id,) = tx.execute("SELECT log_id FROM log_identity").fetchone()
     return str(log_id)
+
+
+def _epochs(tx: Sql) -> Epochs:
+    newest_txn_id = _newest_txn_id(tx)
+    return Epochs(
+        sql_epochs.standing(tx),
+        sql_epochs.newest(tx),
+        TxnId(newest_txn_id) if newest_txn_id else None,
+    )
 
 
 def _newest_txn_id(tx: Sql) -> str:

@@ -176,7 +176,7 @@ async def test_a_coordinator_that_comes_back_is_asked_again() -> None:
         await gate.reached.wait()
         await peer.stop()
         await (await peer.start()).close()
-        assert Committed(TxnId("t100")) == await asking
+        assert Committed(TxnId("t100.1")) == await asking
         await peer.stop()
     assert 1 == transport.count("prepare", "ledger")
 
@@ -193,7 +193,7 @@ async def test_a_drained_coordinator_is_left() -> None:
         draining = asyncio.ensure_future(peer.servicer.drain(LONG_S))
         gate.opened.set()
         await draining
-        assert Committed(TxnId("t100")) == await asking
+        assert Committed(TxnId("t100.1")) == await asking
         await peer.stop()
         await (await peer.start()).close()
         await client.execute(BOTH, idempotency_key="b", timeout_s=LONG_S)

@@ -26,7 +26,7 @@ from txn.testing import MemoryDecisionLog, MemoryStore
 Code = grpc.StatusCode
 
 
-async def outcome_of(transport: GrpcCoordinatorTransport, txn_id: str = "t1") -> Outcome:
+async def outcome_of(transport: GrpcCoordinatorTransport, txn_id: str = "t1.1") -> Outcome:
     """The answer to an inquiry about one branch."""
     (outcome,) = await transport.inquire("c", [key(txn_id)], TIMEOUT_S)
     return outcome
@@ -45,7 +45,7 @@ class Rig:
         self.engine = engine
         self.transport = transport
 
-    async def inquire(self, txn_id: str = "t1") -> Outcome:
+    async def inquire(self, txn_id: str = "t1.1") -> Outcome:
         """Through the transport of a participant."""
         return await outcome_of(self.inquiries, txn_id)
 
@@ -111,7 +111,7 @@ def request(
 async def test_committed(rig: Rig) -> None:
     """Both agree: the reply says so and names the transaction."""
     reply = await rig.stub.Execute(request(), timeout=TIMEOUT_S)
-    assert pb.ExecuteResponse(txn_id="t1", outcome=pb.OUTCOME_COMMITTED) == reply
+    assert pb.ExecuteResponse(txn_id="t1.1", outcome=pb.OUTCOME_COMMITTED) == reply
 
 
 async def test_aborted_is_an_answer(rig: Rig) -> None:
@@ -119,7 +119,7 @@ async def test_aborted_is_an_answer(rig: Rig) -> None:
     rig.transport.on("prepare", "ledger", VoteReply(Vote.ABORT, "INSUFFICIENT_FUNDS"))
     reply = await rig.stub.Execute(request(), timeout=TIMEOUT_S)
     expected = pb.ExecuteResponse(
-        txn_id="t1",
+        txn_id="t1.1",
         outcome=pb.OUTCOME_ABORTED,
         reason="INSUFFICIENT_FUNDS",
         refused_branch_id="ledger",
@@ -135,9 +135,9 @@ async def test_pending_before_the_deadline(rig: Rig) -> None:
     shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(idempotency_key="k"))
     gate.opened.set()
     again = await rig.stub.Execute(request(), timeout=TIMEOUT_S)
-    assert (pb.OUTCOME_PENDING, "t1") == (reply.outcome, reply.txn_id)
+    assert (pb.OUTCOME_PENDING, "t1.1") == (reply.outcome, reply.txn_id)
     assert pb.TRANSACTION_STATE_PREPARING == shown.transaction.state
-    assert (pb.OUTCOME_COMMITTED, "t1") == (again.outcome, again.txn_id)
+    assert (pb.OUTCOME_COMMITTED, "t1.1") == (again.outcome, again.txn_id)
 
 
 async def test_who_asks_for_the_decision_does_not_wait_for_its_effect(rig: Rig) -> None:
@@ -145,7 +145,7 @@ async def test_who_asks_for_the_decision_does_not_wait_for_its_effect(rig: Rig) 
     gate = Gate()
     rig.transport.on("commit", "ledger", gate)
     reply = await rig.stub.Execute(request(wait_for=pb.WAIT_FOR_DECIDED), timeout=TIMEOUT_S)
-    shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="t1"))
+    shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="t1.1"))
     gate.opened.set()
     assert pb.OUTCOME_COMMITTED == reply.outcome
     assert pb.TRANSACTION_STATE_COMMITTING == shown.transaction.state
@@ -207,7 +207,7 @@ async def test_transactions_are_shown(rig: Rig) -> None:
     """By id, by key, and page by page; nothing of the operations shows."""
     for number in range(1, 4):
         await rig.stub.Execute(request(f"k{number}"), timeout=TIMEOUT_S)
-    by_id = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="t2"))
+    by_id = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="t2.1"))
     by_key = await rig.stub.GetTransaction(pb.GetTransactionRequest(idempotency_key="k2"))
     assert by_id == by_key
     shown = by_id.transaction
@@ -219,7 +219,7 @@ async def test_transactions_are_shown(rig: Rig) -> None:
         pb.ListTransactionsRequest(page_size=2, page_token=first.next_page_token)
     )
     names = [transaction.txn_id for page in (first, rest) for transaction in page.transactions]
-    assert (["t1", "t2", "t3"], "") == (names, rest.next_page_token)
+    assert (["t1.1", "t2.1", "t3.1"], "") == (names, rest.next_page_token)
 
 
 async def test_inquiries_travel(rig: Rig) -> None:
@@ -228,10 +228,10 @@ async def test_inquiries_travel(rig: Rig) -> None:
     rig.transport.on("prepare", "ledger", gate)
     call = asyncio.ensure_future(rig.stub.Execute(request(), timeout=TIMEOUT_S))
     await gate.reached.wait()
-    during = await rig.inquire("t1")
+    during = await rig.inquire("t1.1")
     gate.opened.set()
     await call
-    after = await rig.inquire("t1")
+    after = await rig.inquire("t1.1")
     unknown = await rig.inquire("unseen")
     assert [Outcome.PENDING, Outcome.COMMITTED, Outcome.ABORTED] == [during, after, unknown]
     shown = await rig.stub.GetTransaction(pb.GetTransactionRequest(txn_id="unseen"))
@@ -241,7 +241,7 @@ async def test_inquiries_travel(rig: Rig) -> None:
 async def test_many_inquiries_travel_together(rig: Rig) -> None:
     """One call for all, answered in their order; what an earlier answer wrote stands."""
     await rig.stub.Execute(request(), timeout=TIMEOUT_S)
-    keys = [key("unseen"), key("t1"), key("unseen", "b"), key("t1", "b")]
+    keys = [key("unseen"), key("t1.1"), key("unseen", "b"), key("t1.1", "b")]
     aborted, committed = Outcome.ABORTED, Outcome.COMMITTED
     outcomes = await rig.inquiries.inquire("c", keys, TIMEOUT_S)
     assert [aborted, committed, aborted, committed] == outcomes
