@@ -138,8 +138,9 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
     stands = transaction.stands
     if stands is None:
         return Result(transaction.txn_id, Outcome.PENDING)
-    if stands.outcome is Outcome.PENDING:
-        # The claim of another that has the key: who asks again joins it.
+    if stands.txn_id != transaction.txn_id:
+        # Another has the key: that all of this one is done says nothing of that. Should it be
+        # a claim, who asks again joins it.
         return result_of(stands)
     applied = transaction.applied
     outcome: Outcome = stands.outcome

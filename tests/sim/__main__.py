@@ -35,6 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=500, help="how many histories")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
+    parser.add_argument(
+        "--coordinators", type=int, default=0, help="how many there are; by default the seed says"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sweep", action="store_true", help="every crash of one transaction")
     parser.add_argument("--seed", type=int, help="replays one history")
@@ -53,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 def _many(options: argparse.Namespace) -> int:
     total = Summary()
     began_s = said_s = time.monotonic()
-    for part in run_all(options.first, options.seeds, options.workers):
+    for part in run_all(
+        options.first, options.seeds, options.workers, several=options.coordinators
+    ):
         total.add(part)
         if time.monotonic() - said_s >= _PROGRESS_S:
             said_s = time.monotonic()
@@ -102,7 +107,7 @@ def _one(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace, seed: int, left: Left) -> Report:
-    plan = plan_of(seed)
+    plan = plan_of(seed, options.coordinators)
     report = run(left.of(plan))
     if report.violation is not None and left == Left():
         left, report = shrink(plan, report)
@@ -114,6 +119,8 @@ def _show(options: argparse.Namespace, seed: int, left: Left) -> Report:
     print(f"seed {seed}: {report.violation or 'nothing is wrong'}")
     print(f"digest {report.digest()}")
     bug = f" --mutant {options.mutant}" if options.mutant else ""
+    if options.coordinators:
+        bug += f" --coordinators {options.coordinators}"
     print(f"replay: python -m tests.sim --seed {seed}{left.options()}{bug} --trace")
     return report
 
@@ -123,7 +130,12 @@ def _mutants(options: argparse.Namespace) -> int:
     caught = 0
     found: Caught
     for found in hunt_all(
-        chosen, options.first, options.seeds, options.workers, outside=options.outside
+        chosen,
+        options.first,
+        options.seeds,
+        options.workers,
+        several=options.coordinators,
+        outside=options.outside,
     ):
         caught += found.invariant is not None
         result = f"{found.invariant} at seed {options.first + found.seeds - 1}"

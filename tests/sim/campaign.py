@@ -98,8 +98,8 @@ class Summary:
         return found
 
 
-def run_seeds(seeds: Sequence[int]) -> Summary:
-    """Runs them here, one after the other."""
+def run_seeds(seeds: Sequence[int], several: int = 0) -> Summary:
+    """Runs them here, one after the other; see `plan_of` for `several`."""
     summary = Summary()
     # Histories leave cycles behind; when they are collected must not be left to chance,
     # and need not be often.
@@ -107,7 +107,7 @@ def run_seeds(seeds: Sequence[int]) -> Summary:
     gc.disable()
     try:
         for seed in seeds:
-            report = run(plan_of(seed))
+            report = run(plan_of(seed, several))
             summary.histories += 1
             summary.committed += report.committed > 0
             summary.aborted += report.aborted > 0
@@ -122,16 +122,17 @@ def run_seeds(seeds: Sequence[int]) -> Summary:
     return summary
 
 
-def run_all(first: int, count: int, workers: int) -> Iterator[Summary]:
+def run_all(first: int, count: int, workers: int, *, several: int = 0) -> Iterator[Summary]:
     """Yields the summary of each part, in any order."""
     chunks = [
         range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)
     ]
+    running = partial(run_seeds, several=several)
     if workers == 1:
-        yield from map(run_seeds, chunks)
+        yield from map(running, chunks)
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(run_seeds, chunks)
+        yield from pool.imap_unordered(running, chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class Caught:
     what: str
 
 
-def hunt(name: str, first: int, count: int, *, outside: bool) -> Caught:
+def hunt(name: str, first: int, count: int, *, outside: bool, several: int = 0) -> Caught:
     """Looks for the first seed that shows a mutant; see `run` for `outside`."""
     gc.disable()
     try:
@@ -152,7 +153,7 @@ def hunt(name: str, first: int, count: int, *, outside: bool) -> Caught:
             for number in range(count):
                 if number % CHUNK == 0:
                     gc.collect()
-                violation = run(plan_of(first + number), outside=outside).violation
+                violation = run(plan_of(first + number, several), outside=outside).violation
                 if violation is not None:
                     return Caught(name, number + 1, violation.invariant, violation.what)
     finally:
@@ -161,10 +162,16 @@ def hunt(name: str, first: int, count: int, *, outside: bool) -> Caught:
 
 
 def hunt_all(
-    names: Iterable[str], first: int, count: int, workers: int, *, outside: bool
+    names: Iterable[str],
+    first: int,
+    count: int,
+    workers: int,
+    *,
+    outside: bool,
+    several: int = 0,
 ) -> Iterator[Caught]:
     """The same for many, in their order."""
-    looking = partial(hunt, first=first, count=count, outside=outside)
+    looking = partial(hunt, first=first, count=count, outside=outside, several=several)
     if workers == 1:
         yield from map(looking, names)
         return

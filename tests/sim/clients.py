@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.sim.door import Door
 from tests.sim.loop import SimLoop
 from tests.sim.network import Network
 from tests.sim.oracle import Oracle
-from tests.sim.plan import COORDINATOR, Wish
+from tests.sim.plan import Wish
 from txn.coordinator import Coordinator
 from txn.errors import (
     IdempotencyConflict,
@@ -33,8 +34,17 @@ _FINAL_ERRORS = (IdempotencyConflict, InvalidOperation, UnknownParticipant)
 class Client:
     """One wish, and what comes of it."""
 
-    def __init__(self, wish: Wish, *, loop: SimLoop, network: Network, oracle: Oracle) -> None:
+    def __init__(
+        self,
+        wish: Wish,
+        coordinators: Sequence[str],
+        *,
+        loop: SimLoop,
+        network: Network,
+        oracle: Oracle,
+    ) -> None:
         self.wish = wish
+        self._coordinators = coordinators
         self._loop = loop
         self._network = network
         self._oracle = oracle
@@ -67,7 +77,7 @@ class Client:
         try:
             result = await self._network.call(
                 wish.client,
-                COORDINATOR,
+                self._coordinator(),
                 self._execute,
                 timeout_s,
                 what=wish,
@@ -82,6 +92,10 @@ class Client:
             self._oracle.hears(wish, result)
             if result.outcome is not Outcome.PENDING:
                 self.outcome = result.outcome
+
+    def _coordinator(self) -> str:
+        """Any of them, each time: as the balancer has it."""
+        return self._rng.choice(self._coordinators)
 
     async def _execute(self, host: Any) -> Result:
         engine: Coordinator | None = host.engine
@@ -122,7 +136,9 @@ class Client:
         heard = self._oracle.heard.get(wish.name)
         by_txn_id = heard[0].txn_id if heard is not None and self._rng.random() < 0.5 else None
         try:
-            view = await self._network.call(wish.client, COORDINATOR, serve, WAY_S, what="get")
+            view = await self._network.call(
+                wish.client, self._coordinator(), serve, WAY_S, what="get"
+            )
         except TxnError:
             return
         if heard is not None:

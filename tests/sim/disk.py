@@ -34,6 +34,8 @@ class Disk:
         self.forces = 0
         # Who is writing.
         self.turn: Process | None = None
+        # Whose group was the last to be forced.
+        self.writer = ""
         # How many of the next forces fail, how many groups are undone by the storage, and
         # how many cannot even be begun.
         self.failing = 0
@@ -90,7 +92,7 @@ class Writer:
     def commit(self, tx: Tables) -> None:
         """See Backend.commit. Raises OSError, and then it may be there all the same."""
         disk = self._disk
-        disk.turn = None
+        disk.turn, disk.writer = None, self._process.name
         if disk.failing:
             disk.failing -= 1
             if disk.rng.random() < 0.5:

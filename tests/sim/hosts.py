@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from tests.sim.books import Bank, Shop, Step, StepCodec
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
 from tests.sim.door import Door
 from tests.sim.loop import Killed, Process, SimLoop, Thread
 from tests.sim.plan import BANKS, COORDINATOR, PARTICIPANTS, Limits
+from tests.sim.registry import LEASE_TTL_S, Registry
 from tests.sim.transports import Between, ToCoordinator, ToParticipants
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
@@ -22,11 +23,15 @@ from txn.errors import TxnError
 from txn.forgetter import Forgetter, ForgetterConfig
 from txn.inquirer import Inquirer, InquiryConfig
 from txn.log_keeper import LogKeeper, LogKeeperConfig
+from txn.model import Epoch
 from txn.participant import Participant
 from txn.resource import BatchResource, Resource
 from txn.store.loop_store import LoopStore
 from txn.testing import MemoryDecisionLog, Tables
 
+# How often a coordinator looks after the others, and how long one may take to say that it serves.
+LOOK_S = 0.5
+HEALTH_TIMEOUT_S = 0.5
 UTC_US = 1_700_000_000_000_000
 DRAIN_S = 1.0
 
@@ -121,6 +126,9 @@ class WorldParts(Between, Protocol):
 
     loop: SimLoop
     limits: Limits
+    registry: Registry
+    # Whether the faults are over.
+    healed: bool
 
     def see(self, what: str) -> None:
         """Counts that something worth happening has happened."""
@@ -155,10 +163,11 @@ class CoordinatorHost(Host):
                 max_active=limits.max_active,
                 batch_size_max=limits.batch_size_max,
                 gather_max_s=limits.gather_max_s,
+                instance=self.name,
                 retry=Backoff(initial_s=0.05, max_s=2.0),
             ),
             log=log,
-            transport=ToParticipants(self.world),
+            transport=ToParticipants(self.world, self.name),
             clock=self.clock,
             rng=self.rng,
             new_txn_id=self._new_id,
@@ -180,7 +189,44 @@ class CoordinatorHost(Host):
                 interval_s=limits.housekeeping_s, rows_per_step=limits.housekeeping_rows
             ),
         )
-        await keeper.run()
+        await asyncio.gather(keeper.run(), self._renew(), self._look_after_others(engine))
+
+    async def _renew(self) -> None:
+        while True:
+            self.world.registry.renew(self.name)
+            await asyncio.sleep(LEASE_TTL_S / 3)
+
+    async def _look_after_others(self, engine: Coordinator) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            registered = self.world.registry.read(self.name)
+            for other in engine.others():
+                if registered is None or other.instance in registered:
+                    continue
+                if not (await self._serves(other.instance) or await self._serves(other.instance)):
+                    await self.take_over(other.epoch)
+
+    async def take_over(self, epoch: Epoch) -> None:
+        """Goes on with what another has begun, whether that one lives or not."""
+        if self.engine is None:
+            return
+        try:
+            await self.engine.take_over(epoch)
+        except TxnError:
+            # The next look tries again.
+            return
+        self.world.see("taken over")
+
+    async def _serves(self, name: str) -> bool:
+        async def serve(host: Any) -> bool:
+            return host.engine is not None
+
+        try:
+            return await self.world.network.call(
+                self.name, name, serve, HEALTH_TIMEOUT_S, what="health"
+            )
+        except TxnError:
+            return False
 
     async def drain(self) -> None:
         """See Host.drain."""

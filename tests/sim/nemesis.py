@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from tests.sim.disk import Disk
-from tests.sim.hosts import Host
+from tests.sim.hosts import CoordinatorHost, Host
 from tests.sim.loop import STEP_S, Process, SimLoop
 from tests.sim.network import Network
 from tests.sim.oracle import Oracle
-from tests.sim.plan import COORDINATOR, PARTICIPANTS, Fault
+from tests.sim.plan import PARTICIPANTS, Fault
+from tests.sim.registry import Registry
 from txn.errors import TxnError
 from txn.model import Batch, BranchId, BranchKey, Commit, Reply, TxnId
 
@@ -28,6 +30,7 @@ class Stage(Protocol):
     hosts: dict[str, Host]
     disks: dict[str, Disk]
     slow_s: dict[str, float]
+    registry: Registry
     healed: bool
 
     def note(self, *what: Any) -> None:
@@ -41,6 +44,9 @@ class Stage(Protocol):
 
     def starts(self, host: Host) -> None:
         """Starts it."""
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A program has come to its end by itself, or failed."""
 
 
 class Nemesis:
@@ -71,6 +77,8 @@ class Nemesis:
             "clock": self._clock,
             "storm": self._storm,
             "stray": self._stray,
+            "usurp": self._usurp,
+            "etcd": self._etcd,
         }
 
     def start(self, faults: Sequence[Fault]) -> None:
@@ -86,6 +94,7 @@ class Nemesis:
         for process in self._slowed:
             process.step_s = STEP_S
         stage.loop.before_step = None
+        stage.registry.comes_back()
         for host in stage.hosts.values():
             host.dies_at_step = host.dies_at_force = 0
             host.dies_at_point.clear()
@@ -208,7 +217,7 @@ class Nemesis:
     def _stray(self, fault: Fault, host: Host) -> None:
         """A commit of what was never prepared there: an alarm, and never success."""
         stage = self._stage
-        if fault.target == COORDINATOR:
+        if isinstance(host, CoordinatorHost):
             host = stage.hosts[f"{PARTICIPANTS[fault.number % len(PARTICIPANTS)]}-0"]
         self._strays += 1
         key = BranchKey(TxnId(f"stray{self._strays}"), BranchId("from"))
@@ -231,3 +240,19 @@ class Nemesis:
                 return
 
         stage.loop.create_task(send(), context=stage.loop.world.context)
+
+    def _usurp(self, fault: Fault, host: Host) -> None:
+        """A coordinator believes that another one is dead, which may not be so at all."""
+        for each in self._stage.hosts.values():
+            if not isinstance(each, CoordinatorHost) or each is host:
+                continue
+            if each.engine is not None and each.process is not None:
+                for other in each.engine.others():
+                    if other.instance == host.name:
+                        work = each.take_over(other.epoch)
+                        task = self._stage.loop.create_task(work, context=each.process.context)
+                        task.add_done_callback(self._stage.ended)
+
+    def _etcd(self, fault: Fault, host: Host) -> None:
+        self._stage.registry.goes_away()
+        self._back(fault, self._stage.registry.comes_back)

@@ -31,6 +31,7 @@ from txn.model import (
     Resolve,
     TxnId,
     VoteReply,
+    epoch_of,
 )
 from txn.participant import LATE_PREPARE
 from txn.state import BranchState, Outcome, Vote
@@ -58,6 +59,8 @@ class Oracle:
         self.violation: Violation | None = None
         self._note = note
         self.see = seen
+        # Who writes the log now.
+        self.writing: Callable[[], str] = lambda: ""
         self.books: dict[str, Tables] = {}
         self.log: Tables = {}
         # Outcomes that clients have heard, by caller and key, and what that was of.
@@ -192,7 +195,16 @@ class Oracle:
                 self._ended(now)
         for txn_id, row in rows.items():
             if txn_id not in old:
+                self._check_epoch(row, before)
                 self._decision_forced(row)
+
+    def _check_epoch(self, row: Decision, before: Tables) -> None:
+        """Who decides may do so, and nobody else as long as that one may."""
+        owner = _owner(before, row.txn_id)
+        if row.request is not None and owner is None:
+            self._broken("I2", f"{row.txn_id} is decided in an epoch that is over")
+        if row.request is None and owner not in (None, self.writing()):
+            self._broken("I2", f"{row.txn_id} is aborted by another than who may decide it")
 
     def _closed(self, claim: Decision, row: Decision) -> None:
         """A claim has become an outcome: that of its participant, which knows it durably."""
@@ -252,7 +264,9 @@ class Oracle:
                     self.see("key lost to another")
             if isinstance(message, Perform):
                 self._names[message.key.txn_id] = _name(message.operation)
-            if isinstance(message, Perform | Resolve) and decided is not Outcome.PENDING:
+            claimed = decided is Outcome.PENDING
+            # Who does not know yet that another has taken over may ask about what that one closed.
+            if isinstance(message, Perform | Resolve) and not claimed and self._owner(message.key):
                 self._broken("I6", f"{message} leaves, and the log has {decided} and no claim")
             if isinstance(message, Commit) and decided is not Outcome.COMMITTED:
                 self._broken("I6", f"{message} leaves before its decision is durable")
@@ -489,10 +503,19 @@ class Oracle:
         place = branch.participant, BranchKey(txn_id, branch.branch_id)
         return Outcome.COMMITTED if place in self._committed else Outcome.PENDING
 
+    def _owner(self, key: BranchKey) -> str | None:
+        return _owner(self.log, key.txn_id)
+
     def _lost(self, key: BranchKey) -> bool:
         """Whether its key went to another transaction: then it needs no row to be aborted."""
         name = self._names.get(key.txn_id)
         return name is not None and self._rows.get(name, key.txn_id) != key.txn_id
+
+
+def _owner(log: Tables, txn_id: TxnId) -> str | None:
+    """Who may decide a transaction, unless its epoch is over."""
+    epoch = log.get("epoch", {}).get(epoch_of(txn_id))
+    return None if epoch is None or epoch.successor is not None else str(epoch.instance)
 
 
 def _name(operation: Operation) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from txn import crash_point as at
 
 BANKS = ("north", "south")
 PARTICIPANTS = (*BANKS, "shop")
+# The service, and its log; see `Plan.coordinators` for the programs.
 COORDINATOR = "coordinator"
 # The caller who pays when the weather is good again.
 PROBE = "probe"
@@ -48,6 +49,10 @@ KINDS = (
     "clock",
     "storm",
     "stray",
+    # Of several coordinators: one ends the epoch of another that may live, and nobody hears
+    # anything from the registry.
+    "usurp",
+    "etcd",
 )
 
 
@@ -143,6 +148,7 @@ class Plan:
     seed: int
     safety_s: float
     replicas: int
+    coordinators: tuple[str, ...]
     limits: Limits
     weather: Weather
     wishes: tuple[Wish, ...]
@@ -162,7 +168,7 @@ class Plan:
     def nodes(self) -> tuple[str, ...]:
         """The names of all processes, clients aside."""
         return (
-            COORDINATOR,
+            *self.coordinators,
             *(f"{name}-{n}" for name in PARTICIPANTS for n in range(self.replicas)),
         )
 
@@ -172,12 +178,19 @@ def accounts(bank: str) -> list[str]:
     return [f"{bank}.{number}" for number in range(ACCOUNTS_EACH)]
 
 
-def plan_of(seed: int) -> Plan:
-    """Draws the plan of a seed."""
+def coordinators(count: int) -> tuple[str, ...]:
+    """The names of so many."""
+    return tuple(f"{COORDINATOR}-{number}" for number in range(count))
+
+
+def plan_of(seed: int, several: int = 0) -> Plan:
+    """Draws the plan of a seed, with one or two coordinators unless `several` says how many."""
     rng = Random(f"plan/{seed}")
     replicas = rng.choice((1, 1, 2))
+    count = rng.choice((1, 2))
     safety_s = rng.choice((2.0, 5.0, 5.0, 10.0, 20.0))
-    plan = Plan(seed, safety_s, replicas, _limits(rng), _weather(rng), (), ())
+    names = coordinators(several or count)
+    plan = Plan(seed, safety_s, replicas, names, _limits(rng), _weather(rng), (), ())
     plan = replace(plan, wishes=_wishes(rng, safety_s))
     return _with_past(replace(plan, faults=_faults(rng, plan)))
 
@@ -330,14 +343,14 @@ def _faults(rng: Random, plan: Plan) -> tuple[Fault, ...]:
 def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
     nodes = plan.nodes()
     # The coordinator is one among many, and the one that matters most.
-    target = COORDINATOR if rng.random() < 0.4 else rng.choice(nodes)
+    target = rng.choice(plan.coordinators if rng.random() < 0.4 else nodes)
     other = rng.choice([name for name in nodes if name != target])
     # Much goes on at the beginning.
     at_s = plan.safety_s * rng.random() * rng.choice((0.05, 0.3, 0.9))
     for_s = min(rng.expovariate(1.0), 8.0)
     number = rng.randrange(1, 40)
     if kind == "kill-point":
-        other = rng.choice(CRASH_POINTS[target == COORDINATOR])
+        other = rng.choice(CRASH_POINTS[target in plan.coordinators])
         number = rng.randrange(1, 6)
     elif kind == "kill-force":
         number = rng.randrange(1, 8)

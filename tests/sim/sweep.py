@@ -16,7 +16,6 @@ from tests.sim.loop import Process
 from tests.sim.plan import (
     ALONE,
     BANKS,
-    COORDINATOR,
     PARTICIPANTS,
     Fault,
     Limits,
@@ -24,9 +23,11 @@ from tests.sim.plan import (
     Plan,
     Weather,
     Wish,
+    coordinators,
 )
 from tests.sim.world import LANDED, LOST, World
 
+_COORDINATORS = coordinators(1)
 # Longer than a payment takes, and shorter than it takes anybody to ask about one.
 _SAFETY_S = 1.0
 _DOWN_S = 0.1
@@ -45,7 +46,7 @@ def _plan(amount_minor: int, *, alone: bool = False) -> Plan:
     if alone:
         parts = (Part("only", source, Step("debit", f"{source}.1", amount_minor, effect + ALONE)),)
     wish = Wish(0.0, "client-0", "ann", "k0", parts, wait_s=0.4)
-    return Plan(0, _SAFETY_S, 1, Limits(), Weather(), (wish,), ())
+    return Plan(0, _SAFETY_S, 1, _COORDINATORS, Limits(), Weather(), (wish,), ())
 
 
 # One that is committed, and one that is refused by the bank that has to pay; and each in one
@@ -60,7 +61,7 @@ PLANS = {
 
 def hosts() -> list[str]:
     """Whom to kill."""
-    return [COORDINATOR, *(f"{name}-0" for name in PARTICIPANTS)]
+    return [*_COORDINATORS, *(f"{name}-0" for name in PARTICIPANTS)]
 
 
 def steps(plan: Plan) -> Counter[str]:
@@ -85,11 +86,12 @@ def crashes(plan: Plan, host: str) -> Iterator[Plan]:
 
 def crashes_in_recovery(plan: Plan) -> Iterator[Plan]:
     """The plan, with the coordinator killed at each of its steps, and twice more after that."""
-    for number in range(1, steps(plan)[COORDINATOR] + 1):
+    (coordinator,) = _COORDINATORS
+    for number in range(1, steps(plan)[coordinator] + 1):
         for again in range(1, RECOVERY_STEPS + 1):
             for threads in (LANDED, LOST):
-                first = _death(COORDINATOR, number, threads)
-                more = _death(COORDINATOR, again, threads)
+                first = _death(coordinator, number, threads)
+                more = _death(coordinator, again, threads)
                 yield replace(plan, faults=(first, more, more))
 
 

@@ -22,7 +22,9 @@ def lines(report: Report, *, network: bool) -> Iterator[str]:
 
 def plan_lines(plan: Plan) -> Iterator[str]:
     """What was planned."""
-    yield f"replicas={plan.replicas} safety_s={plan.safety_s}"
+    yield (
+        f"replicas={plan.replicas} coordinators={len(plan.coordinators)} safety_s={plan.safety_s}"
+    )
     yield str(plan.limits)
     yield str(plan.weather)
     for wish in plan.wishes:

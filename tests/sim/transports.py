@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from tests.sim.books import Defect, Step
 from tests.sim.network import Network
-from tests.sim.plan import COORDINATOR
 from txn.coordinator import Coordinator
 from txn.errors import (
     Alarm,
@@ -62,13 +61,17 @@ class Between(Protocol):
     def replica(self, participant: str) -> str:
         """The replica that the next batch goes to."""
 
+    def coordinator(self) -> str:
+        """The coordinator that the next question goes to."""
+
 
 class ToParticipants:
     """ParticipantTransport: to one replica, as a batch or one call for each message."""
 
-    def __init__(self, world: Between) -> None:
+    def __init__(self, world: Between, name: str) -> None:
         self._world = world
-        self._rng = Random(f"apart/{world.seed}")
+        self._name = name
+        self._rng = Random(f"apart/{world.seed}/{name}")
 
     def offers_one_phase(self, participant: str) -> bool:
         """See ParticipantTransport.offers_one_phase."""
@@ -110,7 +113,7 @@ class ToParticipants:
             return [_on_the_wire(reply) for reply in await answers(serving, batch)]
 
         return await world.network.call(
-            COORDINATOR,
+            self._name,
             world.replica(participant),
             serve,
             timeout_s,
@@ -167,7 +170,7 @@ class ToCoordinator:
         try:
             outcomes = await self._world.network.call(
                 self._name,
-                coordinator,
+                self._world.coordinator(),
                 serve,
                 timeout_s,
                 what=keys,
@@ -189,7 +192,7 @@ class ToCoordinator:
 
         try:
             return await self._world.network.call(
-                self._name, coordinator, serve, timeout_s, what=txn_ids
+                self._name, self._world.coordinator(), serve, timeout_s, what=txn_ids
             )
         except TxnError as error:
             raise Unreachable(type(error).__name__) from error

@@ -33,6 +33,7 @@ from tests.sim.plan import (
     Wish,
     accounts,
 )
+from tests.sim.registry import Registry
 from txn.state import Outcome
 from txn.testing import Tables
 
@@ -90,6 +91,7 @@ class World:
         self.oracle: Oracle = self._past
         self.watcher = self.oracle
         self.network = Network(self.loop, plan.seed, plan.weather, self.note)
+        self.registry = Registry(lambda: self.loop.now_s, self.network.cuts)
         self._rng = Random(f"world/{plan.seed}")
         self._disk_rng = Random(f"disk/{plan.seed}")
         self.disks: dict[str, Disk] = {}
@@ -143,6 +145,10 @@ class World:
             chosen = self._replicas[participant] = f"{participant}-{number}"
         return chosen
 
+    def coordinator(self) -> str:
+        """Any of them."""
+        return self._rng.choice(self.plan.coordinators)
+
     def killed(self, host: Host, why: str, down_s: float = _DOWN_S, threads: str = "") -> None:
         """See WorldParts.killed; `threads` is LANDED or LOST, and otherwise each as it falls."""
         process = host.process
@@ -175,6 +181,8 @@ class World:
                 oracle.participant_forced(name, before, after)
 
         disk = self.disks[name] = Disk(name, Random(f"disk/{self.seed}/{name}"), watch)
+        if name == COORDINATOR:
+            oracle.writing = lambda: disk.writer
         if name in BANKS:
             disk.tables = {
                 "account": {
@@ -183,7 +191,8 @@ class World:
                 }
             }
         if name == COORDINATOR:
-            self._add_host(CoordinatorHost(name, self, disk))
+            for coordinator in self.plan.coordinators:
+                self._add_host(CoordinatorHost(coordinator, self, disk))
             return
         oracle.books[name] = disk.tables
         for number in range(self.plan.replicas):
@@ -209,7 +218,13 @@ class World:
         self._over = True
 
     def _wants(self, wish: Wish) -> Client:
-        client = Client(wish, loop=self.loop, network=self.network, oracle=self.oracle)
+        client = Client(
+            wish,
+            self.plan.coordinators,
+            loop=self.loop,
+            network=self.network,
+            oracle=self.oracle,
+        )
         process = self._client_process(wish.client)
         task = self.loop.create_task(client.run(), context=process.context)
         task.add_done_callback(self.ended)
