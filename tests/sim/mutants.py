@@ -91,7 +91,8 @@ def planted(name: str) -> Iterator[None]:
         yield
 
 
-def _swap(stack: ExitStack, where: object, name: str, value: object) -> None:
+def swap(stack: ExitStack, where: object, name: str, value: object) -> None:
+    """Puts `value` in the place of what has that name there."""
     stack.enter_context(patch.object(where, name, value))
 
 
@@ -105,7 +106,7 @@ def _tell_before_force(stack: ExitStack, whose: Callable[[str], bool]) -> None:
                 report(result)
         return ran
 
-    _swap(stack, GroupCommit, "run", early)
+    swap(stack, GroupCommit, "run", early)
 
 
 @simulated
@@ -129,14 +130,14 @@ def failed_force_is_success(stack: ExitStack) -> None:
             self._backend.commit(tx)
         return ran.settled
 
-    _swap(stack, GroupCommit, "commit", commit)
+    swap(stack, GroupCommit, "commit", commit)
 
 
 @mutant
 def unknown_commit_succeeds(stack: ExitStack) -> None:
     """A commit of a branch that was never prepared is acknowledged."""
     on_commit = barrier.on_commit
-    _swap(
+    swap(
         stack,
         barrier,
         "on_commit",
@@ -152,17 +153,17 @@ def _permissive(stack: ExitStack) -> None:
     def insert_all(self: MemoryBranchTable, tx: Tables, rows: Sequence[BranchRow]) -> None:
         tx.setdefault("branch", {}).update({row.key: row for row in rows})
 
-    _swap(stack, participant, "BRANCH_MOVES", moves)
-    _swap(stack, MemoryBranchTable, "insert_all", insert_all)
+    swap(stack, participant, "BRANCH_MOVES", moves)
+    swap(stack, MemoryBranchTable, "insert_all", insert_all)
 
 
 @simulated
 def no_barrier(stack: ExitStack) -> None:
     """Every message does what it says, whatever came before."""
     _permissive(stack)
-    _swap(stack, barrier, "on_prepare", lambda row, key, operation, horizon="": OnPrepare.RUN)
-    _swap(stack, barrier, "on_commit", lambda row: OnCommit.APPLY if row else OnCommit.DONE)
-    _swap(stack, barrier, "on_abort", lambda row: OnAbort.UNDO if row else OnAbort.DONE)
+    swap(stack, barrier, "on_prepare", lambda row, key, operation, horizon="": OnPrepare.RUN)
+    swap(stack, barrier, "on_commit", lambda row: OnCommit.APPLY if row else OnCommit.DONE)
+    swap(stack, barrier, "on_abort", lambda row: OnAbort.UNDO if row else OnAbort.DONE)
 
 
 @simulated
@@ -175,21 +176,21 @@ def late_prepare_accepted(stack: ExitStack) -> None:
         aborted = row is not None and row.state is BranchState.ABORTED
         return on_prepare(None if aborted else row, key, operation, horizon)
 
-    _swap(stack, barrier, "on_prepare", rule)
+    swap(stack, barrier, "on_prepare", rule)
 
 
 @mutant
 def empty_abort_forgotten(stack: ExitStack) -> None:
     """An abort before any prepare succeeds and leaves nothing behind."""
     on_abort = barrier.on_abort
-    _swap(stack, barrier, "on_abort", lambda row: OnAbort.DONE if row is None else on_abort(row))
+    swap(stack, barrier, "on_abort", lambda row: OnAbort.DONE if row is None else on_abort(row))
 
 
 @mutant
 def horizon_ignored(stack: ExitStack) -> None:
     """A prepare of what was committed and forgotten reserves again."""
     on_prepare = barrier.on_prepare
-    _swap(
+    swap(
         stack,
         barrier,
         "on_prepare",
@@ -207,7 +208,7 @@ def commit_applied_twice(stack: ExitStack) -> None:
         done = row is not None and row.state is BranchState.COMMITTED
         return OnCommit.APPLY if done else on_commit(row)
 
-    _swap(stack, barrier, "on_commit", rule)
+    swap(stack, barrier, "on_commit", rule)
 
 
 @mutant
@@ -219,7 +220,7 @@ def lost_abort(stack: ExitStack) -> None:
         prepared = row is not None and row.state is BranchState.PREPARED
         return OnAbort.DONE if prepared else on_abort(row)
 
-    _swap(stack, barrier, "on_abort", rule)
+    swap(stack, barrier, "on_abort", rule)
 
 
 @mutant
@@ -234,7 +235,7 @@ def acknowledged_before_applied(stack: ExitStack) -> None:
         writing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return [None] * len(inputs)
 
-    _swap(stack, LoopStore, "write_all", early)
+    swap(stack, LoopStore, "write_all", early)
 
 
 class _Guessing:
@@ -262,7 +263,7 @@ def _guess(stack: ExitStack, outcome: Outcome) -> None:
     def guessing(self: Any, of: Any, transport: Any, **others: Any) -> None:
         init(self, of, _Guessing(transport, outcome), **others)
 
-    _swap(stack, Inquirer, "__init__", guessing)
+    swap(stack, Inquirer, "__init__", guessing)
 
 
 @mutant
@@ -284,7 +285,7 @@ def nobody_inquires(stack: ExitStack) -> None:
     async def look(self: Any) -> None:
         return
 
-    _swap(stack, Inquirer, "look", look)
+    swap(stack, Inquirer, "look", look)
 
 
 @mutant
@@ -296,7 +297,7 @@ def inquiry_answered_from_absence(stack: ExitStack) -> None:
         rows = [await self._decisions.by_txn_id(txn_id) for txn_id in txn_ids]
         return [Outcome.ABORTED if row is None else row.outcome for row in rows]
 
-    _swap(stack, Coordinator, "inquire", inquire)
+    swap(stack, Coordinator, "inquire", inquire)
 
 
 @simulated
@@ -307,7 +308,7 @@ def outcome_overwritten(stack: ExitStack) -> None:
         tx.setdefault("decision", {}).update({row.txn_id: row for row in decisions})
         return list(decisions)
 
-    _swap(stack, testing, "_insert_decisions", insert)
+    swap(stack, testing, "_insert_decisions", insert)
 
 
 @simulated
@@ -318,7 +319,7 @@ def key_not_unique(stack: ExitStack) -> None:
         rows = tx.setdefault("decision", {})
         return [rows.setdefault(each.txn_id, each) for each in decisions]
 
-    _swap(stack, testing, "_insert_decisions", insert)
+    swap(stack, testing, "_insert_decisions", insert)
 
 
 @mutant
@@ -333,7 +334,7 @@ def loser_commits_too(stack: ExitStack) -> None:
                 happened.append((transaction, protocol.OutcomeStands(row.outcome)))
         self._deliver(happened)
 
-    _swap(stack, Decider, "_announce", announce)
+    swap(stack, Decider, "_announce", announce)
 
 
 @simulated
@@ -348,13 +349,13 @@ def abort_told_before_durable(stack: ExitStack) -> None:
         writing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return list(decisions)
 
-    _swap(stack, MemoryDecisionLog, "decide_all", early)
+    swap(stack, MemoryDecisionLog, "decide_all", early)
 
 
 @mutant
 def key_without_body(stack: ExitStack) -> None:
     """Another request under the same key gets the old success."""
-    _swap(stack, coordinator, "_refuse_other_body", lambda first, request: None)
+    swap(stack, coordinator, "_refuse_other_body", lambda first, request: None)
 
 
 @mutant
@@ -367,7 +368,7 @@ def recovery_sends_aborts(stack: ExitStack) -> None:
         sent = (each for each in actions if isinstance(each, protocol.SendCommit))
         return progress, tuple(protocol.SendAbort(each.branch_id) for each in sent)
 
-    _swap(stack, protocol, "resume", other)
+    swap(stack, protocol, "resume", other)
 
 
 @mutant
@@ -377,7 +378,7 @@ def recovery_forgets(stack: ExitStack) -> None:
     async def recover(log: Any, resume: Any) -> int:
         return 0
 
-    _swap(stack, coordinator, "recover", recover)
+    swap(stack, coordinator, "recover", recover)
 
 
 @simulated
@@ -387,7 +388,7 @@ def ids_start_anew(stack: ExitStack) -> None:
     async def newest(self: MemoryDecisionLog) -> None:
         return None
 
-    _swap(stack, MemoryDecisionLog, "newest_txn_id", newest)
+    swap(stack, MemoryDecisionLog, "newest_txn_id", newest)
 
 
 @mutant
@@ -399,7 +400,7 @@ def forgotten_too_early(stack: ExitStack) -> None:
         end(self, transaction)
         self._ended([transaction])
 
-    _swap(stack, Decider, "end", early)
+    swap(stack, Decider, "end", early)
 
 
 @mutant
@@ -413,7 +414,7 @@ def ended_by_the_first(stack: ExitStack) -> None:
             progress = progress._replace(awaited=1)
         return step(progress, event)
 
-    _swap(stack, protocol, "step", hasty)
+    swap(stack, protocol, "step", hasty)
 
 
 @mutant
@@ -427,7 +428,7 @@ def one_vote_is_enough(stack: ExitStack) -> None:
             progress = progress._replace(awaited=1)
         return step(progress, event)
 
-    _swap(stack, protocol, "step", hasty)
+    swap(stack, protocol, "step", hasty)
 
 
 @mutant
@@ -440,7 +441,7 @@ def silence_is_consent(stack: ExitStack) -> None:
             return protocol.Voted(ask.branch_id, Vote.COMMIT)
         return event(ask, reply)
 
-    _swap(stack, lane, "_event", generous)
+    swap(stack, lane, "_event", generous)
 
 
 @mutant
@@ -453,14 +454,14 @@ def commit_given_up(stack: ExitStack) -> None:
             return None
         return wait_s(self, ask, reply, waits)
 
-    _swap(stack, lane.Lane, "_wait_s", impatient)
+    swap(stack, lane.Lane, "_wait_s", impatient)
 
 
 @mutant
 def replies_mixed_up(stack: ExitStack) -> None:
     """The replies of a batch are read in the wrong order."""
     sort_out = lane.Lane._sort_out
-    _swap(
+    swap(
         stack,
         lane.Lane,
         "_sort_out",
@@ -483,19 +484,19 @@ def end_lost_with_its_group(stack: ExitStack) -> None:
 
         self._store.write_lazily(mark, report, essential=True)
 
-    _swap(stack, MemoryDecisionLog, "end_all", end_all)
+    swap(stack, MemoryDecisionLog, "end_all", end_all)
 
 
 @mutant
 def late_inquiry_is_an_alarm(stack: ExitStack) -> None:
     """What was committed and forgotten while somebody asked about it raises an alarm."""
-    _swap(stack, inquirer, "UnknownBranch", Overloaded)
+    swap(stack, inquirer, "UnknownBranch", Overloaded)
 
 
 @mutant
 def truncated_too_early(stack: ExitStack) -> None:
     """An outcome, and its key, is truncated as soon as it has ended."""
-    _swap(stack, log_keeper, "US_PER_S", 0)
+    swap(stack, log_keeper, "US_PER_S", 0)
 
 
 @simulated
@@ -514,19 +515,19 @@ def truncated_without_its_end(stack: ExitStack) -> None:
 
         return await self._store.write(delete)
 
-    _swap(stack, MemoryDecisionLog, "truncate", truncate)
+    swap(stack, MemoryDecisionLog, "truncate", truncate)
 
 
 @mutant
 def log_leaks(stack: ExitStack) -> None:
     """What is over and old stays in the log."""
-    _swap(stack, LogKeeper, "sweep", _nothing)
+    swap(stack, LogKeeper, "sweep", _nothing)
 
 
 @mutant
 def branches_leak(stack: ExitStack) -> None:
     """Branches of which the word that they may be forgotten got lost are remembered for ever."""
-    _swap(stack, Forgetter, "sweep", _nothing)
+    swap(stack, Forgetter, "sweep", _nothing)
 
 
 async def _nothing(self: Any) -> int:
@@ -541,7 +542,7 @@ def forgets_what_is_not_ended(stack: ExitStack) -> None:
     async def generous(self: Coordinator, txn_ids: Sequence[TxnId]) -> Ended:
         return Ended(frozenset(txn_ids), (await ended(self, txn_ids)).prepare_horizon)
 
-    _swap(stack, Coordinator, "ended", generous)
+    swap(stack, Coordinator, "ended", generous)
 
 
 @simulated
@@ -558,13 +559,13 @@ def forgets_what_is_in_doubt(stack: ExitStack) -> None:
             del rows[key]
         return len(going)
 
-    _swap(stack, MemoryBranchTable, "forget", forget)
+    swap(stack, MemoryBranchTable, "forget", forget)
 
 
 @simulated
 def unlocked_balance_check(stack: ExitStack) -> None:
     """A bank looks at balances and not at holds."""
-    _swap(stack, books.Bank, "reserved_minor", lambda self, tx, account: 0)
+    swap(stack, books.Bank, "reserved_minor", lambda self, tx, account: 0)
 
 
 @mutant
@@ -579,8 +580,8 @@ def refusal_without_row(stack: ExitStack) -> None:
     async def nothing(self: Any, *arguments: Any) -> None:
         return
 
-    _swap(stack, Participant, "_performed", forgetful)
-    _swap(stack, Participant, "_remember_refusals", nothing)
+    swap(stack, Participant, "_performed", forgetful)
+    swap(stack, Participant, "_remember_refusals", nothing)
 
 
 @mutant
@@ -590,7 +591,7 @@ def raised_refusal_without_row(stack: ExitStack) -> None:
     async def nothing(self: Any, *arguments: Any) -> None:
         return
 
-    _swap(stack, Participant, "_remember_refusals", nothing)
+    swap(stack, Participant, "_remember_refusals", nothing)
 
 
 @simulated
@@ -603,7 +604,7 @@ def refused_is_tried_again(stack: ExitStack) -> None:
         aborted = row is not None and row.state is BranchState.ABORTED
         return on_perform(None if aborted else row, key, operation, horizon)
 
-    _swap(stack, barrier, "on_perform", rule)
+    swap(stack, barrier, "on_perform", rule)
 
 
 @simulated
@@ -616,14 +617,14 @@ def performed_twice(stack: ExitStack) -> None:
         verdict = on_perform(row, key, operation, horizon)
         return OnPerform.RUN if verdict is OnPerform.REPEAT else verdict
 
-    _swap(stack, barrier, "on_perform", rule)
+    swap(stack, barrier, "on_perform", rule)
 
 
 @mutant
 def perform_below_the_horizon(stack: ExitStack) -> None:
     """What was performed and forgotten is performed again."""
     on_perform = barrier.on_perform
-    _swap(
+    swap(
         stack,
         barrier,
         "on_perform",
@@ -634,7 +635,7 @@ def perform_below_the_horizon(stack: ExitStack) -> None:
 @mutant
 def claim_holds_nothing_back(stack: ExitStack) -> None:
     """The horizon passes claims that are open."""
-    _swap(stack, Claimer, "oldest_open", lambda self, participant=None: None)
+    swap(stack, Claimer, "oldest_open", lambda self, participant=None: None)
 
 
 @mutant
@@ -646,7 +647,7 @@ def recovered_claim_holds_nothing_back(stack: ExitStack) -> None:
         resume(self, decision)
         self._claimer._open.clear()
 
-    _swap(stack, Coordinator, "_resume", passing)
+    swap(stack, Coordinator, "_resume", passing)
 
 
 @mutant
@@ -659,7 +660,7 @@ def performed_is_forgotten_too_early(stack: ExitStack) -> None:
         self._let_go(transaction)
         self._ended([transaction])
 
-    _swap(stack, Claimer, "commit", early)
+    swap(stack, Claimer, "commit", early)
 
 
 @mutant
@@ -671,7 +672,7 @@ def perform_before_claim(stack: ExitStack) -> None:
         claim(self, transaction)
         asyncio.get_running_loop().call_soon(self._deliver, [(transaction, protocol.ClaimStands())])
 
-    _swap(stack, Claimer, "claim", early)
+    swap(stack, Claimer, "claim", early)
 
 
 @simulated
@@ -685,7 +686,7 @@ def loser_performs_too(stack: ExitStack) -> None:
         return inserted(tx, decisions)
 
     inserted = testing._insert_decisions
-    _swap(stack, testing, "_insert_decisions", insert)
+    swap(stack, testing, "_insert_decisions", insert)
 
 
 @mutant
@@ -697,7 +698,7 @@ def resolve_remembers_nothing(stack: ExitStack) -> None:
         verdict = on_resolve(row, key, horizon)
         return OnResolve.ABORTED if verdict is OnResolve.REMEMBER else verdict
 
-    _swap(stack, barrier, "on_resolve", rule)
+    swap(stack, barrier, "on_resolve", rule)
 
 
 @mutant
@@ -710,7 +711,7 @@ def nobody_resolves(stack: ExitStack) -> None:
             event = protocol.Voted(event.branch_id, Vote.ABORT, event.reason)
         return step(progress, event)
 
-    _swap(stack, protocol, "step", guessing)
+    swap(stack, protocol, "step", guessing)
 
 
 @simulated
@@ -721,7 +722,7 @@ def refusal_is_written_lazily(stack: ExitStack) -> None:
         self.close_lazily(claims, lambda: None, lambda: None)
         return list(claims)
 
-    _swap(stack, MemoryDecisionLog, "close_all", early)
+    swap(stack, MemoryDecisionLog, "close_all", early)
 
 
 @mutant
@@ -733,7 +734,7 @@ def claims_are_not_resumed(stack: ExitStack) -> None:
         if decision.outcome is not Outcome.PENDING:
             resume(self, decision)
 
-    _swap(stack, Coordinator, "_resume", only_commits)
+    swap(stack, Coordinator, "_resume", only_commits)
 
 
 @mutant
@@ -746,7 +747,7 @@ def claim_resumed_as_commit(stack: ExitStack) -> None:
             decision = replace(decision, outcome=Outcome.COMMITTED)
         resume(self, decision)
 
-    _swap(stack, Coordinator, "_resume", hasty)
+    swap(stack, Coordinator, "_resume", hasty)
 
 
 @mutant
@@ -759,7 +760,7 @@ def refusal_by_error(stack: ExitStack) -> None:
             return protocol.Voted(ask.branch_id, Vote.ABORT, "GONE")
         return event(ask, reply)
 
-    _swap(stack, lane, "_event", hasty)
+    swap(stack, lane, "_event", hasty)
 
 
 @mutant
@@ -775,4 +776,8 @@ def performed_before_force(stack: ExitStack) -> None:
         writing.add_done_callback(lambda task: task.cancelled() or task.exception())
         return [VoteReply(Vote.COMMIT)] * len(inputs)
 
-    _swap(stack, LoopStore, "write_all", early)
+    swap(stack, LoopStore, "write_all", early)
+
+
+# The others are in files of their own, and add themselves.
+from tests.sim import mutants_of_epochs as mutants_of_epochs  # noqa: E402
