@@ -193,7 +193,7 @@ def log_id_of(txn_id: str) -> str:
 
 def epoch_of(txn_id: str) -> Epoch:
     """The epoch in which a transaction was begun; NO_EPOCH of one from before there were any."""
-    name, _, _ = txn_id.rpartition("-")
+    name = txn_id.removesuffix(log_id_of(txn_id))
     _, dot, number = name.rpartition(".")
     return Epoch(int(number)) if dot and number.isascii() and number.isdecimal() else NO_EPOCH
 

@@ -103,9 +103,17 @@ def _fail(error: BaseException) -> NoReturn:
 class MemoryStore:
     """A Store in memory, drained by the running event loop."""
 
-    def __init__(self, backend: MemoryBackend | None = None) -> None:
+    def __init__(
+        self,
+        backend: MemoryBackend | None = None,
+        *,
+        on_commit_failure: Callable[[BaseException], NoReturn] = _fail,
+    ) -> None:
+        """Several stores may share a backend, as processes do a database."""
         self.backend = backend or MemoryBackend()
-        self._group = GroupCommit(self.backend, on_commit_failure=_fail, wake=self._schedule)
+        self._group = GroupCommit(
+            self.backend, on_commit_failure=on_commit_failure, wake=self._schedule
+        )
 
     def _schedule(self) -> None:
         asyncio.get_running_loop().call_soon(self._drain)
@@ -536,6 +544,40 @@ async def check_claims(log: DecisionLog) -> None:
     assert await log.ended([TxnId("t1"), TxnId("t2")]) == {"t1"}
     assert list(await log.list_decisions(after="", limit=9, unfinished_only=True)) == []
     assert await log.newest_txn_id() == "t2"
+
+
+async def check_epochs(one: DecisionLog, other: DecisionLog) -> None:
+    """Checks epochs over an empty log that both share, as two processes do; AssertionError.
+
+    That who has lost its epoch writes nothing is not checked: its process ends.
+    """
+    assert await one.epochs() == Epochs((), NO_EPOCH, None), "a new log knows of nobody"
+    first = await one.begin_epoch("a")
+    assert first == Tenure(Epoch(1), frozenset({NO_EPOCH})), "the first inherits what was before"
+    second = await other.begin_epoch("b")
+    assert second.epoch == 2, "each start has an epoch of its own"
+    assert 1 not in second.inherited, "who is called otherwise goes on"
+    row = Decision(
+        TxnId("t1.1"), Outcome.COMMITTED, RequestKey("caller", "k", b""), (), decided_at_us=1
+    )
+    later = replace(row, txn_id=TxnId("t2.2"), request=RequestKey("caller", "l", b""))
+    assert await _decide(one, row) == [row]
+    assert await _decide(other, later) == [later], "both decide"
+    assert await one.by_txn_ids([row.txn_id, TxnId("t9"), later.txn_id]) == {
+        row.txn_id: row,
+        later.txn_id: later,
+    }, "rows are found whoever wrote them"
+    await one.announce(TxnId("t1"))
+    both = (Standing(Epoch(1), "a", TxnId("t1")), Standing(Epoch(2), "b", None))
+    assert await other.epochs() == Epochs(both, Epoch(2), later.txn_id), "each sees the others"
+    await other.announce(TxnId("t2"))
+    assert await other.take_over(Epoch(1)) == {1}, "whose work goes on is known"
+    assert await other.take_over(Epoch(1)) == frozenset(), "an epoch ends once"
+    assert await other.take_over(Epoch(7)) == frozenset(), "one that never began does not end"
+    left = (Standing(Epoch(2), "b", TxnId("t1")),)
+    assert await other.epochs() == Epochs(left, Epoch(2), later.txn_id), (
+        "what the other held back is held back on"
+    )
 
 
 async def check_truncation(log: DecisionLog) -> None:

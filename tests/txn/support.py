@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -30,13 +30,18 @@ def no_commit_may_fail(error: BaseException) -> NoReturn:
 
 
 @asynccontextmanager
-async def open_sqlite(path: Path, extra: str = "") -> AsyncIterator[SqliteStore]:
+async def open_sqlite(
+    path: Path,
+    extra: str = "",
+    *,
+    on_commit_failure: Callable[[BaseException], NoReturn] = no_commit_may_fail,
+) -> AsyncIterator[SqliteStore]:
     """A store at `path`, with the statements of `extra` as its own schema."""
     store: SqliteStore = LoopStore(
         "test",
         writer=lambda: SqliteWriter(path, schema(extra)),
         reader=lambda: SqliteReader(path),
-        on_commit_failure=no_commit_may_fail,
+        on_commit_failure=on_commit_failure,
     )
     try:
         yield store
@@ -46,14 +51,18 @@ async def open_sqlite(path: Path, extra: str = "") -> AsyncIterator[SqliteStore]
 
 @asynccontextmanager
 async def open_postgres(
-    server: PostgresServer, name: str = "", extra: str = ""
+    server: PostgresServer,
+    name: str = "",
+    extra: str = "",
+    *,
+    on_commit_failure: Callable[[BaseException], NoReturn] = no_commit_may_fail,
 ) -> AsyncIterator[postgres.PostgresStore]:
     """The same in a schema of `server`: a new one, unless it is named."""
     store = postgres.open_store(
         server.dsn,
         name or server.schema(),
         schema(extra, "postgres"),
-        on_commit_failure=no_commit_may_fail,
+        on_commit_failure=on_commit_failure,
     )
     try:
         yield store

@@ -1,0 +1,338 @@
+"""Several coordinators over one log: whose a transaction is, and who goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import NoReturn
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.txn.helpers import (
+    CALLER,
+    TWO,
+    WAIT_S,
+    FastClock,
+    Gate,
+    ScriptedTransport,
+    branch,
+    inquire,
+)
+from txn.clock import Backoff
+from txn.config import CoordinatorConfig
+from txn.coordinator import Coordinator
+from txn.errors import Fenced, NotFound, StoreError, UnknownBranch, Unreachable
+from txn.ids import new_id_after
+from txn.model import Branch, Commit, Decision, Epoch, Prepare, TxnId
+from txn.state import Outcome, Vote
+from txn.testing import MemoryBackend, MemoryDecisionLog, MemoryStore
+from txn.transaction import Result
+
+
+class Several:
+    """Coordinators that share a log; each has a transport and a store of its own."""
+
+    def __init__(self) -> None:
+        self.backend = MemoryBackend()
+        self.transports: dict[str, ScriptedTransport] = {}
+        self.ended: list[str] = []
+
+    @asynccontextmanager
+    async def serving(self, name: str) -> AsyncIterator[Coordinator]:
+        """The one that is called so, from its start to its sudden end."""
+
+        def end(error: BaseException) -> NoReturn:
+            assert isinstance(error, Fenced)
+            self.ended.append(name)
+            raise asyncio.CancelledError
+
+        transport = self.transports[name] = ScriptedTransport()
+        engine = Coordinator(
+            config=CoordinatorConfig(
+                name="coordinator",
+                participants=frozenset({"order", "ledger", "audit"}),
+                retry=Backoff(initial_s=0.05, max_s=1.0),
+                instance=name,
+            ),
+            log=MemoryDecisionLog(MemoryStore(self.backend, on_commit_failure=end)),
+            transport=transport,
+            clock=FastClock(),
+            rng=Random(name),
+            new_txn_id=new_id_after,
+        )
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close(grace_s=0)
+
+    def row(self, txn_id: str) -> Decision | None:
+        """What is durable of a transaction."""
+        row: Decision | None = self.backend.durable.get("decision", {}).get(txn_id)
+        return row
+
+
+async def pay(
+    engine: Coordinator, branches: tuple[Branch, ...] = TWO, key: str = "k", wait_s: float = WAIT_S
+) -> Result:
+    """One transaction."""
+    return await engine.execute(
+        caller=CALLER, idempotency_key=key, branches=branches, wait_s=wait_s
+    )
+
+
+async def left_undone(engine: Coordinator, several: Several) -> None:
+    """A transaction that is decided, and not applied as long as somebody is unreachable."""
+    assert Outcome.PENDING is (await pay(engine, wait_s=0.05)).outcome
+    await eventually(lambda: several.backend.durable.get("decision"))
+
+
+async def seen(engine: Coordinator, epoch: int) -> None:
+    """Waits until the coordinator knows of another."""
+    await eventually(lambda: epoch in [each.epoch for each in engine.others()])
+
+
+async def test_ids_say_whose_a_transaction_is() -> None:
+    """Each coordinator's have its epoch, and the name of the log that all share."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        first, second = (await pay(one, key="k1")).txn_id, (await pay(other, key="k2")).txn_id
+    assert [".1", ".2"] == [each.rpartition("-")[0][-2:] for each in (first, second)]
+    assert first.rpartition("-")[2] == second.rpartition("-")[2]
+
+
+async def test_what_another_may_decide_is_pending() -> None:
+    """Until its row stands: an inquiry at who does not have it writes no abort."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate = Gate(Vote.COMMIT)
+        several.transports["a"].on("prepare", "ledger", gate)
+        paying = asyncio.ensure_future(pay(one))
+        await gate.reached.wait()
+        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        assert Outcome.PENDING is await inquire(other, txn_id)
+        assert Outcome.PENDING is (await other.get(txn_id)).outcome
+        assert None is several.row(txn_id)
+        gate.opened.set()
+        await paying
+        assert Outcome.COMMITTED is await inquire(other, txn_id)
+        assert Outcome.COMMITTED is (await other.get(txn_id)).outcome
+
+
+async def test_who_began_a_moment_ago_is_looked_up() -> None:
+    """An inquiry about an epoch that is not known yet is not taken for one of what is over."""
+    several = Several()
+    async with several.serving("a") as one:
+        one._epochs._clock = _Stopped()
+        async with several.serving("b") as other:
+            gate = Gate(Vote.COMMIT)
+            several.transports["b"].on("prepare", "ledger", gate)
+            paying = asyncio.ensure_future(pay(other))
+            await gate.reached.wait()
+            txn_id = (await other.get_by_key(CALLER, "k")).txn_id
+            assert () == one.others()
+            assert Outcome.PENDING is await inquire(one, txn_id)
+            gate.opened.set()
+            assert Outcome.COMMITTED is (await paying).outcome
+
+
+class _Stopped(FastClock):
+    async def sleep(self, seconds: float) -> None:
+        """Never comes back."""
+        await asyncio.Event().wait()
+
+
+async def test_a_key_has_one_outcome_wherever_it_is_used() -> None:
+    """Who comes second aborts its branches, and returns what the first has done."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate = Gate(Vote.COMMIT)
+        several.transports["b"].on("prepare", "ledger", gate)
+        second = asyncio.ensure_future(pay(other))
+        await gate.reached.wait()
+        first = await pay(one)
+        gate.opened.set()
+        assert (first.txn_id, Outcome.COMMITTED) == (
+            (told := await second).txn_id,
+            told.outcome,
+        )
+        await eventually(lambda: several.transports["b"].count("abort", "ledger"))
+        assert 0 == several.transports["b"].count("commit", "ledger")
+
+
+async def test_that_the_loser_is_done_says_nothing_of_the_winner() -> None:
+    """Its branches are aborted while those of the winner are still to be committed."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate, never = Gate(Vote.COMMIT), Gate()
+        several.transports["b"].on("prepare", "ledger", gate)
+        several.transports["a"].on("commit", "ledger", never)
+        second = asyncio.ensure_future(pay(other))
+        await gate.reached.wait()
+        first = asyncio.ensure_future(pay(one))
+        await never.reached.wait()
+        gate.opened.set()
+        assert (Outcome.COMMITTED, False) == ((told := await second).outcome, told.applied)
+        never.opened.set()
+        assert (await first).applied
+
+
+async def test_commits_go_on_at_who_takes_over() -> None:
+    """With what was decided there, once; the one that was taken over decides nothing more."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
+        await left_undone(one, several)
+        await seen(other, 1)
+        assert 1 == await other.take_over(Epoch(1))
+        told = await pay(other)
+        assert (Outcome.COMMITTED, True) == (told.outcome, told.applied)
+        transport = several.transports["b"]
+        assert (1, 1, 0) == (
+            transport.count("commit", "ledger"),
+            transport.count("commit", "order"),
+            transport.count("prepare", "ledger"),
+        )
+        assert 0 == await other.take_over(Epoch(1))
+        await eventually(lambda: "a" in several.ended)
+
+
+async def test_what_was_not_decided_is_aborted_once_its_coordinator_is_taken_over() -> None:
+    """Who was in the middle of it finds the abort, and its process ends."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate = Gate(Vote.COMMIT)
+        several.transports["a"].on("prepare", "ledger", gate)
+        paying = asyncio.ensure_future(pay(one))
+        await gate.reached.wait()
+        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        await seen(other, 1)
+        await other.take_over(Epoch(1))
+        assert Outcome.ABORTED is await inquire(other, txn_id)
+        gate.opened.set()
+        await eventually(lambda: "a" in several.ended)
+        paying.cancel()
+        row = several.row(txn_id)
+        assert row is not None
+        assert Outcome.ABORTED is row.outcome
+        assert 0 == several.transports["a"].count("commit", "order")
+
+
+async def test_claims_go_on_at_who_takes_over() -> None:
+    """What became of them is asked of their participant, and holds the horizon back till then."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate, asked = Gate(), Gate(Vote.COMMIT)
+        several.transports["a"].one_phase = True
+        several.transports["a"].on("perform", "audit", gate)
+        alone = (branch("audit"),)
+        paying = asyncio.ensure_future(pay(one, alone))
+        await gate.reached.wait()
+        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        await seen(other, 1)
+        several.transports["b"].on("resolve", "audit", asked)
+        assert 1 == await other.take_over(Epoch(1))
+        await asked.reached.wait()
+        for key in ("k1", "k2"):
+            await pay(other, (*TWO, branch("audit")), key=key)
+        batches = several.transports["b"].batches
+        horizons = [each.prepare_horizon for name, each in batches if name == "audit"]
+        assert len(horizons) > len(("k1", "k2"))
+        assert all(each <= txn_id for each in horizons if each is not None)
+        asked.opened.set()
+        await eventually(lambda: (row := several.row(txn_id)) and row.outcome is Outcome.COMMITTED)
+        paying.cancel()
+
+
+async def test_the_horizon_is_that_of_all() -> None:
+    """What one coordinator still prepares holds back what the other tells."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate = Gate(Vote.COMMIT)
+        several.transports["a"].on("prepare", "ledger", gate)
+        paying = asyncio.ensure_future(pay(one))
+        await gate.reached.wait()
+        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        await seen(other, 1)
+        await seen(one, 2)
+        for number in range(5):
+            await pay(other, key=f"k{number}")
+        told = [each.prepare_horizon for _, each in several.transports["b"].batches]
+        assert all(each <= txn_id for each in told if each is not None)
+        gate.opened.set()
+        await paying
+        await eventually(lambda: (other._epochs.horizon or TxnId("")) > txn_id)
+        _check(several)
+
+
+def _check(several: Several) -> None:
+    """Nobody sends a prepare that is below what anybody has told."""
+    for transport in several.transports.values():
+        for _, batch in transport.batches:
+            for message in batch.messages:
+                if isinstance(message, Prepare):
+                    assert message.key.txn_id >= (batch.prepare_horizon or "")
+
+
+async def test_who_is_fenced_raises_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    """A commit that another has finished, and its participant forgotten, is no fault of anybody."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        gate = Gate(UnknownBranch("forgotten"))
+        several.transports["a"].on("commit", "ledger", gate)
+        paying = asyncio.ensure_future(pay(one))
+        await gate.reached.wait()
+        one._epochs._clock = _Stopped()
+        await seen(other, 1)
+        await other.take_over(Epoch(1))
+        gate.opened.set()
+        await eventually(lambda: "a" in several.ended)
+        paying.cancel()
+    assert [] == [each for each in caplog.messages if "ALARM" in each]
+
+
+async def test_what_cannot_be_read_is_taken_over_all_the_same() -> None:
+    """Nobody else would go on with it: so it is read again until that succeeds."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
+        await left_undone(one, several)
+        await seen(other, 1)
+        log = other._decisions
+        read, failures = log.list_decisions, [StoreError("busy"), StoreError("busy")]
+
+        async def list_decisions(**asked: object) -> object:
+            if failures:
+                raise failures.pop()
+            return await read(**asked)  # type: ignore[arg-type]
+
+        log.list_decisions = list_decisions  # type: ignore[method-assign,assignment]
+        assert 1 == await other.take_over(Epoch(1))
+        assert [] == failures
+        await eventually(lambda: several.transports["b"].count("commit", "ledger"))
+
+
+async def test_who_starts_under_the_same_name_goes_on() -> None:
+    """It needs no takeover to go on with what it had begun before."""
+    several = Several()
+    async with several.serving("b"):
+        async with several.serving("a") as one:
+            several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
+            await left_undone(one, several)
+        async with several.serving("a") as again:
+            assert Outcome.COMMITTED is (await pay(again)).outcome
+            sent = [each for _, b in several.transports["a"].batches for each in b.messages]
+            assert [Commit, Commit] == [type(each) for each in sent]
+
+
+async def test_a_transaction_of_nobody_is_not_found() -> None:
+    """An id of an epoch that is over, or never was, is nobody's to show."""
+    several = Several()
+    async with several.serving("a") as one:
+        log_id = (await pay(one)).txn_id.rpartition("-")[2]
+        for epoch in (0, 9):
+            with pytest.raises(NotFound):
+                await one.get(TxnId(f"{'0' * 32}.{epoch}-{log_id}"))
