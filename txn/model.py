@@ -20,6 +20,7 @@ BranchId = NewType("BranchId", str)
 Epoch = NewType("Epoch", int)
 
 NO_EPOCH = Epoch(0)
+_EPOCH_DIGITS_MAX = 12
 
 
 class BranchKey(NamedTuple):
@@ -195,7 +196,8 @@ def epoch_of(txn_id: str) -> Epoch:
     """The epoch in which a transaction was begun; NO_EPOCH of one from before there were any."""
     name = txn_id.removesuffix(log_id_of(txn_id))
     _, dot, number = name.rpartition(".")
-    return Epoch(int(number)) if dot and number.isascii() and number.isdecimal() else NO_EPOCH
+    is_one = dot and len(number) <= _EPOCH_DIGITS_MAX and number.isascii() and number.isdecimal()
+    return Epoch(int(number)) if is_one else NO_EPOCH
 
 
 def body_hash(branches: Iterable[Branch]) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.fuzz.target import Feed, Target
 from txn.errors import LogDamaged
 from txn.ids import new_id_after
-from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId, log_id_of
+from txn.model import BranchId, Decision, LoggedBranch, RequestKey, TxnId, epoch_of, log_id_of
 from txn.state import Outcome, Vote
 from txn.store import log_mark, migrate, sql_log
 from txn.store.log_mark import LogMark
@@ -116,12 +116,15 @@ def _mark(data: bytes) -> None:
 
 def _ids(data: bytes) -> None:
     feed = Feed(data)
-    newest = f"{feed.number(2**63):016x}{feed.number(2**63):016x}-{feed.number(2**63):016x}"
-    made = new_id_after(newest) + log_id_of(newest)
+    epoch = feed.number(2**31)
+    name = f"{feed.number(2**63):016x}{feed.number(2**63):016x}"
+    newest = f"{name}.{epoch}-{feed.number(2**63):016x}"
+    made = f"{new_id_after(newest)}.{epoch}{log_id_of(newest)}"
     assert made > newest
-    assert log_id_of(made) == log_id_of(newest)
+    assert (log_id_of(made), epoch_of(made)) == (log_id_of(newest), epoch)
     text = feed.rest().decode("utf-8", "replace")
     assert text.endswith(log_id_of(text))
+    assert epoch_of(text) >= 0
 
 
 _TEXT_ROW = b"".join(
@@ -133,5 +136,5 @@ TARGETS = (
     Target("log-row", _row, (LogDamaged,), (_TEXT_ROW + b"\2\1", _TEXT_ROW + b"\0\1")),
     Target("log-file", _log_file, (LogDamaged,), (b"", bytes(7) + b"\x40\1")),
     Target("log-mark", _mark, (), (b"\0", b"\x010001-a", b"\1\xff", b"\0" + bytes(128))),
-    Target("ids", _ids, (), (bytes(24), b"\xff" * 24 + b"a-b-c")),
+    Target("ids", _ids, (), (bytes(28), b"\xff" * 28 + b"a.12-c")),
 )

@@ -87,7 +87,7 @@ async def pay(
     )
 
 
-def claim(txn_id: str = "t1.1", key: str = "k") -> Decision:
+def claim(txn_id: str = "t0", key: str = "k") -> Decision:
     """What a coordinator that died has left behind."""
     return Decision(
         TxnId(txn_id),

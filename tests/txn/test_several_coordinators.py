@@ -243,6 +243,9 @@ async def test_claims_go_on_at_who_takes_over() -> None:
         assert len(horizons) > len(("k1", "k2"))
         assert all(each <= txn_id for each in horizons if each is not None)
         asked.opened.set()
+        await eventually(lambda: several.transports["b"].count("resolve", "audit"))
+        # What rides along goes with a force.
+        await pay(other, key="k3")
         await eventually(lambda: (row := several.row(txn_id)) and row.outcome is Outcome.COMMITTED)
         paying.cancel()
 
