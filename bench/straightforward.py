@@ -104,6 +104,9 @@ class OneByOne:
         """Nothing here is lazy."""
         raise NotImplementedError
 
+    def hold(self, guard: Callable[[sqlite3.Connection], None]) -> None:
+        """A straightforward coordinator is alone."""
+
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """See Store.read."""
         return work(self._connection)
