@@ -34,6 +34,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         if path.exists():
             raise NotTaken(f"{path} is there already")
         unfinished.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise NotTaken(f"{unfinished} is there: somebody writes it, or did not finish") from None
     except OSError as error:
         raise NotTaken(f"{path} cannot be written: {error.strerror}") from error
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.backup import working
+from services.backup.disk import UNFINISHED
 from services.backup.errors import (
     BackupError,
     Damaged,
@@ -119,6 +120,16 @@ def test_no_backup_takes_the_place_of_another(home: Path, tmp_path: Path) -> Non
     with pytest.raises(NotTaken, match="is there already"):
         working.take(SqliteBooks(home), tmp_path / "backup", VERSION)
     verified(tmp_path / "backup")
+
+
+def test_what_is_left_of_one_that_was_killed_is_told(home: Path, tmp_path: Path) -> None:
+    """It may also be one that is being taken: nothing of it is touched."""
+    left = tmp_path / f"backup{UNFINISHED}" / "ledger.db"
+    left.parent.mkdir()
+    left.touch()
+    with pytest.raises(NotTaken, match=f"{UNFINISHED} is there"):
+        working.take(SqliteBooks(home), tmp_path / "backup", VERSION)
+    assert left.exists()
 
 
 def test_a_backup_that_is_not_finished_leaves_nothing(home: Path, tmp_path: Path) -> None:
