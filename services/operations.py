@@ -37,6 +37,7 @@ def surely_valid_transfer(operation: ledger_service_pb2.TransferOperation) -> bo
         and _name(debit) is not None
         and _name(credit) is not None
         and len(operation.reference) <= _REFERENCE_LENGTH_MAX
+        and "\0" not in operation.reference
         and _surely_valid_amount(operation.amount)
     )
 

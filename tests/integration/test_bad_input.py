@@ -61,6 +61,8 @@ def _transfer(
 ORDER = "/tallystick.order.v1.OrderService/CreateTrade"
 ACCOUNT = "/tallystick.ledger.v1.LedgerService/CreateAccount"
 PREPARE = "/tallystick.txn.v1.ParticipantService/Prepare"
+BRANCHES = "/tallystick.txn.v1.ParticipantService/ListBranches"
+TRANSACTIONS = "/tallystick.txn.v1.CoordinatorService/ListTransactions"
 EXECUTE = "/tallystick.txn.v1.CoordinatorService/Execute"
 USER = "/tallystick.wallet.v1.WalletService/CreateUser"
 CONFIRM = "/tallystick.wallet.v1.WalletService/ConfirmPayment"
@@ -78,6 +80,35 @@ BAD: list[tuple[str, str, str, Message, str]] = [
     ("merchant oversized", "order", ORDER, _trade(merchant_id="m" * 65), "merchant_id"),
     ("out_trade_no with a blank", "order", ORDER, _trade(out_trade_no="a b"), "out_trade_no"),
     ("out_trade_no with a newline", "order", ORDER, _trade(out_trade_no="a\n"), "out_trade_no"),
+    ("subject with a NUL", "order", ORDER, _trade(subject="a\0"), "subject"),
+    (
+        "reference with a NUL",
+        "ledger",
+        PREPARE,
+        _prepare(
+            ledger_service_pb2.TransferOperation(
+                debit_account_id="a",
+                credit_account_id="b",
+                amount=_money("EUR", 1),
+                reference="a\0",
+            )
+        ),
+        "operation.reference",
+    ),
+    (
+        "page of branches with a NUL",
+        "ledger",
+        BRANCHES,
+        participant_service_pb2.ListBranchesRequest(page_token="a\0/b"),
+        "page_token",
+    ),
+    (
+        "page of transactions with a NUL",
+        "coordinator",
+        TRANSACTIONS,
+        coordinator_service_pb2.ListTransactionsRequest(page_token="a\0"),
+        "page_token",
+    ),
     ("payee missing", "order", ORDER, _trade(payee_account_id=""), "payee_account_id"),
     (
         "account currency unknown",

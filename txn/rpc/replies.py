@@ -64,7 +64,12 @@ def vote_in(wire: participant_service_pb2.Vote.ValueType, reason: str) -> VoteRe
     if not reason and (plain := _PLAIN.get(wire)) is not None:
         return plain
     vote = _VOTES_IN.get(wire)
-    return Refused("UNKNOWN_VOTE") if vote is None else VoteReply(vote, reason)
+    return Refused("UNKNOWN_VOTE") if vote is None else VoteReply(vote, _storable(reason))
+
+
+def _storable(reason: str) -> str:
+    """PostgreSQL keeps no NUL in a text, and this one goes into the log as it is."""
+    return reason.replace("\0", "\ufffd")
 
 
 def replies_in(
@@ -119,11 +124,11 @@ def replies_out(
 def _error_in(message: Message, code: grpc.StatusCode, reason: str, details: str) -> TxnError:
     if isinstance(message, Prepare):
         if code is grpc.StatusCode.ABORTED:
-            return Busy(reason or "BUSY")
+            return Busy(_storable(reason) or "BUSY")
         if code in _REFUSALS:
-            return Refused(reason or code.name)
+            return Refused(_storable(reason) or code.name)
     elif isinstance(message, Perform) and code is grpc.StatusCode.ABORTED:
-        return Busy(reason or "BUSY")
+        return Busy(_storable(reason) or "BUSY")
     elif (alarm := _ALARMS.get(reason)) is not None:
         return alarm(details)
     return Unreachable(code.name)

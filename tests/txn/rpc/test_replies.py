@@ -8,7 +8,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tallystick.txn.v1 import participant_service_pb2
 
 from tests.txn.helpers import key, prepare
-from txn.errors import Overloaded, StoreFull, TxnError
+from txn.errors import Overloaded, Refused, StoreFull, TxnError
 from txn.model import Commit, VoteReply
 from txn.rpc.replies import replies_in
 from txn.rpc.status import reason_in, status_of
@@ -27,6 +27,21 @@ def test_a_reason_belongs_to_votes_only() -> None:
         response.notes.add(place=place, reason="NONE_LEFT")
     replies = replies_in([prepare(), Commit(key("t2"))], response)
     assert [VoteReply(Vote.ABORT, "NONE_LEFT"), None] == replies
+
+
+def test_a_reason_can_be_written_into_any_log() -> None:
+    """Whatever a participant says: PostgreSQL keeps no NUL, and a row is read as it was written."""
+    response = participant_service_pb2.ExchangeResponse(
+        votes=[participant_service_pb2.VOTE_ABORT, participant_service_pb2.VOTE_UNSPECIFIED]
+    )
+    response.notes.add(place=0, reason="NONE\0LEFT")
+    status = status_pb2.Status(code=grpc.StatusCode.FAILED_PRECONDITION.value[0])
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="NONE\0LEFT"))
+    response.notes.add(place=1, error=status)
+    voted, refused = replies_in([prepare(), prepare("t2")], response)
+    assert VoteReply(Vote.ABORT, "NONE\ufffdLEFT") == voted
+    assert isinstance(refused, Refused)
+    assert "NONE\ufffdLEFT" == refused.reason
 
 
 def test_a_reason_is_found_wherever_it_stands() -> None:

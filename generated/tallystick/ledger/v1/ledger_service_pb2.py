@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tallystick.type.v1 import money_pb2 as tallystick_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tallystick/ledger/v1/ledger_service.proto\x12\x14tallystick.ledger.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\x9c\x01\n\x14\x43reateAccountRequest\x12\x31\n\naccount_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12(\n\rcurrency_code\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\'\n\x0blimit_minor\x18\x03 \x01(\x03\x42\x12\xbaH\x0f\"\r\x18\x00(\x80\x80\xf0\xc4\xc5\xa9\xd2\x8f\xf2\x01\"G\n\x15\x43reateAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tallystick.ledger.v1.Account\"F\n\x11GetAccountRequest\x12\x31\n\naccount_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"D\n\x12GetAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tallystick.ledger.v1.Account\"\xaf\x01\n\x12ListEntriesRequest\x12/\n\naccount_id\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\x12+\n\x06txn_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x13ListEntriesResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".tallystick.ledger.v1.JournalEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x18\n\x16GetTrialBalanceRequest\"b\n\x17GetTrialBalanceResponse\x12\x35\n\x05lines\x18\x01 \x03(\x0b\x32&.tallystick.ledger.v1.TrialBalanceLine\x12\x10\n\x08\x62\x61lanced\x18\x02 \x01(\x08\"\xbd\x01\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x13\n\x0blimit_minor\x18\x03 \x01(\x03\x12\x14\n\x0cposted_minor\x18\x04 \x01(\x03\x12\x12\n\nheld_minor\x18\x05 \x01(\x03\x12\x17\n\x0f\x61vailable_minor\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x01\n\x0cJournalEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x03\x12\x0e\n\x06txn_id\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12/\n\x08postings\x18\x04 \x03(\x0b\x32\x1d.tallystick.ledger.v1.Posting\x12-\n\tpost_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x07Posting\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x32\n\tdirection\x18\x02 \x01(\x0e\x32\x1f.tallystick.ledger.v1.Direction\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.Money\"\xb5\x01\n\x10TrialBalanceLine\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x62it_minor\x18\x02 \x01(\x03\x12\x14\n\x0c\x63redit_minor\x18\x03 \x01(\x03\x12\x18\n\x10\x64ifference_minor\x18\x04 \x01(\x03\x12\x14\n\x0cposted_minor\x18\x05 \x01(\x03\x12\x12\n\nheld_minor\x18\x06 \x01(\x03\x12\x1b\n\x13mismatched_accounts\x18\x07 \x01(\x03\"\xe0\x03\n\x11TransferOperation\x12\x37\n\x10\x64\x65\x62it_account_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x11\x63redit_account_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\xb3\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12\x1a\n\treference\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@:\x85\x01\xbaH\x81\x01\x1a\x7f\n\x18transfer.accounts_differ\x12\x32\x64\x65\x62it_account_id and credit_account_id must differ\x1a/this.debit_account_id != this.credit_account_id*Q\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IRECTION_DEBIT\x10\x01\x12\x14\n\x10\x44IRECTION_CREDIT\x10\x02\x32\xae\x03\n\rLedgerService\x12h\n\rCreateAccount\x12*.tallystick.ledger.v1.CreateAccountRequest\x1a+.tallystick.ledger.v1.CreateAccountResponse\x12_\n\nGetAccount\x12\'.tallystick.ledger.v1.GetAccountRequest\x1a(.tallystick.ledger.v1.GetAccountResponse\x12\x62\n\x0bListEntries\x12(.tallystick.ledger.v1.ListEntriesRequest\x1a).tallystick.ledger.v1.ListEntriesResponse\x12n\n\x0fGetTrialBalance\x12,.tallystick.ledger.v1.GetTrialBalanceRequest\x1a-.tallystick.ledger.v1.GetTrialBalanceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tallystick/ledger/v1/ledger_service.proto\x12\x14tallystick.ledger.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\x9c\x01\n\x14\x43reateAccountRequest\x12\x31\n\naccount_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12(\n\rcurrency_code\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x12\'\n\x0blimit_minor\x18\x03 \x01(\x03\x42\x12\xbaH\x0f\"\r\x18\x00(\x80\x80\xf0\xc4\xc5\xa9\xd2\x8f\xf2\x01\"G\n\x15\x43reateAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tallystick.ledger.v1.Account\"F\n\x11GetAccountRequest\x12\x31\n\naccount_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"D\n\x12GetAccountResponse\x12.\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1d.tallystick.ledger.v1.Account\"\xbb\x01\n\x12ListEntriesRequest\x12/\n\naccount_id\x18\x01 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\x12+\n\x06txn_id\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12(\n\npage_token\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\"c\n\x13ListEntriesResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".tallystick.ledger.v1.JournalEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x18\n\x16GetTrialBalanceRequest\"b\n\x17GetTrialBalanceResponse\x12\x35\n\x05lines\x18\x01 \x03(\x0b\x32&.tallystick.ledger.v1.TrialBalanceLine\x12\x10\n\x08\x62\x61lanced\x18\x02 \x01(\x08\"\xbd\x01\n\x07\x41\x63\x63ount\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x13\n\x0blimit_minor\x18\x03 \x01(\x03\x12\x14\n\x0cposted_minor\x18\x04 \x01(\x03\x12\x12\n\nheld_minor\x18\x05 \x01(\x03\x12\x17\n\x0f\x61vailable_minor\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa3\x01\n\x0cJournalEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x03\x12\x0e\n\x06txn_id\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12/\n\x08postings\x18\x04 \x03(\x0b\x32\x1d.tallystick.ledger.v1.Posting\x12-\n\tpost_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x07Posting\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x32\n\tdirection\x18\x02 \x01(\x0e\x32\x1f.tallystick.ledger.v1.Direction\x12)\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.Money\"\xb5\x01\n\x10TrialBalanceLine\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x62it_minor\x18\x02 \x01(\x03\x12\x14\n\x0c\x63redit_minor\x18\x03 \x01(\x03\x12\x18\n\x10\x64ifference_minor\x18\x04 \x01(\x03\x12\x14\n\x0cposted_minor\x18\x05 \x01(\x03\x12\x12\n\nheld_minor\x18\x06 \x01(\x03\x12\x1b\n\x13mismatched_accounts\x18\x07 \x01(\x03\"\xec\x03\n\x11TransferOperation\x12\x37\n\x10\x64\x65\x62it_account_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x11\x63redit_account_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\xb3\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12&\n\treference\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18@2\n^[^\\x00]*$:\x85\x01\xbaH\x81\x01\x1a\x7f\n\x18transfer.accounts_differ\x12\x32\x64\x65\x62it_account_id and credit_account_id must differ\x1a/this.debit_account_id != this.credit_account_id*Q\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IRECTION_DEBIT\x10\x01\x12\x14\n\x10\x44IRECTION_CREDIT\x10\x02\x32\xae\x03\n\rLedgerService\x12h\n\rCreateAccount\x12*.tallystick.ledger.v1.CreateAccountRequest\x1a+.tallystick.ledger.v1.CreateAccountResponse\x12_\n\nGetAccount\x12\'.tallystick.ledger.v1.GetAccountRequest\x1a(.tallystick.ledger.v1.GetAccountResponse\x12\x62\n\x0bListEntries\x12(.tallystick.ledger.v1.ListEntriesRequest\x1a).tallystick.ledger.v1.ListEntriesResponse\x12n\n\x0fGetTrialBalance\x12,.tallystick.ledger.v1.GetTrialBalanceRequest\x1a-.tallystick.ledger.v1.GetTrialBalanceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENTRIESREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTENTRIESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTENTRIESREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTENTRIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_LISTENTRIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\021r\017\030\200\0022\n^[^\\x00]*$'
   _globals['_TRANSFEROPERATION'].fields_by_name['debit_account_id']._loaded_options = None
   _globals['_TRANSFEROPERATION'].fields_by_name['debit_account_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_TRANSFEROPERATION'].fields_by_name['credit_account_id']._loaded_options = None
@@ -57,11 +57,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSFEROPERATION'].fields_by_name['amount']._loaded_options = None
   _globals['_TRANSFEROPERATION'].fields_by_name['amount']._serialized_options = b'\272H\203\001\272\001}\n\014amount.range\022.amount_minor must be from 1 to 100000000000000\032=this.amount_minor > 0 && this.amount_minor <= 100000000000000\310\001\001'
   _globals['_TRANSFEROPERATION'].fields_by_name['reference']._loaded_options = None
-  _globals['_TRANSFEROPERATION'].fields_by_name['reference']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_TRANSFEROPERATION'].fields_by_name['reference']._serialized_options = b'\272H\020r\016\030@2\n^[^\\x00]*$'
   _globals['_TRANSFEROPERATION']._loaded_options = None
   _globals['_TRANSFEROPERATION']._serialized_options = b'\272H\201\001\032\177\n\030transfer.accounts_differ\0222debit_account_id and credit_account_id must differ\032/this.debit_account_id != this.credit_account_id'
-  _globals['_DIRECTION']._serialized_start=2091
-  _globals['_DIRECTION']._serialized_end=2172
+  _globals['_DIRECTION']._serialized_start=2115
+  _globals['_DIRECTION']._serialized_end=2196
   _globals['_CREATEACCOUNTREQUEST']._serialized_start=162
   _globals['_CREATEACCOUNTREQUEST']._serialized_end=318
   _globals['_CREATEACCOUNTRESPONSE']._serialized_start=320
@@ -71,23 +71,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETACCOUNTRESPONSE']._serialized_start=465
   _globals['_GETACCOUNTRESPONSE']._serialized_end=533
   _globals['_LISTENTRIESREQUEST']._serialized_start=536
-  _globals['_LISTENTRIESREQUEST']._serialized_end=711
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=713
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=812
-  _globals['_GETTRIALBALANCEREQUEST']._serialized_start=814
-  _globals['_GETTRIALBALANCEREQUEST']._serialized_end=838
-  _globals['_GETTRIALBALANCERESPONSE']._serialized_start=840
-  _globals['_GETTRIALBALANCERESPONSE']._serialized_end=938
-  _globals['_ACCOUNT']._serialized_start=941
-  _globals['_ACCOUNT']._serialized_end=1130
-  _globals['_JOURNALENTRY']._serialized_start=1133
-  _globals['_JOURNALENTRY']._serialized_end=1296
-  _globals['_POSTING']._serialized_start=1298
-  _globals['_POSTING']._serialized_end=1422
-  _globals['_TRIALBALANCELINE']._serialized_start=1425
-  _globals['_TRIALBALANCELINE']._serialized_end=1606
-  _globals['_TRANSFEROPERATION']._serialized_start=1609
-  _globals['_TRANSFEROPERATION']._serialized_end=2089
-  _globals['_LEDGERSERVICE']._serialized_start=2175
-  _globals['_LEDGERSERVICE']._serialized_end=2605
+  _globals['_LISTENTRIESREQUEST']._serialized_end=723
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=725
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=824
+  _globals['_GETTRIALBALANCEREQUEST']._serialized_start=826
+  _globals['_GETTRIALBALANCEREQUEST']._serialized_end=850
+  _globals['_GETTRIALBALANCERESPONSE']._serialized_start=852
+  _globals['_GETTRIALBALANCERESPONSE']._serialized_end=950
+  _globals['_ACCOUNT']._serialized_start=953
+  _globals['_ACCOUNT']._serialized_end=1142
+  _globals['_JOURNALENTRY']._serialized_start=1145
+  _globals['_JOURNALENTRY']._serialized_end=1308
+  _globals['_POSTING']._serialized_start=1310
+  _globals['_POSTING']._serialized_end=1434
+  _globals['_TRIALBALANCELINE']._serialized_start=1437
+  _globals['_TRIALBALANCELINE']._serialized_end=1618
+  _globals['_TRANSFEROPERATION']._serialized_start=1621
+  _globals['_TRANSFEROPERATION']._serialized_end=2113
+  _globals['_LEDGERSERVICE']._serialized_start=2199
+  _globals['_LEDGERSERVICE']._serialized_end=2629
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tallystick.type.v1 import money_pb2 as tallystick_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tallystick/order/v1/order_service.proto\x12\x13tallystick.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\xc9\x03\n\x12\x43reateTradeRequest\x12\x32\n\x0bmerchant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x33\n\x0cout_trade_no\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x1b\n\x07subject\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\xb3\x01\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12\x37\n\x10payee_account_id\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12>\n\tvalid_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\"@\n\x13\x43reateTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"\x95\x01\n\x0fGetTradeRequest\x12\x31\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12@\n\x0emerchant_trade\x18\x02 \x01(\x0b\x32&.tallystick.order.v1.MerchantTradeNameH\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"=\n\x10GetTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"D\n\x11\x43loseTradeRequest\x12/\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"?\n\x12\x43loseTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"|\n\x11MerchantTradeName\x12\x32\n\x0bmerchant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x33\n\x0cout_trade_no\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x99\x03\n\x05Trade\x12\x10\n\x08trade_no\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x14\n\x0cout_trade_no\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12)\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x19.tallystick.type.v1.Money\x12\x18\n\x10payee_account_id\x18\x06 \x01(\t\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.tallystick.order.v1.TradeState\x12\x0f\n\x07qr_code\x18\x08 \x01(\t\x12\x0e\n\x06txn_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csuccess_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10payer_account_id\x18\r \x01(\t\"\xec\x02\n\x11PayTradeOperation\x12/\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\xb3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12\x37\n\x10payee_account_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x37\n\x10payer_account_id\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$*\x9e\x01\n\nTradeState\x12\x1b\n\x17TRADE_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRADE_STATE_WAIT_BUYER_PAY\x10\x01\x12\x16\n\x12TRADE_STATE_PAYING\x10\x02\x12\x1d\n\x19TRADE_STATE_TRADE_SUCCESS\x10\x03\x12\x1c\n\x18TRADE_STATE_TRADE_CLOSED\x10\x04\x32\xa8\x02\n\x0cOrderService\x12`\n\x0b\x43reateTrade\x12\'.tallystick.order.v1.CreateTradeRequest\x1a(.tallystick.order.v1.CreateTradeResponse\x12W\n\x08GetTrade\x12$.tallystick.order.v1.GetTradeRequest\x1a%.tallystick.order.v1.GetTradeResponse\x12]\n\nCloseTrade\x12&.tallystick.order.v1.CloseTradeRequest\x1a\'.tallystick.order.v1.CloseTradeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tallystick/order/v1/order_service.proto\x12\x13tallystick.order.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etallystick/type/v1/money.proto\"\xd5\x03\n\x12\x43reateTradeRequest\x12\x32\n\x0bmerchant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x33\n\x0cout_trade_no\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\'\n\x07subject\x18\x03 \x01(\tB\x16\xbaH\x13r\x11\x10\x01\x18\x80\x02\x32\n^[^\\x00]*$\x12\xb3\x01\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12\x37\n\x10payee_account_id\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12>\n\tvalid_for\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x04\x08\x80\xa3\x05\x32\x02\x08\x01\"@\n\x13\x43reateTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"\x95\x01\n\x0fGetTradeRequest\x12\x31\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12@\n\x0emerchant_trade\x18\x02 \x01(\x0b\x32&.tallystick.order.v1.MerchantTradeNameH\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"=\n\x10GetTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"D\n\x11\x43loseTradeRequest\x12/\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"?\n\x12\x43loseTradeResponse\x12)\n\x05trade\x18\x01 \x01(\x0b\x32\x1a.tallystick.order.v1.Trade\"|\n\x11MerchantTradeName\x12\x32\n\x0bmerchant_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x33\n\x0cout_trade_no\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x99\x03\n\x05Trade\x12\x10\n\x08trade_no\x18\x01 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x02 \x01(\t\x12\x14\n\x0cout_trade_no\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12)\n\x06\x61mount\x18\x05 \x01(\x0b\x32\x19.tallystick.type.v1.Money\x12\x18\n\x10payee_account_id\x18\x06 \x01(\t\x12.\n\x05state\x18\x07 \x01(\x0e\x32\x1f.tallystick.order.v1.TradeState\x12\x0f\n\x07qr_code\x18\x08 \x01(\t\x12\x0e\n\x06txn_id\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0csuccess_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10payer_account_id\x18\r \x01(\t\"\xec\x02\n\x11PayTradeOperation\x12/\n\x08trade_no\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\xb3\x01\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x19.tallystick.type.v1.MoneyB\x87\x01\xbaH\x83\x01\xba\x01}\n\x0c\x61mount.range\x12.amount_minor must be from 1 to 100000000000000\x1a=this.amount_minor > 0 && this.amount_minor <= 100000000000000\xc8\x01\x01\x12\x37\n\x10payee_account_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x37\n\x10payer_account_id\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$*\x9e\x01\n\nTradeState\x12\x1b\n\x17TRADE_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aTRADE_STATE_WAIT_BUYER_PAY\x10\x01\x12\x16\n\x12TRADE_STATE_PAYING\x10\x02\x12\x1d\n\x19TRADE_STATE_TRADE_SUCCESS\x10\x03\x12\x1c\n\x18TRADE_STATE_TRADE_CLOSED\x10\x04\x32\xa8\x02\n\x0cOrderService\x12`\n\x0b\x43reateTrade\x12\'.tallystick.order.v1.CreateTradeRequest\x1a(.tallystick.order.v1.CreateTradeResponse\x12W\n\x08GetTrade\x12$.tallystick.order.v1.GetTradeRequest\x1a%.tallystick.order.v1.GetTradeResponse\x12]\n\nCloseTrade\x12&.tallystick.order.v1.CloseTradeRequest\x1a\'.tallystick.order.v1.CloseTradeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETRADEREQUEST'].fields_by_name['out_trade_no']._loaded_options = None
   _globals['_CREATETRADEREQUEST'].fields_by_name['out_trade_no']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_CREATETRADEREQUEST'].fields_by_name['subject']._loaded_options = None
-  _globals['_CREATETRADEREQUEST'].fields_by_name['subject']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_CREATETRADEREQUEST'].fields_by_name['subject']._serialized_options = b'\272H\023r\021\020\001\030\200\0022\n^[^\\x00]*$'
   _globals['_CREATETRADEREQUEST'].fields_by_name['amount']._loaded_options = None
   _globals['_CREATETRADEREQUEST'].fields_by_name['amount']._serialized_options = b'\272H\203\001\272\001}\n\014amount.range\022.amount_minor must be from 1 to 100000000000000\032=this.amount_minor > 0 && this.amount_minor <= 100000000000000\310\001\001'
   _globals['_CREATETRADEREQUEST'].fields_by_name['payee_account_id']._loaded_options = None
@@ -65,26 +65,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYTRADEOPERATION'].fields_by_name['payee_account_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_PAYTRADEOPERATION'].fields_by_name['payer_account_id']._loaded_options = None
   _globals['_PAYTRADEOPERATION'].fields_by_name['payer_account_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
-  _globals['_TRADESTATE']._serialized_start=1972
-  _globals['_TRADESTATE']._serialized_end=2130
+  _globals['_TRADESTATE']._serialized_start=1984
+  _globals['_TRADESTATE']._serialized_end=2142
   _globals['_CREATETRADEREQUEST']._serialized_start=191
-  _globals['_CREATETRADEREQUEST']._serialized_end=648
-  _globals['_CREATETRADERESPONSE']._serialized_start=650
-  _globals['_CREATETRADERESPONSE']._serialized_end=714
-  _globals['_GETTRADEREQUEST']._serialized_start=717
-  _globals['_GETTRADEREQUEST']._serialized_end=866
-  _globals['_GETTRADERESPONSE']._serialized_start=868
-  _globals['_GETTRADERESPONSE']._serialized_end=929
-  _globals['_CLOSETRADEREQUEST']._serialized_start=931
-  _globals['_CLOSETRADEREQUEST']._serialized_end=999
-  _globals['_CLOSETRADERESPONSE']._serialized_start=1001
-  _globals['_CLOSETRADERESPONSE']._serialized_end=1064
-  _globals['_MERCHANTTRADENAME']._serialized_start=1066
-  _globals['_MERCHANTTRADENAME']._serialized_end=1190
-  _globals['_TRADE']._serialized_start=1193
-  _globals['_TRADE']._serialized_end=1602
-  _globals['_PAYTRADEOPERATION']._serialized_start=1605
-  _globals['_PAYTRADEOPERATION']._serialized_end=1969
-  _globals['_ORDERSERVICE']._serialized_start=2133
-  _globals['_ORDERSERVICE']._serialized_end=2429
+  _globals['_CREATETRADEREQUEST']._serialized_end=660
+  _globals['_CREATETRADERESPONSE']._serialized_start=662
+  _globals['_CREATETRADERESPONSE']._serialized_end=726
+  _globals['_GETTRADEREQUEST']._serialized_start=729
+  _globals['_GETTRADEREQUEST']._serialized_end=878
+  _globals['_GETTRADERESPONSE']._serialized_start=880
+  _globals['_GETTRADERESPONSE']._serialized_end=941
+  _globals['_CLOSETRADEREQUEST']._serialized_start=943
+  _globals['_CLOSETRADEREQUEST']._serialized_end=1011
+  _globals['_CLOSETRADERESPONSE']._serialized_start=1013
+  _globals['_CLOSETRADERESPONSE']._serialized_end=1076
+  _globals['_MERCHANTTRADENAME']._serialized_start=1078
+  _globals['_MERCHANTTRADENAME']._serialized_end=1202
+  _globals['_TRADE']._serialized_start=1205
+  _globals['_TRADE']._serialized_end=1614
+  _globals['_PAYTRADEOPERATION']._serialized_start=1617
+  _globals['_PAYTRADEOPERATION']._serialized_end=1981
+  _globals['_ORDERSERVICE']._serialized_start=2145
+  _globals['_ORDERSERVICE']._serialized_end=2441
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"^\n\x14\x45xecuteStreamRequest\x12\x46\n\x08requests\x18\x01 \x03(\x0b\x32).tallystick.txn.v1.NumberedExecuteRequestB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"\\\n\x16NumberedExecuteRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.tallystick.txn.v1.ExecuteRequest\"V\n\x15\x45xecuteStreamResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.tallystick.txn.v1.NumberedExecuteResponse\"\x90\x01\n\x17NumberedExecuteResponse\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".tallystick.txn.v1.ExecuteResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"o\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"X\n\x13\x42\x61tchInquireRequest\x12\x41\n\tinquiries\x18\x01 \x03(\x0b\x32!.tallystick.txn.v1.InquireRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"K\n\x14\x42\x61tchInquireResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".tallystick.txn.v1.InquireResponse\"L\n\x12\x46ilterEndedRequest\x12\x36\n\x07txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x89\x01\n\x13\x46ilterEndedResponse\x12<\n\rended_txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x34\n\x0fprepare_horizon\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\x92\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xdb\x02\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06\x12\x1e\n\x1aTRANSACTION_STATE_CLAIMING\x10\x07\x12 \n\x1cTRANSACTION_STATE_PERFORMING\x10\x08\x12\x1f\n\x1bTRANSACTION_STATE_RESOLVING\x10\t*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\xb3\x05\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x66\n\rExecuteStream\x12\'.tallystick.txn.v1.ExecuteStreamRequest\x1a(.tallystick.txn.v1.ExecuteStreamResponse(\x01\x30\x01\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponse\x12_\n\x0c\x42\x61tchInquire\x12&.tallystick.txn.v1.BatchInquireRequest\x1a\'.tallystick.txn.v1.BatchInquireResponse\x12\\\n\x0b\x46ilterEnded\x12%.tallystick.txn.v1.FilterEndedRequest\x1a&.tallystick.txn.v1.FilterEndedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"^\n\x14\x45xecuteStreamRequest\x12\x46\n\x08requests\x18\x01 \x03(\x0b\x32).tallystick.txn.v1.NumberedExecuteRequestB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"\\\n\x16NumberedExecuteRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.tallystick.txn.v1.ExecuteRequest\"V\n\x15\x45xecuteStreamResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.tallystick.txn.v1.NumberedExecuteResponse\"\x90\x01\n\x17NumberedExecuteResponse\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".tallystick.txn.v1.ExecuteResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"{\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12(\n\npage_token\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"X\n\x13\x42\x61tchInquireRequest\x12\x41\n\tinquiries\x18\x01 \x03(\x0b\x32!.tallystick.txn.v1.InquireRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"K\n\x14\x42\x61tchInquireResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".tallystick.txn.v1.InquireResponse\"L\n\x12\x46ilterEndedRequest\x12\x36\n\x07txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x89\x01\n\x13\x46ilterEndedResponse\x12<\n\rended_txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x34\n\x0fprepare_horizon\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\x92\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xdb\x02\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06\x12\x1e\n\x1aTRANSACTION_STATE_CLAIMING\x10\x07\x12 \n\x1cTRANSACTION_STATE_PERFORMING\x10\x08\x12\x1f\n\x1bTRANSACTION_STATE_RESOLVING\x10\t*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\xb3\x05\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x66\n\rExecuteStream\x12\'.tallystick.txn.v1.ExecuteStreamRequest\x1a(.tallystick.txn.v1.ExecuteStreamResponse(\x01\x30\x01\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponse\x12_\n\x0c\x42\x61tchInquire\x12&.tallystick.txn.v1.BatchInquireRequest\x1a\'.tallystick.txn.v1.BatchInquireResponse\x12\\\n\x0b\x46ilterEnded\x12%.tallystick.txn.v1.FilterEndedRequest\x1a&.tallystick.txn.v1.FilterEndedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,7 +52,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTRANSACTIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTRANSACTIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTTRANSACTIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
-  _globals['_LISTTRANSACTIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_LISTTRANSACTIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\021r\017\030\200\0022\n^[^\\x00]*$'
   _globals['_INQUIREREQUEST'].fields_by_name['txn_id']._loaded_options = None
   _globals['_INQUIREREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_INQUIREREQUEST'].fields_by_name['branch_id']._loaded_options = None
@@ -71,12 +71,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BRANCH'].fields_by_name['participant']._serialized_options = b'\272H r\036\020\001\030\200\0012\027^[a-z0-9][a-z0-9._/-]*$'
   _globals['_BRANCH'].fields_by_name['operation']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['operation']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_OUTCOME']._serialized_start=2536
-  _globals['_OUTCOME']._serialized_end=2635
-  _globals['_TRANSACTIONSTATE']._serialized_start=2638
-  _globals['_TRANSACTIONSTATE']._serialized_end=2985
-  _globals['_WAITFOR']._serialized_start=2987
-  _globals['_WAITFOR']._serialized_end=3066
+  _globals['_OUTCOME']._serialized_start=2548
+  _globals['_OUTCOME']._serialized_end=2647
+  _globals['_TRANSACTIONSTATE']._serialized_start=2650
+  _globals['_TRANSACTIONSTATE']._serialized_end=2997
+  _globals['_WAITFOR']._serialized_start=2999
+  _globals['_WAITFOR']._serialized_end=3078
   _globals['_EXECUTEREQUEST']._serialized_start=181
   _globals['_EXECUTEREQUEST']._serialized_end=462
   _globals['_EXECUTERESPONSE']._serialized_start=464
@@ -94,27 +94,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTRANSACTIONRESPONSE']._serialized_start=1151
   _globals['_GETTRANSACTIONRESPONSE']._serialized_end=1228
   _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=1230
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=1341
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=1343
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=1448
-  _globals['_INQUIREREQUEST']._serialized_start=1450
-  _globals['_INQUIREREQUEST']._serialized_end=1563
-  _globals['_INQUIRERESPONSE']._serialized_start=1565
-  _globals['_INQUIRERESPONSE']._serialized_end=1643
-  _globals['_BATCHINQUIREREQUEST']._serialized_start=1645
-  _globals['_BATCHINQUIREREQUEST']._serialized_end=1733
-  _globals['_BATCHINQUIRERESPONSE']._serialized_start=1735
-  _globals['_BATCHINQUIRERESPONSE']._serialized_end=1810
-  _globals['_FILTERENDEDREQUEST']._serialized_start=1812
-  _globals['_FILTERENDEDREQUEST']._serialized_end=1888
-  _globals['_FILTERENDEDRESPONSE']._serialized_start=1891
-  _globals['_FILTERENDEDRESPONSE']._serialized_end=2028
-  _globals['_BRANCH']._serialized_start=2031
-  _globals['_BRANCH']._serialized_end=2196
-  _globals['_TRANSACTION']._serialized_start=2199
-  _globals['_TRANSACTION']._serialized_end=2473
-  _globals['_TRANSACTIONBRANCH']._serialized_start=2475
-  _globals['_TRANSACTIONBRANCH']._serialized_end=2534
-  _globals['_COORDINATORSERVICE']._serialized_start=3069
-  _globals['_COORDINATORSERVICE']._serialized_end=3760
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=1353
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=1355
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=1460
+  _globals['_INQUIREREQUEST']._serialized_start=1462
+  _globals['_INQUIREREQUEST']._serialized_end=1575
+  _globals['_INQUIRERESPONSE']._serialized_start=1577
+  _globals['_INQUIRERESPONSE']._serialized_end=1655
+  _globals['_BATCHINQUIREREQUEST']._serialized_start=1657
+  _globals['_BATCHINQUIREREQUEST']._serialized_end=1745
+  _globals['_BATCHINQUIRERESPONSE']._serialized_start=1747
+  _globals['_BATCHINQUIRERESPONSE']._serialized_end=1822
+  _globals['_FILTERENDEDREQUEST']._serialized_start=1824
+  _globals['_FILTERENDEDREQUEST']._serialized_end=1900
+  _globals['_FILTERENDEDRESPONSE']._serialized_start=1903
+  _globals['_FILTERENDEDRESPONSE']._serialized_end=2040
+  _globals['_BRANCH']._serialized_start=2043
+  _globals['_BRANCH']._serialized_end=2208
+  _globals['_TRANSACTION']._serialized_start=2211
+  _globals['_TRANSACTION']._serialized_end=2485
+  _globals['_TRANSACTIONBRANCH']._serialized_start=2487
+  _globals['_TRANSACTIONBRANCH']._serialized_end=2546
+  _globals['_COORDINATORSERVICE']._serialized_start=3081
+  _globals['_COORDINATORSERVICE']._serialized_end=3772
 # @@protoc_insertion_point(module_scope)
