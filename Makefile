@@ -15,7 +15,8 @@ LOCK = .venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3
 COVERAGE = $(VENV_PYTHON) -m coverage
 SIM = PYTHONPATH=.:generated $(VENV_PYTHON) -m tests.sim
 NO_PYTHON = { echo "no $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
-SETUP = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON); $(PYTHON) $(BOOTSTRAP)
+ANY_PYTHON = command -v "$(PYTHON)" >/dev/null || $(NO_PYTHON)
+SETUP = $(ANY_PYTHON); $(PYTHON) $(BOOTSTRAP)
 
 # Compiled once and kept. Where the environment forbids that, as images of Docker do, every
 # process compiles all that it imports: 0.3 s for a service, 4 s for a worker of pytest.
@@ -45,12 +46,15 @@ up: ## bring the mesh up on this machine
 	@$(LAUNCHER) up $(OPTIONS)
 
 ps: ## what runs
+	@$(ANY_PYTHON)
 	@$(LAUNCHER) ps $(if $(JSON),--json)
 
 logs: ## what it says
+	@$(ANY_PYTHON)
 	@$(LAUNCHER) logs $(if $(FOLLOW),--follow) $(NAME)
 
 down: ## take the mesh down
+	@$(ANY_PYTHON)
 	@$(LAUNCHER) down
 
 backup: ## copy all books, of a mesh that may be running, to a new directory or to TO=
@@ -84,8 +88,7 @@ bench: ## measure everything (minutes), or BENCH="txn balancer"
 
 sim: ## every crash of a payment, and SEEDS=10000 histories of the simulator
 	@$(SETUP) --dev
-	@$(SIM) --sweep
-	@$(SIM) --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
+	@$(SIM) --sweep --seeds $(or $(SEEDS),10000) --from $(or $(FROM),0)
 
 sim-mutants: ## bugs planted on purpose, each of which the simulator has to find
 	@$(SETUP) --dev

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"it could not begin: {error}; logs: {home}", file=sys.stderr)
         return 1
     except asyncio.CancelledError:
+        print("interrupted: the mesh is down, and nothing is proved", file=sys.stderr)
+        if not options.home:
+            shutil.rmtree(home)
         return INTERRUPTED_CODE
     if sys.stdout.isatty():
         print()
@@ -119,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mutant",
         choices=mutants.names_for_processes(),
+        metavar="NAME",
         default="",
         help="with a bug that has to be found",
     )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +14,11 @@ import pytest
 from tests.chaos.picture import draw
 from tests.chaos.run import Bank, Options
 from tests.chaos.verdict import complaints
+from tests.support.waiting import eventually
 
+ROOT = Path(__file__).parents[2]
 DURATION_S = 8.0
+UP_TIMEOUT_S = 120.0
 
 
 @pytest.mark.timeout(600)
@@ -26,3 +34,38 @@ async def test_a_bank_under_fire_for_a_few_seconds(tmp_path: Path) -> None:
     assert [] == [each for each in complaints(run) if not each.startswith(passed_over)]
     assert told
     assert draw(story).startswith("<svg")
+
+
+@pytest.mark.timeout(600)
+def test_whoever_interrupts_it_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    """Neither processes nor the directory that it had made for itself."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": ".:generated"}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tests.chaos", "--clients", "2", "--duration", "60"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        logs = "tallystick-chaos-*/**/*.log"
+        asyncio.run(eventually(lambda: [*tmp_path.glob(logs)], UP_TIMEOUT_S))
+        run.send_signal(signal.SIGINT)
+        _, told = run.communicate(timeout=UP_TIMEOUT_S)
+    finally:
+        run.kill()
+    assert (130, "interrupted: the mesh is down, and nothing is proved\n") == (run.returncode, told)
+    assert [] == [*tmp_path.iterdir()]
+    assert [] == _processes_of(tmp_path)
+
+
+def _processes_of(directory: Path) -> list[str]:
+    """The command lines of whoever has to do with it."""
+    lines = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(each.read_bytes().replace(b"\0", b" ").decode())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return [line for line in lines if str(directory) in line and "pytest" not in line]

@@ -15,17 +15,26 @@ from tests.sim.shrink import Left, shrink
 from tests.sim.trace import lines, plan_lines
 from tests.sim.world import Report, run
 
+SEEDS = 500
 SHRUNK_MAX = 3
 _PROGRESS_S = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 when nothing is wrong."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := {*(options.mutants or ())} - {*mutants.names()}:
+        parser.error(f"--mutants: there is no {', '.join(sorted(unknown))}")
+    sweeps_only = options.sweep and options.seeds is None
+    if options.seeds is None:
+        options.seeds = SEEDS
     if options.mutants is not None:
         return _mutants(options)
     if options.sweep:
-        return _sweep()
+        status = _sweep()
+        if status or sweeps_only:
+            return status
     if options.seed is not None:
         return _one(options)
     return _many(options)
@@ -33,20 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=500, help="how many histories")
+    parser.add_argument("--seeds", type=int, help=f"how many histories, {SEEDS} if it is not said")
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument(
         "--coordinators", type=int, default=0, help="how many there are; by default the seed says"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--sweep", action="store_true", help="every crash of one transaction")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="every crash of one transaction, and then the histories if --seeds says how many",
+    )
     parser.add_argument("--seed", type=int, help="replays one history")
     parser.add_argument("--trace", action="store_true", help="with everything that happens")
     parser.add_argument("--without-wishes", default="", metavar="N,N", help="leaves requests out")
     parser.add_argument("--without-faults", default="", metavar="N,N", help="leaves faults out")
     parser.add_argument("--calm", default="", metavar="NAME,NAME", help="less bad weather")
-    parser.add_argument("--mutant", choices=mutants.names(), help="replays with a planted bug")
-    parser.add_argument("--mutants", nargs="*", metavar="NAME", help="looks for planted bugs")
+    parser.add_argument(
+        "--mutant", choices=mutants.names(), metavar="NAME", help="replays with a planted bug"
+    )
+    parser.add_argument(
+        "--mutants", nargs="*", metavar="NAME", help="looks for planted bugs, or for all of them"
+    )
     parser.add_argument(
         "--outside", action="store_true", help="looks for them without looking inside"
     )

@@ -179,6 +179,57 @@ def test_no_histories_are_complained_about(capsys: pytest.CaptureFixture[str]) -
     assert "too tame: there was no history" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--sweep", "--seeds", "abc"],
+        ["--sweep", "--seeds", "9", "--from", "x"],
+        ["--mutant", "no-such-bug"],
+        ["--mutants", "lost-abort", "no-such-bug"],
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not after half of it."""
+    monkeypatch.setattr(sweep, "PLANS", None)
+    with pytest.raises(SystemExit):
+        main(wrong)
+    assert wrong[-1] in capsys.readouterr().err
+
+
+def test_make_refuses_it_as_early() -> None:
+    """All that `make sim` is asked for is read by one command."""
+    told = subprocess.run(
+        ["make", "-n", "sim", "SEEDS=abc"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    (command,) = [line for line in told.splitlines() if "-m tests.sim" in line]
+    assert "--sweep --seeds abc" in command
+
+
+def test_the_sweep_goes_before_the_histories(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone unless it is said how many; and where it fails nothing comes after it."""
+    monkeypatch.setattr(sweep, "all_plans", lambda *_, **__: [plan_of(1)])
+    told = {}
+    for wanted in (["--sweep"], ["--sweep", "--seeds", "3"]):
+        assert 0 == main([*wanted, "--workers", "1"])
+        told[len(wanted)] = capsys.readouterr().out
+    assert "histories=" not in told[1]
+    assert "crash_points=" in told[3]
+    assert told[3].endswith("histories=3 violations=0\n")
+
+
+def test_the_usage_is_short_enough_to_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Planted bugs are named by `make sim-mutants`, and not in each usage."""
+    with pytest.raises(SystemExit):
+        main(["-h"])
+    assert "--mutant NAME" in (told := capsys.readouterr().out)
+    assert "lost-abort" not in told
+
+
 def test_a_sweep_without_crash_points_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
