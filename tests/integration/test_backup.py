@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from tests.support.books import books_agree
 from tests.support.load import Load
 from tests.support.mesh import CALL_TIMEOUT_S, ROOT, Mesh, Shop
 from tests.support.postgres import PostgresServer
-from tests.support.require import require
+from tests.support.require import lacking, require
 from txn.crash_point import AFTER_DECISION, BEFORE_DECISION
 from txn.reconcile import Kind
 
+# Two meshes, one after the other, which a busy machine starts slowly.
+pytestmark = pytest.mark.timeout(300)
 PAYERS = 4
+COMMAND_TIMEOUT_S = 120
 SOME = 6
 
 
@@ -50,7 +54,7 @@ class Place:
             env={**os.environ, POSTGRES: self.database},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
         assert done.stdout or done.returncode == EXIT_FAILED, done.stderr
@@ -66,8 +70,18 @@ class Place:
 def old(tmp_path: Path, postgres: PostgresServer | None) -> Place:
     """The books that are backed up."""
     if postgres:
-        require("pg_dump")
+        require_dump_of(postgres)
     return Place(tmp_path / "old", postgres)
+
+
+def require_dump_of(server: PostgresServer) -> None:
+    """A pg_dump that is not older than the server, which it would refuse to dump."""
+    program = require("pg_dump")
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    (major,) = re.findall(r"\(PostgreSQL\) (\d+)", said.stdout)
+    with server.connect() as connection:
+        if int(major) < connection.info.server_version // 10_000:
+            lacking("pg_dump", "is older than the server")
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from tests.support.mesh import CALL_TIMEOUT_S, ROOT, SERVICES, Mesh, Shop, new_m
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
+# Eight processes that start one after the other take long on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 PACKAGES = ("services", "txn", "discovery", "balancer", "generated")
 PAYERS = 3
 SOME = 4
