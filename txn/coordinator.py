@@ -90,6 +90,8 @@ Begun: TypeAlias = Transaction | Decision | TxnError
 _OVER = (TransactionState.COMMITTED, TransactionState.ABORTED)
 # In one phase: nothing was done, and if there was another reason its coordinator died with it.
 INTERRUPTED = "INTERRUPTED"
+# Transactions that one alarm names.
+ALARM_NAMED_MAX = 20
 
 _log = logging.getLogger(__name__)
 
@@ -344,7 +346,8 @@ class Coordinator:
             txn_id for txn_id, row in zip(txn_ids, stand, strict=True) if isinstance(row, TooOld)
         ]:
             # Who still asks was away for longer than the log remembers, or is an old backup.
-            _log.critical("ALARM %d in doubt are older than the log: %s...", len(old), old[0])
+            named = ", ".join(old[:ALARM_NAMED_MAX])
+            _log.critical("ALARM %d in doubt are older than the log: %s", len(old), named)
         return [
             (txn_id, row.outcome if isinstance(row, Decision) else row)
             for txn_id, row in zip(txn_ids, stand, strict=True)

@@ -178,10 +178,11 @@ class Remembering(Oracle):
     def alarm(self, what: str) -> None:
         """A question that was long on its way may be about what was done and truncated since.
 
-        Of several that are in doubt an alarm names the first alone: it is not explained.
+        That explains an alarm in which all are named, and each is one of those.
         """
-        alone = what.startswith("ALARM 1 ")
-        if alone and any(f": {txn_id}..." in what for txn_id in self._truncated):
+        said, _, names = what.partition(" in doubt are older than the log: ")
+        named = names.split(", ")
+        if said == f"ALARM {len(named)}" and all(TxnId(each) in self._truncated for each in named):
             self.see("late inquiry about what was truncated")
         else:
             super().alarm(what)
