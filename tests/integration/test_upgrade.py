@@ -75,7 +75,7 @@ async def test_replicas_of_two_releases_share_a_store_while_one_takes_the_place_
                 await load.until_paid(SOME)
         assert [] == load.failed
 
-        old = mesh.replica("ledger", 2)
+        old = mesh.processes["ledger-2"] = mesh.replica("ledger", 2)
         old.launch()
         assert EXIT_CANNOT_START == await old.ended()
         assert "a newer release has written the store" in old.log
