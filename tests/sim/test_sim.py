@@ -15,7 +15,6 @@ import pytest
 from tests.sim import mutants, sweep, world
 from tests.sim.__main__ import main
 from tests.sim.campaign import SHARE_MIN, Summary, hunt, run_seeds
-from tests.sim.oracle import Oracle
 from tests.sim.past import Remembering
 from tests.sim.plan import plan_of
 from tests.sim.shrink import shrink
