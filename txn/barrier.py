@@ -14,9 +14,20 @@ Rules only: the caller reads the row and acts within one local transaction.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
-from txn.errors import Busy, Refused
+from txn.errors import (
+    Alarm,
+    BranchAborted,
+    BranchCommitted,
+    BranchDiffers,
+    BranchForgotten,
+    BranchPrepared,
+    Busy,
+    Refused,
+    UnknownBranch,
+)
 from txn.model import BranchKey, BranchRow, Operation, TxnId
 from txn.state import BranchState
 
@@ -66,6 +77,18 @@ class OnResolve(Enum):
     ABORTED = "it was not"
     FORGOTTEN = "it may have been here, and be forgotten: alarm"
     WAS_PREPARED = "is in two phases here: alarm"
+
+
+# What is answered to what is an alarm.
+ALARMS: Mapping[object, tuple[type[Alarm], str]] = {
+    OnCommit.UNKNOWN: (UnknownBranch, "the branch was never prepared here"),
+    OnCommit.WAS_ABORTED: (BranchAborted, "the branch was aborted here"),
+    OnAbort.WAS_COMMITTED: (BranchCommitted, "the branch was committed here"),
+    OnPerform.CONFLICT: (BranchDiffers, "another operation was performed here under this name"),
+    OnPerform.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
+    OnResolve.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
+    OnResolve.FORGOTTEN: (BranchForgotten, "the branch may have been here and be forgotten"),
+}
 
 
 def on_prepare(

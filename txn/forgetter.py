@@ -13,7 +13,6 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
 from txn.config import QUESTION_ITEMS_MAX
@@ -26,16 +25,13 @@ from txn.crash_point import (
 from txn.errors import Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import BranchKey, BranchRow, Ended
-from txn.participant import Participant
+from txn.participant_kind import ParticipantKind
 from txn.restraint import Restraint
 from txn.state import BranchState
 from txn.sweeper import SweepConfig, Sweeper
 from txn.transport import EndedTransport
 
 _log = logging.getLogger(__name__)
-
-Tx = TypeVar("Tx")
-Op = TypeVar("Op")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +51,12 @@ class ForgetterConfig(SweepConfig):
             raise ValueError(f"rows_per_step must be at most {QUESTION_ITEMS_MAX}")
 
 
-class Forgetter(Sweeper, Generic[Tx, Op]):
+class Forgetter(Sweeper):
     """See the module's docstring."""
 
     def __init__(
         self,
-        participant: Participant[Tx, Op],
+        participant: ParticipantKind,
         transport: EndedTransport,
         *,
         clock: Clock,

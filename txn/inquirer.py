@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from txn.clock import US_PER_S, Clock
 from txn.config import QUESTION_ITEMS_MAX
@@ -14,14 +13,11 @@ from txn.crash_point import ANSWER_ARRIVES, INQUIRY_LEAVES, CrashPoint, no_crash
 from txn.errors import Alarm, TxnError, UnknownBranch, Unreachable
 from txn.metrics import NO_METRICS, ParticipantMetrics
 from txn.model import Abort, Batch, BranchKey, BranchRow, Commit, Message, Reply
-from txn.participant import Participant
+from txn.participant_kind import ParticipantKind
 from txn.state import BranchState, Outcome
 from txn.transport import CoordinatorTransport
 
 _log = logging.getLogger(__name__)
-
-Tx = TypeVar("Tx")
-Op = TypeVar("Op")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +40,12 @@ class InquiryConfig:
             raise ValueError(f"batch_size_max must be at least 1 and at most {QUESTION_ITEMS_MAX}")
 
 
-class Inquirer(Generic[Tx, Op]):
+class Inquirer:
     """See the module's docstring."""
 
     def __init__(
         self,
-        participant: Participant[Tx, Op],
+        participant: ParticipantKind,
         transport: CoordinatorTransport,
         *,
         clock: Clock,

@@ -26,11 +26,7 @@ from txn.crash_point import (
 from txn.crashing import around_answers, around_store
 from txn.errors import (
     Alarm,
-    BranchAborted,
-    BranchCommitted,
-    BranchDiffers,
     BranchForgotten,
-    BranchPrepared,
     Busy,
     FieldViolation,
     IdempotencyConflict,
@@ -40,7 +36,6 @@ from txn.errors import (
     ResourceFailed,
     StoreFull,
     TxnError,
-    UnknownBranch,
     Unreachable,
 )
 from txn.metrics import NO_METRICS, ParticipantMetrics
@@ -74,24 +69,13 @@ _log = logging.getLogger(__name__)
 
 Tx = TypeVar("Tx")
 Op = TypeVar("Op")
-_LATE = VoteReply(Vote.ABORT, LATE_PREPARE)
-_YES = VoteReply(Vote.COMMIT)
+LATE = VoteReply(Vote.ABORT, LATE_PREPARE)
+YES = VoteReply(Vote.COMMIT)
 _READ_ONLY = VoteReply(Vote.READ_ONLY)
 
-_UNKNOWN_COORDINATOR = FieldViolation(
+UNKNOWN_COORDINATOR = FieldViolation(
     "coordinator", "coordinator.allowed", "is not a coordinator of this participant"
 )
-
-
-_ALARMS: Mapping[object, tuple[type[Alarm], str]] = {
-    OnCommit.UNKNOWN: (UnknownBranch, "the branch was never prepared here"),
-    OnCommit.WAS_ABORTED: (BranchAborted, "the branch was aborted here"),
-    OnAbort.WAS_COMMITTED: (BranchCommitted, "the branch was committed here"),
-    OnPerform.CONFLICT: (BranchDiffers, "another operation was performed here under this name"),
-    OnPerform.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
-    OnResolve.WAS_PREPARED: (BranchPrepared, "the branch was prepared here"),
-    OnResolve.FORGOTTEN: (BranchForgotten, "the branch may have been here and be forgotten"),
-}
 
 
 class _Work(NamedTuple):
@@ -163,7 +147,7 @@ class Participant(Generic[Tx, Op]):
         """Answers every message of a batch, once all of it is durable; errors are answers too."""
         self._forget(batch)
         return [
-            _inside(result)
+            inside(result)
             if isinstance(result, Exception) and not isinstance(result, TxnError)
             else result
             for result in await self._results(batch.messages)
@@ -283,7 +267,7 @@ class Participant(Generic[Tx, Op]):
 
     def _decoded(self, message: Prepare | Perform) -> Op:
         if message.coordinator not in self.coordinators:
-            raise InvalidOperation([_UNKNOWN_COORDINATOR])
+            raise InvalidOperation([UNKNOWN_COORDINATOR])
         return self._codec.decode(message.operation)
 
     def _apply(self, tx: Tx, works: Sequence[_Work]) -> Sequence[VoteReply | TxnError | None]:
@@ -315,8 +299,8 @@ class Participant(Generic[Tx, Op]):
             verdict = (
                 barrier.on_commit(row) if isinstance(message, Commit) else barrier.on_abort(row)
             )
-            if verdict in _ALARMS:
-                alarm, says = _ALARMS[verdict]
+            if verdict in barrier.ALARMS:
+                alarm, says = barrier.ALARMS[verdict]
                 replies[at] = alarm(says)
             elif verdict is OnAbort.REMEMBER:
                 to_remember.append(self._row(message.key, BranchState.ABORTED))
@@ -344,7 +328,7 @@ class Participant(Generic[Tx, Op]):
             elif verdict is OnPrepare.CONFLICT:
                 replies[at] = IdempotencyConflict("the branch was prepared with another operation")
             else:
-                replies[at] = _YES if verdict is OnPrepare.REPEAT else _LATE
+                replies[at] = YES if verdict is OnPrepare.REPEAT else LATE
         if not to_run:
             return
         votes = self._resource.prepare_all(tx, _items(works, to_run))
@@ -391,11 +375,11 @@ class Participant(Generic[Tx, Op]):
             elif isinstance(message, Resolve) and verdict is OnResolve.REMEMBER:
                 to_remember.append(self._row(key, BranchState.ABORTED, reason=message.reason))
                 replies[at] = VoteReply(Vote.ABORT, message.reason)
-            elif verdict in _ALARMS:
-                alarm, says = _ALARMS[verdict]
+            elif verdict in barrier.ALARMS:
+                alarm, says = barrier.ALARMS[verdict]
                 replies[at] = alarm(says)
             elif verdict in (OnPerform.REPEAT, OnResolve.COMMITTED):
-                replies[at] = _YES
+                replies[at] = YES
             else:
                 reason = "" if row is None else row.reason
                 late = LATE_PREPARE if verdict is OnPerform.LATE else ""
@@ -423,7 +407,7 @@ class Participant(Generic[Tx, Op]):
             reply = replies[at] = _reply(vote)
             message = works[at].message
             assert isinstance(message, Perform)
-            if reply is _YES:
+            if reply is YES:
                 agreed.append(at)
                 row = self._row(
                     message.key, BranchState.COMMITTED, message.coordinator, message.operation
@@ -530,7 +514,7 @@ def _items(works: Sequence[_Work], places: Iterable[int]) -> list[Item[Any]]:
     return [Item(works[at].message.key, works[at].operation) for at in places]
 
 
-def _inside(error: Exception) -> Unreachable:
+def inside(error: Exception) -> Unreachable:
     """What the other side hears of an error that nobody foresaw."""
     _log.error("a branch failed", exc_info=error)
     return Unreachable("INTERNAL")
@@ -542,7 +526,7 @@ def _reply(vote: Vote | Refused | Busy) -> VoteReply | TxnError:
     if isinstance(vote, Refused):
         return VoteReply(Vote.ABORT, vote.reason)
     if vote is Vote.COMMIT:
-        return _YES
+        return YES
     return _READ_ONLY if vote is Vote.READ_ONLY else VoteReply(Vote.ABORT, REFUSED)
 
 

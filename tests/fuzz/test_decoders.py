@@ -56,7 +56,7 @@ NO_DECODERS = {
         "of what a resource under test returns"
     ),
     "txn/store/migrate.py:load": "of the names of files that are shipped",
-    "txn/store/postgres.py:_number": OURS,
+    "txn/store/postgres.py:lock_number": OURS,
     "txn/store/sql_log.py:schema": "of the names of files that are shipped",
     "txn/store/sql_branches.py:schema": "of the names of files that are shipped",
 }

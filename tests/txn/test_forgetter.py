@@ -59,7 +59,7 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
         yield rig
 
 
-def forgetter(rig: Rig, oracle: Oracle, age_s: float = 120.0, **config: float) -> Forgetter:  # type: ignore[type-arg]
+def forgetter(rig: Rig, oracle: Oracle, age_s: float = 120.0, **config: float) -> Forgetter:
     """One that looks `age_s` after everything was prepared."""
     clock = FastClock()
     clock.utc += int(age_s * 1_000_000)

@@ -162,7 +162,7 @@ class Mesh:
         self.network.coordinator = engine
         return engine
 
-    def inquirer(self, name: str) -> Inquirer[Tables, str]:
+    def inquirer(self, name: str) -> Inquirer:
         """What asks for a participant that is in doubt."""
         return Inquirer(
             self.network.participants[name], self.network, clock=self.clock, rng=self.rng

@@ -1,10 +1,10 @@
-"""ParticipantService over a Participant."""
+"""ParticipantService over a participant, of whatever kind."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import grpc
 from google.protobuf import timestamp_pb2
@@ -23,7 +23,7 @@ from txn.model import (
     Resolve,
     TxnId,
 )
-from txn.participant import Participant
+from txn.participant_kind import ParticipantKind
 from txn.rpc.operation import operation_from
 from txn.rpc.page import page_limit
 from txn.rpc.quick import surely_valid_exchange
@@ -50,7 +50,7 @@ _StreamContext: TypeAlias = (
 class ParticipantServicer(participant_service_pb2_grpc.ParticipantServiceServicer):
     """See the proto for every method."""
 
-    def __init__(self, participant: Participant[Any, Any]) -> None:
+    def __init__(self, participant: ParticipantKind) -> None:
         self._participant = participant
         self._streams = StreamTasks()
 

@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import Message
 from tallystick.txn.v1 import coordinator_service_pb2_grpc, participant_service_pb2_grpc
 
-from txn.clock import SystemClock
+from txn.clock import Clock, SystemClock
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
 from txn.crash_point import CrashPoint, no_crash
@@ -28,6 +28,7 @@ from txn.ids import new_id_after
 from txn.inquirer import Inquirer, InquiryConfig
 from txn.log_keeper import LogKeeper, LogKeeperConfig
 from txn.participant import Participant
+from txn.participant_kind import ParticipantKind
 from txn.resource import BatchResource, Resource
 from txn.rpc.coordinator import CoordinatorServicer, GrpcCoordinatorTransport
 from txn.rpc.operation import OperationCodec
@@ -100,6 +101,33 @@ async def serve_participant(
             clock=clock,
             crash_point=crash_point,
         )
+        await stack.enter_async_context(
+            serving(
+                server,
+                participant,
+                coordinators=coordinators,
+                clock=clock,
+                inquiry=inquiry,
+                forgetting=forgetting,
+                crash_point=crash_point,
+            )
+        )
+        yield store
+
+
+@asynccontextmanager
+async def serving(
+    server: grpc.aio.Server,
+    participant: ParticipantKind,
+    *,
+    coordinators: Mapping[str, grpc.aio.Channel],
+    clock: Clock,
+    inquiry: InquiryConfig | None,
+    forgetting: ForgetterConfig | None,
+    crash_point: CrashPoint,
+) -> AsyncIterator[None]:
+    """What `serve_participant` does around a participant, of whatever kind."""
+    async with AsyncExitStack() as stack:
         transport = GrpcCoordinatorTransport(coordinators.__getitem__)
         inquirer = Inquirer(
             participant,
@@ -124,7 +152,7 @@ async def serve_participant(
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
         stack.push_async_callback(servicer.drain, STOP_GRACE_S)
-        yield store
+        yield
 
 
 @asynccontextmanager

@@ -52,7 +52,7 @@ _BY_INDEX = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-_LIMITS = {
+LIMITS = {
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "idle_in_transaction_session_timeout": f"{IDLE_IN_GROUP_MAX_S}s",
@@ -61,7 +61,7 @@ _LIMITS = {
 # intervention, system errors. https://www.postgresql.org/docs/current/errcodes-appendix.html
 _SERVER_AT_FAULT = ("08", "53", "57", "58", "XX")
 # Serialization failure, deadlock, lock not available: at another moment it would have gone.
-_IN_THE_WAY = ("40001", "40P01", "55P03")
+IN_THE_WAY = ("40001", "40P01", "55P03")
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _native(query: str) -> bytes:
     return query.replace("%", "%%").replace("?", "%s").encode()
 
 
-class _Session:
+class Session:
     """A connection that is made again when it is lost, not more often than makes sense."""
 
     def __init__(
@@ -127,7 +127,7 @@ class _Session:
             },
         )
         self._schema = schema
-        self._settings = {"search_path": f'"{schema}"', **_LIMITS, **settings}
+        self._settings = {"search_path": f'"{schema}"', **LIMITS, **settings}
         self._owner = owner
         self._tx: PostgresTx | None = None
         self._delay_s = RECONNECT_FIRST_DELAY_S
@@ -211,8 +211,8 @@ class PostgresWriter:
         MigrationError when a newer program has written there.
         """
         self._name = name
-        self._session = _Session(dsn, name, _BY_INDEX, owner=owner)
-        self._begin = f"BEGIN; SELECT pg_advisory_xact_lock({_number(f'{name}/turn')})"
+        self._session = Session(dsn, name, _BY_INDEX, owner=owner)
+        self._begin = f"BEGIN; SELECT pg_advisory_xact_lock({lock_number(f'{name}/turn')})"
         try:
             self._bring_up_to_date(schema)
         except BaseException:
@@ -243,7 +243,7 @@ class PostgresWriter:
                 tx.execute("RELEASE work")
             except BaseException as error:
                 _undo(tx, error)
-                if tx.sqlstate not in _IN_THE_WAY:
+                if tx.sqlstate not in IN_THE_WAY:
                     raise
             else:
                 return result
@@ -284,7 +284,7 @@ class PostgresReader:
 
     def __init__(self, dsn: str, name: str, *, by_index: bool = False) -> None:
         """`by_index` is for who looks up a few rows, and never reads through a table."""
-        self._session = _Session(dsn, name, _BY_INDEX if by_index else {})
+        self._session = Session(dsn, name, _BY_INDEX if by_index else {})
 
     def begin(self) -> PostgresTx:
         """Opens a read transaction. Raises StoreError."""
@@ -295,7 +295,7 @@ class PostgresReader:
         try:
             return work(tx)
         except psycopg.Error as error:
-            if _at_fault(tx):
+            if at_fault(tx):
                 _log.warning("no answer: %s", error)
                 raise StoreError("the database does not answer") from error
             raise
@@ -335,7 +335,7 @@ def open_store(
 def _undo(tx: PostgresTx, error: BaseException) -> None:
     """Undoes one piece of work alone. Raises GroupLost when the whole group is gone."""
     failed = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
-    if tx.status not in failed or _at_fault(tx):
+    if tx.status not in failed or at_fault(tx):
         raise GroupLost("the group was rolled back") from error
     try:
         tx.script("ROLLBACK TO work; RELEASE work")
@@ -343,7 +343,8 @@ def _undo(tx: PostgresTx, error: BaseException) -> None:
         raise GroupLost("one piece of work could not be undone alone") from failure
 
 
-def _at_fault(tx: PostgresTx) -> bool:
+def at_fault(tx: PostgresTx) -> bool:
+    """Whether what failed says nothing of the work: the server did not do it, or is gone."""
     return tx.status is TransactionStatus.UNKNOWN or tx.sqlstate.startswith(_SERVER_AT_FAULT)
 
 
@@ -359,12 +360,12 @@ def _check_forces(tx: PostgresTx) -> None:
 
 def own_alone(tx: PostgresTx, schema: str) -> None:
     """Makes this connection the only one that has the log, until it ends. Raises AlreadyOwned."""
-    number = _number(f"{schema}/owner")
+    number = lock_number(f"{schema}/owner")
     if tx.execute("SELECT pg_try_advisory_lock(?)", (number,)).fetchone() != (True,):
         raise AlreadyOwned(f"another coordinator runs on the schema {schema}")
 
 
-def _number(name: str) -> int:
+def lock_number(name: str) -> int:
     """The key of an advisory lock; all of a database share 64 bits."""
     digest = hashlib.sha256(f"tallystick/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

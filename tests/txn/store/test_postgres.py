@@ -259,7 +259,7 @@ def test_who_stops_with_the_turn_loses_it(
     postgres_server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is paused in a group does not hold up the others, nor can it finish it."""
-    monkeypatch.setitem(postgres._LIMITS, "idle_in_transaction_session_timeout", "200ms")
+    monkeypatch.setitem(postgres.LIMITS, "idle_in_transaction_session_timeout", "200ms")
     with _group(postgres_server, schema) as paused, _group(postgres_server, schema) as other:
         tx = paused.writer.begin()
         paused.writer.run(tx, insert(1))
@@ -274,7 +274,7 @@ def test_a_turn_that_does_not_come_refuses_the_group(
     postgres_server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Waiting has an end, after which nothing was done."""
-    monkeypatch.setitem(postgres._LIMITS, "lock_timeout", "100ms")
+    monkeypatch.setitem(postgres.LIMITS, "lock_timeout", "100ms")
     with _group(postgres_server, schema) as one, _group(postgres_server, schema) as other:
         tx = one.writer.begin()
         [told] = other.run(insert(1))
