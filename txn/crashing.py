@@ -57,12 +57,12 @@ _AFTER: _Names = {
     Resolve: at.AFTER_RESOLVE,
 }
 
-_Answers = Callable[[Sequence[Message]], Awaitable[list[VoteReply | Exception | None]]]
 
 Tx = TypeVar("Tx")
 T = TypeVar("T")
 In = TypeVar("In")
 Out = TypeVar("Out")
+R = TypeVar("R", bound=VoteReply | Exception | None)
 
 
 def around_transport(
@@ -72,17 +72,36 @@ def around_transport(
     return transport if crash_point is no_crash else _Transport(transport, crash_point)
 
 
-def around_answers(answers: _Answers, crash_point: CrashPoint) -> _Answers:
+def around_answers(
+    answers: Callable[[Sequence[Message]], Awaitable[list[R]]], crash_point: CrashPoint
+) -> Callable[[Sequence[Message]], Awaitable[list[R]]]:
     """Points when messages have arrived at a participant, and before its replies leave."""
     if crash_point is no_crash:
         return answers
 
-    async def crashing(messages: Sequence[Message]) -> list[VoteReply | Exception | None]:
+    async def crashing(messages: Sequence[Message]) -> list[R]:
         _pass(crash_point, _ARRIVES, messages)
         replies = await answers(messages)
         for name in _replied(messages, replies, at.VOTE_LEAVES, at.ACKNOWLEDGEMENT_LEAVES):
             crash_point(name)
         return replies
+
+    return crashing
+
+
+def around_each(
+    do: Callable[[Message], Awaitable[VoteReply | None]], crash_point: CrashPoint
+) -> Callable[[Message], Awaitable[VoteReply | None]]:
+    """Points before and after what one message forces, where each is forced by itself."""
+    if crash_point is no_crash:
+        return do
+
+    async def crashing(message: Message) -> VoteReply | None:
+        _pass(crash_point, _BEFORE, [message])
+        result = await do(message)
+        if _was_forced(message, result):
+            _pass(crash_point, _AFTER, [message])
+        return result
 
     return crashing
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +35,8 @@ _OPTIONS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "max_connections": "100",
+    # For participants that prepare transactions; by default a server has none.
+    "max_prepared_transactions": "100",
 }
 
 
@@ -142,11 +144,13 @@ def dsn(port: int, passwords: Path) -> str:
     return f"host={HOST} port={port} user={ROLE} dbname={DATABASE} passfile='{passwords}'"
 
 
-def command(programs: PostgresPrograms, data: Path, port: int) -> list[str]:
-    """The command line of a server on loopback."""
-    options = {**_OPTIONS, "port": str(port)}
-    settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-    return [*as_user(), str(programs.directory / "postgres"), "-D", str(data), *settings]
+def command(
+    programs: PostgresPrograms, data: Path, port: int, settings: Mapping[str, str] | None = None
+) -> list[str]:
+    """The command line of a server on loopback; `settings` go before its usual ones."""
+    options = {**_OPTIONS, **(settings or {}), "port": str(port)}
+    given = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+    return [*as_user(), str(programs.directory / "postgres"), "-D", str(data), *given]
 
 
 def as_user() -> list[str]:

@@ -55,6 +55,7 @@ NO_DECODERS = {
     "txn/participant_check/watched.py:WatchedBatches.prepare_all": (
         "of what a resource under test returns"
     ),
+    "txn/prepared.py:PreparedParticipant._decoded": "calls a codec, as Participant._decoded",
     "txn/store/migrate.py:load": "of the names of files that are shipped",
     "txn/store/postgres.py:lock_number": OURS,
     "txn/store/sql_log.py:schema": "of the names of files that are shipped",

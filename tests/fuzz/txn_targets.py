@@ -32,6 +32,7 @@ from txn.model import (
     TxnId,
     VoteReply,
 )
+from txn.prepared_name import is_schema, name_in
 from txn.rpc import client, participant_transport
 from txn.rpc.coordinator import CoordinatorServicer
 from txn.rpc.participant import batch_from
@@ -72,6 +73,15 @@ def _batch(data: bytes) -> None:
     batch = batch_from(request)
     assert len(batch.messages) == len(request.verbs)
     assert batch == batch_from(participant_transport._request(batch, request.coordinator))
+
+
+def _gid(data: bytes) -> None:
+    gid = data.decode("utf-8", "replace")
+    found = name_in(gid)
+    if found is not None:
+        assert gid == found.gid()
+        assert is_schema(found.schema)
+        assert gid.isascii()
 
 
 def _replies(data: bytes) -> None:
@@ -251,6 +261,7 @@ _UNREADABLE_ANSWERS = participant_service_pb2.ExchangeResponse(
     notes=[participant_service_pb2.BranchNote(place=1, error=_UNREADABLE[0])],
 )
 _WORDS = (b"type.googleapis.com/", b"google.rpc.ErrorInfo", b"EUR", b"\xff" * 9 + b"\x01")
+_GID = b"tallystick/shop/0001-a/b/tallystick/coordinator/0123456789abcdef0123456789abcdef"
 TARGETS = (
     Target("batch", _batch, (), (_seed(_BATCH),), _WORDS),
     Target(
@@ -260,6 +271,7 @@ TARGETS = (
         (_seed(_ANSWERS), _seed(_UNREADABLE_ANSWERS)),
         _WORDS,
     ),
+    Target("gid", _gid, (InvalidOperation,), (_GID,), (b"tallystick/", b"/", b"'")),
     Target("transaction", _request, (InvalidOperation,), (_seed(_EXECUTE),), _WORDS),
     Target(
         "any-request",

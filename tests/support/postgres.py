@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -35,8 +35,14 @@ class PostgresServer:
     Every method blocks until what it says is true. As services.launcher starts it.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
-        """It has its data in a directory of its own in `directory`, or where such usually are."""
+    def __init__(
+        self, directory: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """It has its data in a directory of its own in `directory`, or where such usually are.
+
+        `settings` are those that differ from services.launcher's.
+        """
+        self._settings = settings
         try:
             self._programs = postgres.find(None)
         except PostgresUnavailable:
@@ -70,7 +76,7 @@ class PostgresServer:
         """Starts it and waits until it takes connections."""
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                postgres.command(self._programs, self._data, self._port),
+                postgres.command(self._programs, self._data, self._port, self._settings),
                 stdout=log,
                 stderr=log,
                 cwd="/",
@@ -111,9 +117,11 @@ def _free_port() -> int:
 
 
 @contextmanager
-def running(directory: Path | None = None) -> Iterator[PostgresServer]:
+def running(
+    directory: Path | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgresServer]:
     """A server for as long as it is needed; skips the test where there is none to run."""
-    server = PostgresServer(directory)
+    server = PostgresServer(directory, settings)
     try:
         yield server.start()
     finally:

@@ -36,7 +36,7 @@ _OUTCOMES_OUT = {
     Outcome.ABORTED: coordinator_service_pb2.OUTCOME_ABORTED,
     Outcome.PENDING: coordinator_service_pb2.OUTCOME_PENDING,
 }
-_OUTCOMES_IN = {wire: outcome for outcome, wire in _OUTCOMES_OUT.items()}
+OUTCOMES_IN = {wire: outcome for outcome, wire in _OUTCOMES_OUT.items()}
 _STATES_OUT = {
     TransactionState.PREPARING: coordinator_service_pb2.TRANSACTION_STATE_PREPARING,
     TransactionState.DECIDING: coordinator_service_pb2.TRANSACTION_STATE_DECIDING,
@@ -72,7 +72,7 @@ class GrpcCoordinatorTransport:
             raise Unreachable(error.code().name) from error
         if len(reply.answers) != len(keys):
             raise Unreachable("ANSWERS_MISSING")
-        return [_OUTCOMES_IN.get(each.outcome, Outcome.PENDING) for each in reply.answers]
+        return [OUTCOMES_IN.get(each.outcome, Outcome.PENDING) for each in reply.answers]
 
     async def ended(self, coordinator: str, txn_ids: Sequence[TxnId], timeout_s: float) -> Ended:
         """See EndedTransport.ended."""
