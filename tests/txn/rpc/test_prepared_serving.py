@@ -6,6 +6,7 @@ The latter is a process of its own, which is killed where it hurts.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -61,7 +62,7 @@ class Booking:
             "tests.txn.rpc.prepared_process",
             *arguments,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'generated'}"},
+            env=_environment(),
             stdout=asyncio.subprocess.PIPE,
         )
         self._processes.append(process)
@@ -83,6 +84,31 @@ class Booking:
         mine = f"tallystick/{self.schema}/"
         return self._one(f"SELECT count(*) FROM pg_prepared_xacts WHERE gid LIKE '{mine}%'")
 
+    def gids(self) -> list[str]:
+        """Their names."""
+        with self.server.connect() as connection:
+            found = connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall()
+        return [str(gid) for (gid,) in found if f"/{self.schema}/" in str(gid)]
+
+    async def scan(self, *options: str) -> dict[str, tuple[str, bool]]:
+        """What the command says of each: what the log says, and whether it is resolved."""
+        found = json.loads(
+            await self._output(
+                "services.orphans",
+                *("--dsn", self.server.dsn, "--coordinator", self.coordinator, "--json", *options),
+            )
+        )
+        mine = [each for each in found if each["schema"] == self.schema]
+        return {each["gid"]: (each["kind"], each["resolved"]) for each in mine}
+
+    async def _output(self, module: str, *arguments: str) -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments,
+            cwd=ROOT, env=_environment(), stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(process.communicate(), START_S)
+        return said
+
     def _one(self, query: str) -> object:
         with self.server.connect() as connection:
             (value,) = connection.execute(query.encode()).fetchone() or (None,)
@@ -94,6 +120,10 @@ class Booking:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'generated'}"}
 
 
 def _free_port() -> int:
@@ -216,5 +246,31 @@ async def test_another_process_settles_what_one_that_is_gone_has_prepared(
         await eventually(lambda: booking.ann() == 1, SETTLED_S)
         assert 0 == booking.held()
     # The coordinator hears of it from the one that it knows.
+    await booking.start()
+    await paying
+
+
+@pytest.mark.timeout(240)
+async def test_the_scan_for_orphans_does_what_the_log_says(booking: Booking) -> None:
+    """Of participants that are gone: what was decided, and what the log knows nothing of."""
+    process = await booking.start(at.BEFORE_APPLY)
+    paying = asyncio.ensure_future(
+        booking.client.execute(both("7C", "ann"), idempotency_key="1", timeout_s=SETTLED_S)
+    )
+    assert -9 == await asyncio.wait_for(process.wait(), START_S)
+    (decided,) = booking.gids()
+    # Of the same log, but nobody has begun it there.
+    unknown = decided.replace(decided.split("/")[2], f"0{decided.split('/')[2][1:]}")
+    with booking.server.connect() as connection:
+        connection.execute(
+            f"BEGIN; INSERT INTO {booking.schema}.account VALUES ('eve', 1)".encode()
+        )
+        connection.execute(f"PREPARE TRANSACTION '{unknown}'".encode())
+    listed = {gid: kind for gid, (kind, _) in (await booking.scan()).items()}
+    assert {decided: "COMMITTED", unknown: "ABORTED"} == listed
+    assert {("COMMITTED", True), ("ABORTED", True)} == set(
+        (await booking.scan("--resolve")).values()
+    )
+    assert (1, [], {}) == (booking.ann(), booking.gids(), await booking.scan())
     await booking.start()
     await paying
