@@ -89,8 +89,8 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
 
 async def _log_on_sqlite(runtime: Runtime) -> sql_log.SqlDecisionLog:
     path = runtime.config.data / f"{runtime.config.service}.db"
-    owner = take_ownership(path)
-    mark = LogMark(path)
+    owner = take_ownership(path, shared=True)
+    mark = LogMark(path, str(runtime.config.replica))
 
     async def disown() -> None:
         mark.close()
@@ -99,13 +99,14 @@ async def _log_on_sqlite(runtime: Runtime) -> sql_log.SqlDecisionLog:
     # Before the store is opened, so that it is let go of after the store is closed.
     runtime.on_stop(disown)
     await _alone(runtime)
-    verify(path, mark)
+    verify(path)
     return sql_log.SqlDecisionLog(await open_store(runtime, sql_log.schema), runtime.clock, mark)
 
 
 async def _log_on_postgres(runtime: Runtime) -> sql_log.SqlDecisionLog:
     runtime.config.data.mkdir(parents=True, exist_ok=True)
-    mark = LogMark(runtime.config.data / f"{runtime.config.service}.postgres")
+    path = runtime.config.data / f"{runtime.config.service}.postgres"
+    mark = LogMark(path, str(runtime.config.replica))
 
     async def close_mark() -> None:
         mark.close()
@@ -113,7 +114,7 @@ async def _log_on_postgres(runtime: Runtime) -> sql_log.SqlDecisionLog:
     runtime.on_stop(close_mark)
     await _alone(runtime)
     store = await open_store(runtime, sql_log.schema, owner=True)
-    await postgres_verify.verify(store, mark)
+    await postgres_verify.verify(store, path)
     return sql_log.SqlDecisionLog(store, runtime.clock, mark)
 
 

@@ -180,7 +180,7 @@ async def serve_coordinator(
         stack.callback(os.close, take_ownership(path))
         mark = LogMark(path)
         stack.callback(mark.close)
-        verify(path, mark)
+        verify(path)
         log = open_store(path, sql_log.schema())
         stack.push_async_callback(log.close)
         transport = GrpcParticipantTransport(participants.__getitem__, name)

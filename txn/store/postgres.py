@@ -186,7 +186,7 @@ class Session:
                 tx.execute("SELECT set_config(?, ?, false)", (name, setting))
             _check_forces(tx)
             if self._owner:
-                own_alone(tx, self._schema)
+                _own_with_others(tx, self._schema)
         except BaseException:
             connection.close()
             raise
@@ -206,9 +206,10 @@ class PostgresWriter:
     ) -> None:
         """Opens or creates the schema `name` and brings each component of `schema` up to date.
 
-        An `owner` is the only one over its log, as long as it is connected: raises
-        AlreadyOwned when there is another. Raises StoreAway when there is no server, and
-        MigrationError when a newer program has written there.
+        An `owner` is a coordinator, one of several that decide under epochs: as long as it is
+        connected it keeps those out that want the log for themselves. Raises AlreadyOwned when
+        there is one of these, StoreAway when there is no server, and MigrationError when a
+        newer program has written there.
         """
         self._name = name
         self._session = Session(dsn, name, _BY_INDEX, owner=owner)
@@ -360,8 +361,16 @@ def _check_forces(tx: PostgresTx) -> None:
 
 def own_alone(tx: PostgresTx, schema: str) -> None:
     """Makes this connection the only one that has the log, until it ends. Raises AlreadyOwned."""
-    number = lock_number(f"{schema}/owner")
-    if tx.execute("SELECT pg_try_advisory_lock(?)", (number,)).fetchone() != (True,):
+    _own(tx, schema, "SELECT pg_try_advisory_lock(?)")
+
+
+def _own_with_others(tx: PostgresTx, schema: str) -> None:
+    """The same, beside others that have it in this way: those decide under epochs."""
+    _own(tx, schema, "SELECT pg_try_advisory_lock_shared(?)")
+
+
+def _own(tx: PostgresTx, schema: str, query: str) -> None:
+    if tx.execute(query, (lock_number(f"{schema}/owner"),)).fetchone() != (True,):
         raise AlreadyOwned(f"another coordinator runs on the schema {schema}")
 
 

@@ -2,30 +2,38 @@
 
 The server guards its pages and its own log by checksums. What it cannot know is that it is
 not the server which said that a row was durable, but a replica that lagged behind, or a
-backup: then rows are missing, and absence means abort. The note beside the log says which
-row has to be there (log_mark.py).
+backup: then rows are missing, and absence means abort. The notes of those who write to the
+log from this host say which rows have to be there (log_mark.py).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from txn.errors import LogDamaged
 from txn.state import Outcome
 from txn.store import sql_truncation
 from txn.store.group_commit import Store
-from txn.store.log_mark import LogMark, Noted
+from txn.store.log_mark import Noted, all_noted
 from txn.store.sql import Sql
 
 
-async def verify(store: Store[Sql], mark: LogMark) -> None:
-    """Looks whether the row that was forced last is there. Raises LogDamaged."""
-    forced = mark.read()
-    if forced is None:
+async def verify(store: Store[Sql], path: Path) -> None:
+    """Looks whether what the notes of `path` name is there. Raises LogDamaged."""
+    forced = all_noted(path)
+    if not forced:
         return
-    if missing := await store.read(lambda tx: _missing(tx, forced)):
+    if missing := await store.read(lambda tx: _any_missing(tx, forced)):
         raise LogDamaged(
-            f"the decision log is not as it was written: {missing}. Nothing was changed. One that "
-            f"is to be believed as it is starts without {mark}"
+            f"the decision log is not as it was written: {missing[0]}. Nothing was changed. One "
+            f"that is to be believed as it is starts without {missing[1]}"
         )
+
+
+def _any_missing(tx: Sql, forced: Sequence[Noted]) -> tuple[str, Path] | None:
+    found = ((_missing(tx, noted), noted.mark) for noted in forced)
+    return next((each for each in found if each[0]), None)
 
 
 def _missing(tx: Sql, forced: Noted) -> str:

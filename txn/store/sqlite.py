@@ -197,16 +197,18 @@ class SqliteReader:
         self._connection.close()
 
 
-def take_ownership(path: Path) -> int:
+def take_ownership(path: Path, *, shared: bool = False) -> int:
     """Makes this process the only coordinator over the log at `path`, until it ends.
 
-    Returns the descriptor that holds the lock; the kernel lets go of it when the process
-    dies, however that comes. Raises AlreadyOwned.
+    Or one of several that decide under epochs, all `shared`: those from before there were any
+    are kept out by them, and keep them out. Returns the descriptor that holds the lock; the
+    kernel lets go of it when the process dies, however that comes. Raises AlreadyOwned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(f"{path}.owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise AlreadyOwned(f"another coordinator runs on {path}") from error

@@ -4,7 +4,8 @@ A damaged log must not answer "no such transaction", since that means abort. Eac
 checksum, which is compared whenever it is read (sql_log.py). What a checksum cannot show
 is that a row is missing, and absence is what matters. So at the start the structure is looked
 through, every commit without an end has to be found by its id, the newest rows also by
-their keys, and the row has to be there that was the last to be forced (log_mark.py).
+their keys, and the rows have to be there that each writer was the last to force (log_mark.py).
+Others may write meanwhile: all is looked at in one snapshot, taken after the notes were read.
 
 The log is opened for reading only: a connection that may write would cut off, and on closing
 overwrite, what SQLite cannot read and people perhaps can.
@@ -13,13 +14,14 @@ overwrite, what SQLite cannot read and people perhaps can.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from txn.errors import LogDamaged
 from txn.state import Outcome
 from txn.store import sql_truncation
-from txn.store.log_mark import LogMark, Noted
+from txn.store.log_mark import Noted, all_noted
 from txn.store.sql_log import COLUMNS, Row, check_row
 from txn.store.sqlite import connect_to_read
 
@@ -41,13 +43,13 @@ SELECT newest.txn_id FROM (
 """
 
 
-def verify(path: Path, mark: LogMark) -> None:
+def verify(path: Path) -> None:
     """Looks whether the log at `path` is as it was written; one that is not there yet is.
 
     Raises LogDamaged: then absence in it means nothing, and nobody may be answered.
     """
-    forced = mark.read()
-    if forced is None and not path.exists():
+    forced = all_noted(path)
+    if not forced and not path.exists():
         return
     try:
         with closing(connect_to_read(path)) as connection:
@@ -57,7 +59,7 @@ def verify(path: Path, mark: LogMark) -> None:
         # The last: sqlite3 cannot say what SQLite found where that is no text.
         raise LogDamaged(
             f"{path} is not as it was written: {_shown(error)}. Nothing was changed. Put back "
-            f"what is missing; one that is to be believed as it is starts without {mark}"
+            f"what is missing{_believed_without(forced, error)}"
         ) from error
 
 
@@ -66,11 +68,25 @@ def _shown(error: Exception) -> str:
     return "".join(each if each.isprintable() else " " for each in str(error)[:_SHOWN_CHARS_MAX])
 
 
-def _verify(connection: sqlite3.Connection, forced: Noted | None) -> None:
+class _NotThere(LogDamaged):
+    """What one note says was forced is not there."""
+
+    def __init__(self, error: LogDamaged, noted: Noted) -> None:
+        super().__init__(str(error))
+        self.noted = noted
+
+
+def _believed_without(forced: Sequence[Noted], error: Exception) -> str:
+    accusing = [error.noted] if isinstance(error, _NotThere) else forced
+    marks = ", ".join(str(each.mark) for each in accusing)
+    return f"; one that is to be believed as it is starts without {marks}" if marks else ""
+
+
+def _verify(connection: sqlite3.Connection, forced: Sequence[Noted]) -> None:
     _structure(connection)
     names = [name for _, name, *_ in connection.execute("PRAGMA table_info(decision)")]
     if not names:
-        if forced is not None:
+        if forced:
             raise LogDamaged("it is empty")
         return
     # A log from before there were checksums gets them when it is brought up to date.
@@ -83,14 +99,21 @@ def _verify(connection: sqlite3.Connection, forced: Noted | None) -> None:
             raise LogDamaged(f"whether {row[0]} has ended is not certain")
     for (txn_id,) in connection.execute(_KEYS_THAT_LEAD_ASTRAY, (NEWEST_ROWS_MAX,)):
         raise LogDamaged(f"the key of {txn_id} does not lead to it")
-    if forced is not None:
-        if forced.txn_id > _truncated(connection):
-            row = _find(connection, rows, forced.txn_id)
-            if forced.closed and _outcome(row) == Outcome.PENDING.value:
-                raise LogDamaged(f"{forced.txn_id} was closed and stands as a claim")
-        name = connection.execute("SELECT log_id FROM log_identity").fetchone()
-        if name is None or not forced.txn_id.endswith(str(name[0])):
-            raise LogDamaged("its name is not that of its rows")
+    for noted in forced:
+        try:
+            _is_there(connection, rows, noted)
+        except LogDamaged as error:
+            raise _NotThere(error, noted) from error
+
+
+def _is_there(connection: sqlite3.Connection, rows: str, noted: Noted) -> None:
+    if noted.txn_id > _truncated(connection):
+        row = _find(connection, rows, noted.txn_id)
+        if noted.closed and _outcome(row) == Outcome.PENDING.value:
+            raise LogDamaged(f"{noted.txn_id} was closed and stands as a claim")
+    name = connection.execute("SELECT log_id FROM log_identity").fetchone()
+    if name is None or not noted.txn_id.endswith(str(name[0])):
+        raise LogDamaged("its name is not that of its rows")
 
 
 def _unfinished(connection: sqlite3.Connection, rows: str) -> frozenset[str]:

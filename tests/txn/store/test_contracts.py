@@ -333,3 +333,17 @@ def test_a_log_has_one_owner(tmp_path: Path) -> None:
         take_ownership(path)
     os.close(owner)
     os.close(take_ownership(path))
+
+
+def test_coordinators_that_share_a_log_keep_out_who_wants_it_alone(tmp_path: Path) -> None:
+    """And the other way round: one from before there were epochs does not see theirs."""
+    path = tmp_path / "c.db"
+    first, second = take_ownership(path, shared=True), take_ownership(path, shared=True)
+    os.close(first)
+    with pytest.raises(AlreadyOwned):
+        take_ownership(path)
+    os.close(second)
+    alone = take_ownership(path)
+    with pytest.raises(AlreadyOwned):
+        take_ownership(path, shared=True)
+    os.close(alone)

@@ -6,6 +6,7 @@ Then either nothing can be opened, or everything that it says is what it said be
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -25,7 +26,7 @@ from txn.errors import LogDamaged, TxnError
 from txn.model import Decision, TxnId
 from txn.state import Outcome, Vote
 from txn.store import log_mark, opening, sqlite_verify
-from txn.store.log_mark import LogMark, Noted
+from txn.store.log_mark import LogMark, Noted, all_noted
 from txn.store.migrate import apply
 from txn.store.sql_log import COLUMNS, SqlDecisionLog, decoded, schema
 from txn.store.sqlite_verify import verify
@@ -84,7 +85,7 @@ async def opened(path: Path) -> AsyncIterator[SqlDecisionLog]:
     """The log, as a coordinator opens it. Raises LogDamaged, or what SQLite does."""
     mark = LogMark(path)
     try:
-        verify(path, mark)
+        verify(path)
         store = opening.open_store(path, schema())
         try:
             yield SqlDecisionLog(store, mark=mark)
@@ -206,6 +207,47 @@ async def test_what_was_truncated_is_not_missed(tmp_path: Path) -> None:
         assert [] == list(await log.list_decisions(after="", limit=9))
 
 
+@pytest.mark.parametrize("loses", ["0", "1", ""])
+async def test_each_writer_has_a_note_and_all_of_them_are_looked_at(
+    tmp_path: Path, loses: str
+) -> None:
+    """What one writer has lost is noticed by any, and the note that says so is named alone."""
+    path = tmp_path / "c.db"
+    async with open_sqlite(path) as store:
+        for number, writer in enumerate(["0", "1", ""]):
+            with closing(LogMark(path, writer)) as mark:
+                assert [decision(number)] == await SqlDecisionLog(store, mark=mark).decide_all(
+                    [decision(number)]
+                )
+        assert LOG_ID == await SqlDecisionLog(store).identity(LOG_ID)
+    assert "" == await said_of(path)
+    lost = next(each for each in all_noted(path) if each.mark == LogMark(path, loses).path)
+    changed(path, "DELETE FROM decision WHERE txn_id = ?", (lost.txn_id,))
+    said = await said_of(path)
+    assert f"{lost.txn_id} was written and is not there" in said
+    assert said.endswith(f"starts without {lost.mark}")
+
+
+async def test_a_log_that_others_write_to_is_never_accused(tmp_path: Path) -> None:
+    """A note that is read before the log is looked at names nothing that comes later."""
+    path = tmp_path / "c.db"
+    async with open_sqlite(path) as store:
+        with closing(LogMark(path, "1")) as mark:
+            log = SqlDecisionLog(store, mark=mark)
+            assert LOG_ID == await log.identity(LOG_ID)
+
+            async def write() -> None:
+                for number in range(ROWS):
+                    await log.decide_all([decision(number)])
+
+            writing, looks = asyncio.ensure_future(write()), 0
+            while not writing.done():
+                await asyncio.to_thread(verify, path)
+                looks += 1
+            await writing
+    assert looks > 1
+
+
 async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None:
     """It is not forced, so a power cut may have left anything in it; the next force mends it."""
     whole = tmp_path / "whole" / "c.db"
@@ -213,8 +255,7 @@ async def test_a_note_that_cannot_be_read_accuses_nobody(tmp_path: Path) -> None
     note = whole.with_name("c.db.mark")
     note.write_bytes(note.read_bytes().replace(b"0", b"1"))
     assert [] == await contradictions(whole)
-    with closing(LogMark(whole)) as mark:
-        assert Noted(decision(ROWS - 1).txn_id, closed=False) == mark.read()
+    assert [Noted(decision(ROWS - 1).txn_id, closed=False, mark=note)] == all_noted(whole)
 
 
 async def test_a_note_of_something_that_is_no_text_accuses_nobody(tmp_path: Path) -> None:
@@ -222,7 +263,7 @@ async def test_a_note_of_something_that_is_no_text_accuses_nobody(tmp_path: Path
     with closing(LogMark(tmp_path / "c.db")) as mark:
         text = b"\xff".ljust(log_mark._SIZE_BYTES - log_mark._CHECKSUM_BYTES, b"\0")
         mark.path.write_bytes(log_mark._checksum(text) + text)
-        assert None is mark.read()
+        assert [] == all_noted(tmp_path / "c.db")
 
 
 @pytest.mark.parametrize(
@@ -272,8 +313,8 @@ async def test_what_is_quoted_of_a_damaged_log_is_on_one_line(tmp_path: Path) ->
     # Of the header: a file that was never vacuumed step by step says that it was.
     content[64:68] = b"\0\0\0\1"
     path.write_bytes(content)
-    with closing(LogMark(path)) as mark, pytest.raises(LogDamaged) as refused:
-        verify(path, mark)
+    with pytest.raises(LogDamaged) as refused:
+        verify(path)
     assert str(refused.value).isprintable()
 
 
@@ -289,8 +330,8 @@ async def test_damage_that_cannot_be_quoted_is_damage(tmp_path: Path) -> None:
             "WHERE name = 'decision_unfinished'"
         )
         connection.commit()
-    with closing(LogMark(path)) as mark, pytest.raises(LogDamaged):
-        verify(path, mark)
+    with pytest.raises(LogDamaged):
+        verify(path)
 
 
 async def test_a_note_that_cannot_be_written_is_no_failure(
@@ -310,11 +351,10 @@ async def test_a_note_that_cannot_be_written_is_no_failure(
 
 async def said_of(path: Path) -> str:
     """What is wrong with the log at `path`; empty if it is believed."""
-    with closing(LogMark(path)) as mark:
-        try:
-            verify(path, mark)
-        except LogDamaged as error:
-            return str(error)
+    try:
+        verify(path)
+    except LogDamaged as error:
+        return str(error)
     return ""
 
 

@@ -283,24 +283,28 @@ def test_a_turn_that_does_not_come_refuses_the_group(
         assert [1] == other.run(insert(1))
 
 
-def test_one_owner(postgres_server: PostgresServer, schema: str) -> None:
-    """A log has one coordinator, until its connection ends, however it ends."""
+def test_coordinators_of_a_log_keep_out_who_wants_it_alone(
+    postgres_server: PostgresServer, schema: str
+) -> None:
+    """Several have it, until their connections end, however they end."""
 
     def owned() -> PostgresWriter:
         return PostgresWriter(postgres_server.dsn, schema, SCHEMA, owner=True)
 
-    first = owned()
-    with pytest.raises(AlreadyOwned):
-        owned()
-    first.close()
-    second = owned()
     with postgres_server.connect() as stranger:
+        older = PostgresTx(stranger)
+        first, second = owned(), owned()
+        first.close()
+        with pytest.raises(AlreadyOwned):
+            postgres.own_alone(older, schema)
         _kill_sessions(stranger, schema)
-    third = owned()
-    with pytest.raises(StoreError):
-        second.begin()
+        postgres.own_alone(older, schema)
+        with pytest.raises(AlreadyOwned):
+            owned()
+        with pytest.raises(AlreadyOwned):
+            second.begin()
     second.close()
-    third.close()
+    owned().close()
 
 
 def test_a_server_that_forces_nothing_is_refused(
@@ -349,13 +353,15 @@ async def test_a_log_that_has_lost_its_end_is_noticed(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """As after a failover to a server that had not heard of the last decision."""
-    mark = LogMark(tmp_path / "log")
+    path = tmp_path / "log"
+    one, other = LogMark(path, "0"), LogMark(path, "1")
     async with open_postgres(postgres_server) as store:
-        await verify(store, mark)
-        mark.write("t1-x")
-        with pytest.raises(LogDamaged):
-            await verify(store, mark)
-    mark.close()
+        await verify(store, path)
+        other.write("t1-x")
+        with pytest.raises(LogDamaged, match=r"starts without .*/log\.1\.mark$"):
+            await verify(store, path)
+    one.close()
+    other.close()
 
 
 @pytest.mark.parametrize(
