@@ -169,6 +169,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_drain: list[Callable[[float], Awaitable[None]]] = []
         self._stop_by = self.clock.monotonic()
+        self._bound = False
         self._on_stop: list[Callable[[], Awaitable[None]]] = []
 
     def channel(self, service: str) -> balancer.BalancedChannel:
@@ -176,6 +177,20 @@ class Runtime:
         if service not in self._channels:
             self._channels[service] = balancer.channel(service, resolver=self.resolver)
         return self._channels[service]
+
+    def bind(self) -> None:
+        """Takes the address, on which nobody is served yet. Raises CannotStart.
+
+        That is done when the service is set up; what must not happen while another process
+        has the address comes after a call of this.
+        """
+        if self._bound:
+            return
+        try:
+            self.server.add_insecure_port(self.config.address)
+        except RuntimeError:
+            raise CannotStart(f"{self.config.address} is taken by another process") from None
+        self._bound = True
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
         """Runs work in the background until the service stops; it must not end by itself."""
@@ -376,10 +391,7 @@ async def _start_server(runtime: Runtime, names: tuple[str, ...]) -> health_aio.
         reflection.SERVICE_NAME,
     )
     reflection.enable_server_reflection(shown, runtime.server)
-    try:
-        runtime.server.add_insecure_port(runtime.config.address)
-    except RuntimeError:
-        raise CannotStart(f"{runtime.config.address} is taken by another process") from None
+    runtime.bind()
     await runtime.server.start()
     for name in ("", *names):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)

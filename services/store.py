@@ -55,7 +55,8 @@ async def open_store(
 ) -> Store[Sql]:
     """The store of this service, shared by its replicas; closed when the runtime stops.
 
-    On PostgreSQL where the runtime names a database, and an `owner` is a coordinator, see PostgresWriter.
+    On PostgreSQL where the runtime names a database. An `owner` is a coordinator, see
+    PostgresWriter.
     """
     metrics = PrometheusStoreMetrics(runtime.registry)
     store: SqliteStore | PostgresStore

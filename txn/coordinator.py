@@ -58,6 +58,7 @@ from txn.model import (
     Branch,
     BranchKey,
     Commit,
+    CoordinatorInfo,
     Decision,
     Ended,
     Epoch,
@@ -173,11 +174,17 @@ class Coordinator:
         self._idle.set()
         metrics.watch(self._activity)
 
-    async def start(self) -> int:
-        """Recovers, then serves. Returns how many commits and claims were taken up again."""
+    async def identify(self) -> str:
+        """The name of the log, which may have to be given to it. Nothing is decided yet."""
         self._crash_point(BEFORE_IDENTITY)
         self._log_id = await self._decisions.identity(f"-{self._rng.getrandbits(64):016x}")
         self._crash_point(AFTER_IDENTITY)
+        return self._log_id
+
+    async def start(self) -> int:
+        """Recovers, then serves. Returns how many commits and claims were taken up again."""
+        if not self._log_id:
+            await self.identify()
         inherited = await self._epochs.begin(self._config.instance)
         newest = await self._decisions.newest_txn_id()
         if newest is not None:
@@ -194,11 +201,21 @@ class Coordinator:
         """Ends the epoch of another coordinator, and goes on with what it has begun.
 
         That one decides nothing from then on, whatever it believes. Returns how many commits
-        and claims were taken up. Raises StoreError: try again.
+        and claims were taken up; 0 when it was over already. Raises StoreError: try again.
         """
         count = await self._epochs.take_over(epoch, self._resume_all)
+        if count is None:
+            return 0
         _log.warning("took over from epoch %d: %d transactions go on here", epoch, count)
+        self._metrics.took_over(count)
         return count
+
+    def info(self) -> CoordinatorInfo:
+        """Which coordinator this is. Raises ShuttingDown before it has an epoch."""
+        if not self._epochs.epoch:
+            raise ShuttingDown("the coordinator is starting")
+        instance = self._config.instance
+        return CoordinatorInfo(self._log_id, self._epochs.epoch, instance, len(self._active))
 
     def others(self) -> tuple[Standing, ...]:
         """The other coordinators of this log, as of a moment ago."""
@@ -567,7 +584,7 @@ class Coordinator:
     def _activity(self) -> Activity:
         active = tuple(self._active.values())
         age_s = self._clock.monotonic() - active[0].began_s if active else 0.0
-        return Activity(len(active), age_s)
+        return Activity(len(active), age_s, 1 + len(self._epochs.others()))
 
     def _prepare_horizon(self, participant: str | None = None) -> TxnId | None:
         """Below it no transaction of this log prepares, or ever will: later ids are above.

@@ -73,14 +73,14 @@ class EpochKeeper:
 
     async def take_over(
         self, epoch: Epoch, resume: Callable[[frozenset[Epoch]], Awaitable[int]]
-    ) -> int:
+    ) -> int | None:
         """Ends the epoch of another and has `resume` take up what was begun in it.
 
-        Returns what that returned; 0 when the epoch was over.
+        Returns what that returned; None when the epoch was over already.
         """
         async with self._one_at_a_time:
             inherited = await self._decisions.take_over(epoch)
-            count = await resume(inherited) if inherited else 0
+            count = await resume(inherited) if inherited else None
             self._announced = None
             await self._look()
         return count

@@ -33,10 +33,14 @@ class Phase(Enum):
 
 
 class Activity(NamedTuple):
-    """What a coordinator drives now: how many, and how long ago the oldest was begun."""
+    """What a coordinator drives now: how many, and how long ago the oldest was begun.
+
+    And how many coordinators of its log it knows of, itself among them.
+    """
 
     total: int
     oldest_age_s: float
+    coordinators: int
 
 
 class CoordinatorMetrics(Protocol):
@@ -62,6 +66,9 @@ class CoordinatorMetrics(Protocol):
 
     def truncated(self, rows: int) -> None:
         """Outcomes were deleted."""
+
+    def took_over(self, transactions: int) -> None:
+        """Another coordinator's right to decide was ended; so much of it goes on here."""
 
 
 class ParticipantMetrics(Protocol):
@@ -108,6 +115,9 @@ class NoMetrics:
         """Nothing."""
 
     def truncated(self, rows: int) -> None:
+        """Nothing."""
+
+    def took_over(self, transactions: int) -> None:
         """Nothing."""
 
     def answered(self, messages: int, latency_s: float) -> None:

@@ -63,13 +63,14 @@ class PrometheusCoordinatorMetrics(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._activity: Callable[[], Activity] = lambda: Activity(0, 0.0)
+        self._activity: Callable[[], Activity] = lambda: Activity(0, 0.0, 0)
         self._outcomes = Counter[str]()
         self._phases = {phase: _Histogram(BUCKETS_S) for phase in Phase}
         self._sizes: dict[str, _Histogram] = {}
         self._retries = Counter[str]()
         self._alarms = Counter[str]()
         self._truncated = 0
+        self._takeovers = 0
         registry.register(self)
 
     def watch(self, activity: Callable[[], Activity]) -> None:
@@ -104,6 +105,11 @@ class PrometheusCoordinatorMetrics(Collector):
         """See CoordinatorMetrics."""
         self._truncated += rows
 
+    def took_over(self, transactions: int) -> None:
+        """See CoordinatorMetrics."""
+        del transactions
+        self._takeovers += 1
+
     def collect(self) -> Iterator[Metric]:
         """The series of this moment. Called by the registry."""
         activity = self._activity()
@@ -128,6 +134,8 @@ class PrometheusCoordinatorMetrics(Collector):
         yield _counters(f"{prefix}_retries", "Messages sent again.", "participant", self._retries)
         yield _counters(f"{prefix}_alarms", "Promises broken.", "participant", self._alarms)
         yield CounterMetricFamily(f"{prefix}_truncated", "Outcomes deleted.", self._truncated)
+        yield GaugeMetricFamily(f"{prefix}_coordinators", "That may decide.", activity.coordinators)
+        yield CounterMetricFamily(f"{prefix}_takeovers", "Of other coordinators.", self._takeovers)
 
     def describe(self) -> Iterator[Metric]:
         """The names of the series, so that a registry refuses a second set of them at once."""
@@ -144,7 +152,7 @@ class PrometheusParticipantMetrics(Collector):
         self._sizes = _Histogram(BUCKETS_OF_SIZES)
         self._latencies = _Histogram(BUCKETS_S)
         self._alarms = 0
-        self._in_doubt = Activity(0, 0.0)
+        self._in_doubt = (0, 0.0)
         self._forgotten = 0
         registry.register(self)
 
@@ -159,7 +167,7 @@ class PrometheusParticipantMetrics(Collector):
 
     def in_doubt(self, branches: int, oldest_age_s: float) -> None:
         """See ParticipantMetrics."""
-        self._in_doubt = Activity(branches, oldest_age_s)
+        self._in_doubt = (branches, oldest_age_s)
 
     def forgotten(self, branches: int) -> None:
         """See ParticipantMetrics."""

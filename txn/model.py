@@ -186,6 +186,15 @@ class Ended(NamedTuple):
     prepare_horizon: TxnId | None
 
 
+class CoordinatorInfo(NamedTuple):
+    """One coordinator among those of a log: its name, its epoch, how much it drives now."""
+
+    log_id: str
+    epoch: Epoch
+    instance: str
+    active: int
+
+
 def log_id_of(txn_id: str) -> str:
     """The name of the log that decides a transaction: what its id ends with."""
     _, dash, name = txn_id.rpartition("-")

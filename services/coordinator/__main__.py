@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
-from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
+from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from discovery import NAMESPACE
-from services.coordinator.alone import Alone
+from services.coordinator.asking import SERVICE, GrpcAsking
+from services.coordinator.peers import Peers
 from services.failpoints import crash_point
 from services.housekeeping import log_keeper_config
 from services.operations import PAY_TRADE, TRANSFER
@@ -48,8 +49,9 @@ def takes_one_phase(variables: Mapping[str, str]) -> bool:
 
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
-    """CoordinatorService; refuses to start when another coordinator owns the log."""
+    """CoordinatorService; refuses to start beside a coordinator of another log."""
     service = runtime.config.service
+    await _take_address(runtime)
     log = await (_log_on_postgres if runtime.config.postgres else _log_on_sqlite)(runtime)
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
@@ -60,6 +62,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
             name=service,
             participants=frozenset(OPERATIONS),
             one_phase=takes_one_phase(os.environ),
+            instance=runtime.config.advertised,
         ),
         log=log,
         transport=transport,
@@ -72,7 +75,17 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     servicer = CoordinatorServicer(coordinator, OPERATIONS)
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, runtime.server)
 
+    peers = Peers(
+        coordinator,
+        GrpcAsking(),
+        runtime.resolver,
+        f"{NAMESPACE}/{service}",
+        address=runtime.config.advertised,
+        clock=runtime.clock,
+    )
+    await peers.admit(await coordinator.identify())
     await coordinator.start()
+    runtime.spawn(peers.run())
     keeper = LogKeeper(
         log,
         clock=runtime.clock,
@@ -84,7 +97,15 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     runtime.spawn(keeper.run())
     runtime.on_drain(servicer.drain)
     runtime.on_drain(coordinator.close)
-    return (coordinator_service_pb2.DESCRIPTOR.services_by_name["CoordinatorService"].full_name,)
+    return (SERVICE,)
+
+
+async def _take_address(runtime: Runtime) -> None:
+    """Who begins under an address fences whoever was there: so it has to be free."""
+    advertised = runtime.config.advertised
+    if advertised != runtime.config.address and await GrpcAsking().lives(advertised):
+        raise CannotStart(f"{advertised} is taken by another process")
+    runtime.bind()
 
 
 async def _log_on_sqlite(runtime: Runtime) -> sql_log.SqlDecisionLog:
@@ -98,7 +119,6 @@ async def _log_on_sqlite(runtime: Runtime) -> sql_log.SqlDecisionLog:
 
     # Before the store is opened, so that it is let go of after the store is closed.
     runtime.on_stop(disown)
-    await _alone(runtime)
     verify(path)
     return sql_log.SqlDecisionLog(await open_store(runtime, sql_log.schema), runtime.clock, mark)
 
@@ -112,15 +132,9 @@ async def _log_on_postgres(runtime: Runtime) -> sql_log.SqlDecisionLog:
         mark.close()
 
     runtime.on_stop(close_mark)
-    await _alone(runtime)
     store = await open_store(runtime, sql_log.schema, owner=True)
     await postgres_verify.verify(store, path)
     return sql_log.SqlDecisionLog(store, runtime.clock, mark)
-
-
-async def _alone(runtime: Runtime) -> None:
-    name = f"{NAMESPACE}/{runtime.config.service}"
-    await Alone(runtime.resolver, name, runtime.config.advertised).wait()
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ class Service:
     name: str
     port: int
     replicas: int = 1
-    replicas_max: int = REPLICAS_MAX
 
 
 CATALOGUE = (
     Service("order", 50051, replicas=2),
     Service("ledger", 50061, replicas=2),
     Service("wallet", 50071),
-    Service("coordinator", 50091, replicas_max=1),
+    Service("coordinator", 50091),
 )
 
 
@@ -46,7 +45,7 @@ def parse_replicas(text: str, catalogue: tuple[Service, ...]) -> dict[str, int]:
             raise ReplicasError(
                 f"REPLICAS: no service {name[:100]!r}; there are {', '.join(known)}"
             )
-        counts[name] = _count(known[name], number)
+        counts[name] = _count(name, number)
     return counts
 
 
@@ -61,9 +60,9 @@ def shown(replicas: Mapping[str, int]) -> str:
     return " ".join(f"{name}={count}" for name, count in replicas.items())
 
 
-def _count(service: Service, number: str) -> int:
-    most = service.replicas_max
-    if count := whole_number(number, most):
+def _count(service: str, number: str) -> int:
+    if count := whole_number(number, REPLICAS_MAX):
         return count
-    allowed = f"from 1 to {most}" if most > 1 else "only 1 for now"
-    raise ReplicasError(f"REPLICAS: {service.name}={number[:20]!r} will not do; {allowed}")
+    raise ReplicasError(
+        f"REPLICAS: {service}={number[:20]!r} will not do; from 1 to {REPLICAS_MAX}"
+    )

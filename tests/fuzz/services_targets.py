@@ -19,7 +19,7 @@ from services.backup.report import lines
 from services.edge import _readable
 from services.errors import InvalidArgument
 from services.launcher import environment, logs, packages, plan, settings, status
-from services.launcher.catalogue import CATALOGUE, parse_replicas, shown
+from services.launcher.catalogue import CATALOGUE, REPLICAS_MAX, parse_replicas, shown
 from services.launcher.errors import EtcdUnavailable, ReplicasError
 from services.launcher.mesh import tail
 from services.launcher.processes import Identity
@@ -92,7 +92,7 @@ def _http(data: bytes) -> None:
 def _replicas(data: bytes) -> None:
     counts = parse_replicas(_text(data), CATALOGUE)
     assert counts == parse_replicas(shown(counts), CATALOGUE)
-    assert all(1 <= counts[each.name] <= each.replicas_max for each in CATALOGUE)
+    assert all(1 <= counts[each.name] <= REPLICAS_MAX for each in CATALOGUE)
 
 
 def _etcd_setting(data: bytes) -> None:

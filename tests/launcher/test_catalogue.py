@@ -24,7 +24,7 @@ def test_replicas_default_unless_named() -> None:
         ("order=-1", "from 1 to 10"),
         ("order=²", "from 1 to 10"),
         ("order=" + "9" * 5000, "from 1 to 10"),
-        ("coordinator=2", "only 1 for now"),
+        ("coordinator=11", "from 1 to 10"),
         ("nobody=1", "there are order, ledger"),
     ],
 )

@@ -74,6 +74,8 @@ class ServiceProcess:
         self.tree = ROOT
         # Of its environment, beside ours.
         self.variables: dict[str, str] = {}
+        # Of its command line, after ours: of two that say the same the later one counts.
+        self.arguments: tuple[str, ...] = ()
         self._replica = replica
         self._etcd = etcd
         self._home = home
@@ -108,6 +110,7 @@ class ServiceProcess:
                     "--replica", str(self._replica), "--address", self.address,
                     "--etcd", self._etcd, "--home", str(self._home),
                     "--metrics", f"127.0.0.1:{self.metrics_port}",
+                    *self.arguments,
                 ],
                 cwd=self.tree,
                 env={

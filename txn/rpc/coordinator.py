@@ -227,6 +227,22 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
             response.answers.add(txn_id=txn_id, outcome=_OUTCOMES_OUT[outcome])
         return response
 
+    async def GetCoordinator(  # noqa: N802
+        self, request: coordinator_service_pb2.GetCoordinatorRequest, context: Context
+    ) -> coordinator_service_pb2.GetCoordinatorResponse:
+        """See the proto."""
+        del request
+        try:
+            info = self._coordinator.info()
+        except TxnError as error:
+            await abort_with(context, status_of(error))
+        return coordinator_service_pb2.GetCoordinatorResponse(
+            log_id=info.log_id,
+            epoch=info.epoch,
+            instance=info.instance,
+            active_transactions=info.active,
+        )
+
     async def FilterEnded(  # noqa: N802
         self, request: coordinator_service_pb2.FilterEndedRequest, context: Context
     ) -> coordinator_service_pb2.FilterEndedResponse:

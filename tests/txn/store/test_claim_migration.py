@@ -69,7 +69,7 @@ async def test_a_log_of_every_version_takes_claims(version: int, tmp_path: Path)
     """What stood stands, is found by id and key, and what has no end still has none."""
     path = log_of(version, tmp_path / "c.db")
     mark = LogMark(path)
-    verify(path, mark)
+    verify(path)
     async with open_sqlite(path) as store:
         log = SqlDecisionLog(store, mark=mark)
         assert ROWS == list(await log.list_decisions(after="", limit=9))
@@ -83,7 +83,7 @@ async def test_a_log_of_every_version_takes_claims(version: int, tmp_path: Path)
         closed = row(7, Outcome.COMMITTED, ended=True)
         assert [closed] == list(await log.close_all([closed]))
         assert claim.txn_id == await log.newest_txn_id()
-    verify(path, mark)
+    verify(path)
     mark.close()
 
 
@@ -110,12 +110,12 @@ async def test_a_claim_that_is_damaged_is_noticed(tmp_path: Path) -> None:
         await SqlDecisionLog(store).close_all([row(7, Outcome.COMMITTED, ended=True)])
         await decide(SqlDecisionLog(store), row(8, Outcome.PENDING, ended=False))
     mark = LogMark(path)
-    verify(path, mark)
+    verify(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE decision SET outcome = 'ABORTED' WHERE txn_id LIKE 't8%'")
         connection.commit()
     with pytest.raises(LogDamaged, match="t8"):
-        verify(path, mark)
+        verify(path)
     mark.close()
 
 

@@ -473,6 +473,53 @@ class BatchInquireResponse(_message.Message):
 Global___BatchInquireResponse: _TypeAlias = BatchInquireResponse  # noqa: Y015
 
 @_typing.final
+class GetCoordinatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCoordinatorRequest: _TypeAlias = GetCoordinatorRequest  # noqa: Y015
+
+@_typing.final
+class GetCoordinatorResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    ACTIVE_TRANSACTIONS_FIELD_NUMBER: _builtins.int
+    log_id: _builtins.str
+    """The name of its decision log, in which each txn_id ends."""
+    epoch: _builtins.int
+    """The right under which it decides; of two coordinators the greater one began later."""
+    instance: _builtins.str
+    """What it is called among those of its log: its address."""
+    active_transactions: _builtins.int
+    """Transactions that are not finished now."""
+    def __init__(
+        self,
+        *,
+        log_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        instance: _builtins.str = ...,
+        active_transactions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_transactions", b"active_transactions", "epoch", b"epoch", "instance", b"instance", "log_id", b"log_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCoordinatorResponse: _TypeAlias = GetCoordinatorResponse  # noqa: Y015
+
+@_typing.final
 class FilterEndedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -65,6 +65,11 @@ class CoordinatorServiceStub:
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
                 _registered_method=True)
+        self.GetCoordinator = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/GetCoordinator',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorResponse.FromString,
+                _registered_method=True)
         self.FilterEnded = channel.unary_unary(
                 '/tallystick.txn.v1.CoordinatorService/FilterEnded',
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.SerializeToString,
@@ -144,6 +149,14 @@ class CoordinatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCoordinator(self, request, context):
+        """Which coordinator this is: asked by the others, since all that are registered under one
+        name have to share one log. UNAVAILABLE while it starts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FilterEnded(self, request, context):
         """Asked by a participant about what it has committed: which of these transactions have
         ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
@@ -184,6 +197,11 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.BatchInquire,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.SerializeToString,
+            ),
+            'GetCoordinator': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCoordinator,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorResponse.SerializeToString,
             ),
             'FilterEnded': grpc.unary_unary_rpc_method_handler(
                     servicer.FilterEnded,
@@ -354,6 +372,33 @@ class CoordinatorService:
             '/tallystick.txn.v1.CoordinatorService/BatchInquire',
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.BatchInquireResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCoordinator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/GetCoordinator',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.GetCoordinatorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,10 @@ class CoordinatorServiceStub:
     """The same for many. Of a transaction that belongs to another log, or is too old,
     about which nothing can be said here, the outcome is OUTCOME_PENDING.
     """
+    GetCoordinator: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetCoordinatorRequest, _coordinator_service_pb2.GetCoordinatorResponse]
+    """Which coordinator this is: asked by the others, since all that are registered under one
+    name have to share one log. UNAVAILABLE while it starts.
+    """
     FilterEnded: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.FilterEndedRequest, _coordinator_service_pb2.FilterEndedResponse]
     """Asked by a participant about what it has committed: which of these transactions have
     ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
@@ -128,6 +132,10 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     BatchInquire: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.BatchInquireRequest, _coordinator_service_pb2.BatchInquireResponse]  # type: ignore[assignment]
     """The same for many. Of a transaction that belongs to another log, or is too old,
     about which nothing can be said here, the outcome is OUTCOME_PENDING.
+    """
+    GetCoordinator: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.GetCoordinatorRequest, _coordinator_service_pb2.GetCoordinatorResponse]  # type: ignore[assignment]
+    """Which coordinator this is: asked by the others, since all that are registered under one
+    name have to share one log. UNAVAILABLE while it starts.
     """
     FilterEnded: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.FilterEndedRequest, _coordinator_service_pb2.FilterEndedResponse]  # type: ignore[assignment]
     """Asked by a participant about what it has committed: which of these transactions have
@@ -214,6 +222,16 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_coordinator_service_pb2.BatchInquireResponse, _abc.Awaitable[_coordinator_service_pb2.BatchInquireResponse]]:
         """The same for many. Of a transaction that belongs to another log, or is too old,
         about which nothing can be said here, the outcome is OUTCOME_PENDING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCoordinator(
+        self,
+        request: _coordinator_service_pb2.GetCoordinatorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.GetCoordinatorResponse, _abc.Awaitable[_coordinator_service_pb2.GetCoordinatorResponse]]:
+        """Which coordinator this is: asked by the others, since all that are registered under one
+        name have to share one log. UNAVAILABLE while it starts.
         """
 
     @_abc_1.abstractmethod

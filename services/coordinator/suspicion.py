@@ -1,0 +1,55 @@
+"""When a coordinator takes over from another one. Pure.
+
+That its lease has run out is a hint and its silence another; who then still lives is fenced
+by the log, and starts anew. So being wrong costs a restart, and this may be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from txn.decision_log import Standing
+from txn.model import Epoch
+
+
+class Suspicion:
+    """Is told what is known of the others, and says whom to ask and from whom to take over."""
+
+    def __init__(self, *, grace_s: float, silences: int) -> None:
+        """Who has begun has `grace_s` to register; `silences` in a row are enough."""
+        self._grace_s = grace_s
+        self._silences = silences
+        self._first_seen_s: dict[Epoch, float] = {}
+        self._silent: dict[Epoch, int] = {}
+
+    def suspects(
+        self, now_s: float, others: Iterable[Standing], registered: AbstractSet[str] | None
+    ) -> list[Standing]:
+        """Whom to ask now: who is not registered and has had the time to be.
+
+        `registered` are addresses, None while the registry does not answer: then nobody is
+        suspected, and nobody is any nearer to it afterwards.
+        """
+        standing = {other.epoch: other for other in others}
+        self._first_seen_s = {epoch: self._first_seen_s.get(epoch, now_s) for epoch in standing}
+        found = [
+            other
+            for epoch, other in standing.items()
+            if registered is not None
+            and other.instance not in registered
+            and now_s - self._first_seen_s[epoch] >= self._grace_s
+        ]
+        self._silent = {other.epoch: self._silent.get(other.epoch, 0) for other in found}
+        return found
+
+    def heard(self, suspect: Standing, *, answers: bool) -> bool:
+        """Whether to take over from it, now that it was asked."""
+        epoch = suspect.epoch
+        self._silent[epoch] = 0 if answers else self._silent.get(epoch, 0) + 1
+        return self._silent[epoch] >= self._silences
+
+    @property
+    def any_silent(self) -> bool:
+        """Whether somebody should be asked again soon."""
+        return any(self._silent.values())
