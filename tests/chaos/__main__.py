@@ -106,6 +106,7 @@ def _options(options: argparse.Namespace, home: Path) -> Options:
         clients=options.clients,
         think_s=options.think_s,
         kills=options.campaign,
+        takeovers=options.takeovers,
         mutant=options.mutant,
     )
 
@@ -118,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--think-s", type=float, default=0.5, help="between payments of a client")
     parser.add_argument(
         "--campaign", type=int, default=0, metavar="KILLS", help="rounds of kills, so many in all"
+    )
+    parser.add_argument(
+        "--takeovers", type=int, default=0, metavar="N", help="three coordinators, taken over from"
     )
     parser.add_argument(
         "--mutant",

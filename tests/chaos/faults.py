@@ -50,7 +50,7 @@ LINK_KINDS = (Kind.CUT, Kind.SILENCE, Kind.DEAF, Kind.MUTE, Kind.SLOW)
 CLOCK_OFFSETS_S = (0.1, -0.1, 600.0, -600.0, 3600.0, -3600.0)
 DELAYS_S = (0.02, 0.1, 0.4)
 LASTS_S = (1.0, 5.0)
-CLIENT, ETCD = "client", "etcd"
+CLIENT, ETCD, COORDINATOR = "client", "etcd", "coordinator"
 
 
 @dataclass(frozen=True, slots=True)

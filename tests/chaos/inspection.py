@@ -46,7 +46,8 @@ async def processes(
         await asyncio.sleep(LOOK_S)
     check_taken(found, before, now)
     home = rig.settings.home
-    check_ends(found, home.log("supervisor").read_text(errors="replace").splitlines(), rig.killed)
+    said = home.log("supervisor").read_text(errors="replace").splitlines()
+    check_ends(found, said, rig.killed, rig.may_be_fenced)
     for failure in crowd.failures:
         found.check("I9", False, failure)
     for process in rig.processes():

@@ -19,9 +19,10 @@ from services.launcher.processes import Identity
 from services.launcher.settings import Settings
 from services.launcher.status import ProcessStatus, State
 from tests.chaos.clocks import Clocks
-from tests.chaos.faults import ETCD, Cast, Victim
+from tests.chaos.faults import COORDINATOR, ETCD, Cast, Victim
 from tests.chaos.network import Network
 from tests.chaos.runner import MUTANT
+from txn.store.opening import EXIT_FENCED
 
 # Below the ports that the kernel gives to those who connect: a process that is killed
 # finds its own port free again.
@@ -68,12 +69,23 @@ class Rig:
     """A mesh in `home`, up while it is open."""
 
     def __init__(
-        self, home: Path, *, clocks: Clocks | None, clients: int, mutant: str = ""
+        self,
+        home: Path,
+        *,
+        clocks: Clocks | None,
+        clients: int,
+        mutant: str = "",
+        coordinators: int = 1,
     ) -> None:
         """With `mutant` every service has that bug; see runner.py."""
         base = FIRST_PORT + os.getpid() % PORT_SPREAD * BLOCK
         catalogue = tuple(
-            replace(service, port=base + 10 * number) for number, service in enumerate(CATALOGUE)
+            replace(
+                service,
+                port=base + 10 * number,
+                replicas=coordinators if service.name == COORDINATOR else service.replicas,
+            )
+            for number, service in enumerate(CATALOGUE)
         )
         self.network = Network(Ports([base + LINKS_OFFSET]), base + LINKS_OFFSET)
         self.clocks = clocks
@@ -98,6 +110,19 @@ class Rig:
     def data(self) -> Path:
         """Where the books are."""
         return self.settings.home.path / "data"
+
+    def advertised(self, victim: Victim) -> str:
+        """The address that the registry has of a service."""
+        port = next(each.port for each in self.settings.catalogue if each.name == victim.role)
+        return self.network.inward(victim.name, f"{HOST}:{port + victim.number}")
+
+    def may_be_fenced(self, process: str, code: int) -> bool:
+        """Whether another coordinator may have taken over from it: there has to be one."""
+        return (
+            code == EXIT_FENCED
+            and process.startswith(f"{COORDINATOR}-")
+            and self.cast[COORDINATOR] > 1
+        )
 
     @property
     def etcd(self) -> str:

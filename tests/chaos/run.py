@@ -24,6 +24,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.picture import Story
 from tests.chaos.resources import Taken
 from tests.chaos.rig import Rig
+from tests.chaos.takeovers import SEATS, Takeovers, rounds
 from tests.chaos.tally import clashes_refused, final_times, under_fire
 from tests.chaos.teller import Teller
 from tests.chaos.verdict import Run, finish, longest_calm_s
@@ -51,8 +52,8 @@ Tell = Callable[[str], None]
 class Options:
     """What to do.
 
-    `kills` asks for a campaign of so many, instead of `duration_s`; `mutant` names a bug that
-    all services are to have.
+    `kills` or `takeovers` ask for a campaign of so many, instead of `duration_s`; `mutant` names
+    a bug that all services are to have.
     """
 
     home: Path
@@ -61,6 +62,7 @@ class Options:
     clients: int
     think_s: float
     kills: int = 0
+    takeovers: int = 0
     mutant: str = ""
 
 
@@ -86,7 +88,13 @@ class Bank:
         if clocks is None:
             self._left_out.append("wall clocks stay: libfaketime is not installed")
         processes = min(CLIENT_PROCESSES, options.clients)
-        self._rig = Rig(options.home, clocks=clocks, clients=processes, mutant=options.mutant)
+        self._rig = Rig(
+            options.home,
+            clocks=clocks,
+            clients=processes,
+            mutant=options.mutant,
+            coordinators=SEATS if options.takeovers else 1,
+        )
         self._teller = Teller(options.home, self._rig.etcd, self._history)
         self._crowd = Crowd(
             options.home,
@@ -97,6 +105,7 @@ class Bank:
             think_s=options.think_s,
         )
         self._nemesis = Nemesis(self._rig, self._crowd)
+        self._takeovers = Takeovers(self._rig, self._nemesis)
         self._monitor = Monitor(
             self._rig, self._crowd, self._history, lambda: not self._nemesis.record.active
         )
@@ -134,6 +143,9 @@ class Bank:
 
     async def _under_fire(self) -> None:
         options = self._options
+        if options.takeovers:
+            await self._take_over()
+            return
         if options.kills:
             await self._campaign()
             return
@@ -150,10 +162,22 @@ class Bank:
                 await asyncio.sleep(max(0.0, round_s + delay_s - time.monotonic()))
                 at_s = time.monotonic() - self._started_s
                 self._nemesis.begin(Fault(Kind.KILL, (victim,), at_s))
-            wanted = self._monitor.paid + PAID_BETWEEN
-            paid = await until(lambda: self._monitor.paid >= wanted, PAID_BETWEEN_TIMEOUT_S)  # noqa: B023
-            self._unpaid_rounds += not paid
+            await self._pay_again()
         await self._nemesis.healed()
+
+    async def _take_over(self) -> None:
+        """Rounds of takeovers, until the log has seen enough."""
+        options = self._options
+        for each in rounds(options.seed, options.takeovers):
+            at_s = time.monotonic() - self._started_s
+            good = await self._takeovers.carry_out(each, at_s)
+            self._findings.check("I5", good, f"nobody took over, or nobody came back: {each}")
+            await self._pay_again()
+
+    async def _pay_again(self) -> None:
+        wanted = self._monitor.paid + PAID_BETWEEN
+        paid = await until(lambda: self._monitor.paid >= wanted, PAID_BETWEEN_TIMEOUT_S)
+        self._unpaid_rounds += not paid
 
     async def _converge(self) -> Ending:
         """Waits until clients are answered, processes serve and the books are quiet."""
@@ -197,6 +221,8 @@ class Bank:
             idle=record.idle,
             clashes_refused=clashes_refused(self._history),
             kills_asked=self._options.kills,
+            takeovers=self._takeovers.count,
+            takeovers_asked=self._options.takeovers,
             unpaid_rounds=self._unpaid_rounds,
             longest_calm_s=longest_calm_s(
                 [done.began_s for done in record.done], self._started_s, ending.faults_end_s

@@ -52,14 +52,19 @@ def test_who_leaks_or_is_gone_is_found() -> None:
 
 def test_who_ends_by_itself_is_found() -> None:
     """An end that we did not bring about, whatever its code."""
-    ends = [("order-0", 1, -9), ("ledger-0", 2, -9), ("wallet-0", 1, 5)]
+    ends = [("order-0", 1, -9), ("ledger-0", 2, -9), ("wallet-0", 1, 5), ("order-1", 3, 6)]
     lines = [
         json.dumps({"event": "ended", "process": process, "pid": pid, "code": code})
         for process, pid, code in ends
     ]
     found = Findings()
-    check_ends(found, [*lines, "not json", '{"event": "state"}'], lambda pid: pid == 1)
-    assert (3, 2) == (found.looked["I9"], found.broken["I9"])
+    check_ends(
+        found,
+        [*lines, "not json", '{"event": "state"}'],
+        lambda pid: pid == 1,
+        lambda process, code: (process, code) == ("order-1", 6),
+    )
+    assert (4, 2) == (found.looked["I9"], found.broken["I9"])
 
 
 def test_alarms_and_what_nobody_expected_are_found() -> None:

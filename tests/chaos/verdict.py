@@ -41,6 +41,9 @@ class Run:
     """How often a key was refused for another body."""
     kills_asked: int
     """Of a campaign, 0 otherwise: its kills come when the mesh pays again, others by the clock."""
+    takeovers: int
+    takeovers_asked: int
+    """Of a campaign of takeovers, 0 otherwise: nobody but coordinators is hurt in it."""
     unpaid_rounds: int
     """Of a campaign: after how many rounds too little was paid."""
     longest_calm_s: float
@@ -91,6 +94,10 @@ def complaints(run: Run) -> list[str]:
         found.append("no payment went through under fire")
     if run.starved and not _in_time(run):
         found.append(f"too busy a machine to converge: sleeps took {run.late:.1f} times as long")
+    if run.takeovers < run.takeovers_asked:
+        found.append(f"{run.takeovers} takeovers, and {run.takeovers_asked} were asked for")
+    if run.takeovers_asked:
+        return found + _short_of_a_campaign(run)
     if never:
         found.append(f"never killed: {', '.join(never)}")
     paced = not run.kills_asked
@@ -149,7 +156,7 @@ def figures(run: Run) -> list[str]:
         f" {run.unread} looks at them failed",
         f"faults: {kinds}; {run.missed} hit another one, since theirs was being started,"
         f" {run.idle} nobody",
-        f"killed: {kills}",
+        f"killed: {kills}; {run.takeovers} takeovers",
         f"at most {run.longest_calm_s:.1f} s without a new fault;"
         f" in doubt for at most {run.oldest_in_doubt_s:.1f} s",
         f"after the last fault: books settled in {_took(run.books_settled_s)},"
@@ -175,6 +182,8 @@ def as_json(run: Run) -> dict[str, Any]:
         "idle": run.idle,
         "clashes_refused": run.clashes_refused,
         "kills_asked": run.kills_asked,
+        "takeovers": run.takeovers,
+        "takeovers_asked": run.takeovers_asked,
         "unpaid_rounds": run.unpaid_rounds,
         "longest_calm_s": round(run.longest_calm_s, 1),
         "books_settled_s": run.books_settled_s,
@@ -202,7 +211,8 @@ def longest_calm_s(began_s: Sequence[float], from_s: float, to_s: float) -> floa
 
 def last_line(run: Run) -> str:
     """What programs look for."""
-    return f"faults={run.faults} payments={run.payments} violations={run.findings.total}"
+    takeovers = f" takeovers={run.takeovers}" if run.takeovers_asked else ""
+    return f"faults={run.faults}{takeovers} payments={run.payments} violations={run.findings.total}"
 
 
 def _in_time(run: Run) -> bool:

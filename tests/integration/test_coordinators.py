@@ -20,7 +20,7 @@ from services.coordinator.peers import GRACE_S
 from services.runtime import EXIT_CANNOT_START, LEASE_TTL_S
 from tests.discovery.proxy import TcpProxy
 from tests.support.books import books_agree, unfinished
-from tests.support.faults import injected, stopped
+from tests.support.faults import injected, stop_between_turns, stopped
 from tests.support.load import Load
 from tests.support.mesh import (
     CALL_TIMEOUT_S,
@@ -265,7 +265,11 @@ async def test_row_19_a_stopped_coordinator_that_wakes_decides_nothing_more(pair
     victim = pair.processes["coordinator-1"]
     async with Load(await shops(pair)) as load:
         epoch = await paid_by(pair, victim)
-        victim.send(signal.SIGSTOP)
+        await stop_between_turns(
+            lambda: victim.send(signal.SIGSTOP),
+            lambda: victim.send(signal.SIGCONT),
+            pair.book("coordinator"),
+        )
         began_s = time.monotonic()
         await eventually(
             lambda: victim.address not in standing(pair),

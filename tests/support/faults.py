@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.support.mesh import ServiceProcess
 from tests.support.require import lacking, require
 from tests.support.waiting import eventually
 
+# Much longer than a group of those who write to one file takes.
+TURN_MAX_S = 2.0
 _FILL_STEP_BYTES = 4 * 1024 * 1024
 # What strace notes of a call that it had fail, and of a process that it has killed.
 _FIRED = ("(INJECTED)", "+++ killed by SIGKILL +++")
@@ -32,6 +35,35 @@ def stopped(process: ServiceProcess) -> Iterator[None]:
         yield
     finally:
         process.send(signal.SIGCONT)
+
+
+async def stop_between_turns(
+    stop: Callable[[], object], go_on: Callable[[], object], book: Path
+) -> None:
+    """Stops a process that writes to the SQLite file `book`, and not while it has the turn.
+
+    Who stands still in the middle of a group keeps everybody from writing until it goes on or
+    is killed: the kernel's lock has no deadline.
+    """
+    while True:
+        stop()
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: _nobody_writes(book), TURN_MAX_S)
+            return
+        go_on()
+
+
+def _nobody_writes(book: Path) -> bool:
+    path = Path(f"{book}.lock")
+    if not path.exists():
+        # Its books are on PostgreSQL, where a turn ends with a connection.
+        return True
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 class HasPid(Protocol):

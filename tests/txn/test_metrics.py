@@ -57,16 +57,24 @@ from txn.testing import MemoryBranchTable, MemoryDecisionLog, MemoryStore, Table
 class Counted:
     """A coordinator whose metrics are collected."""
 
-    def __init__(self, clock: FastClock | None = None) -> None:
+    def __init__(
+        self,
+        clock: FastClock | None = None,
+        store: MemoryStore | None = None,
+        instance: str = "",
+    ) -> None:
         self.registry = CollectorRegistry()
         self.metrics = PrometheusCoordinatorMetrics(self.registry)
         self.transport = ScriptedTransport()
-        self.log = MemoryDecisionLog(MemoryStore())
+        self.log = MemoryDecisionLog(store or MemoryStore())
         self.clock = clock or FastClock()
         numbers = iter(range(1, 1_000_000))
         self.engine = Coordinator(
             config=CoordinatorConfig(
-                name="coordinator", participants=frozenset({"order", "ledger"}), abort_attempts=2
+                name="coordinator",
+                participants=frozenset({"order", "ledger"}),
+                abort_attempts=2,
+                instance=instance,
             ),
             log=self.log,
             transport=self.transport,
@@ -158,6 +166,21 @@ async def test_truncated_outcomes_are_counted() -> None:
         counted.log, clock=counted.clock, rng=Random(1), metrics=counted.metrics
     ).sweep()
     assert 1 == counted.value("truncated_total")
+
+
+async def test_takeovers_and_coordinators_are_counted() -> None:
+    """Each that it has taken over from, once; and who may decide, itself among them."""
+    store = MemoryStore()
+    counted, other = Counted(store=store), Counted(store=store, instance="other")
+    await other.engine.start()
+    await counted.engine.start()
+    assert (2, 0) == (counted.value("coordinators"), counted.value("takeovers_total"))
+    (standing,) = counted.engine.others()
+    for _ in range(2):
+        await counted.engine.take_over(standing.epoch)
+        assert (1, 1) == (counted.value("coordinators"), counted.value("takeovers_total"))
+    await counted.engine.close(WAIT_S)
+    await other.engine.close(0.0)
 
 
 class Asked:

@@ -108,6 +108,35 @@ def request(
     )
 
 
+async def test_a_coordinator_says_who_it_is(rig: Rig) -> None:
+    """Its log, its epoch and what it drives; nothing before it has an epoch."""
+    said = await rig.stub.GetCoordinator(pb.GetCoordinatorRequest(), timeout=TIMEOUT_S)
+    log_id = await rig.engine.identify()
+    assert pb.GetCoordinatorResponse(log_id=log_id, epoch=1) == said
+    gate = Gate(Vote.COMMIT)
+    rig.transport.on("prepare", "ledger", gate)
+    asked = asyncio.ensure_future(rig.stub.Execute(request(), timeout=TIMEOUT_S))
+    await gate.reached.wait()
+    said = await rig.stub.GetCoordinator(pb.GetCoordinatorRequest(), timeout=TIMEOUT_S)
+    assert 1 == said.active_transactions
+    gate.opened.set()
+    await asked
+
+
+async def test_a_coordinator_that_starts_says_nothing_of_itself() -> None:
+    """Who asks has to ask again."""
+    engine = coordinator(ScriptedTransport(), MemoryDecisionLog(MemoryStore()))
+    servicer = CoordinatorServicer(engine)
+
+    def add(server: grpc.aio.Server) -> None:
+        coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
+
+    async with served(add) as channel:
+        stub = coordinator_service_pb2_grpc.CoordinatorServiceStub(channel)
+        error = await failed(stub.GetCoordinator(pb.GetCoordinatorRequest(), timeout=TIMEOUT_S))
+    assert (Code.UNAVAILABLE, "SHUTTING_DOWN") == (error.code(), details(error)[0])
+
+
 async def test_committed(rig: Rig) -> None:
     """Both agree: the reply says so and names the transaction."""
     reply = await rig.stub.Execute(request(), timeout=TIMEOUT_S)
