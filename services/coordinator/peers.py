@@ -126,7 +126,9 @@ class Peers:
         for other, why in await self._strangers():
             mine = [each for each in self._state.endpoints if each.address == self._address]
             if any(_age(each) > _age(other) for each in mine):
-                _log.critical("another coordinator runs: ending", address=other.address, why=why)
+                _log.critical(
+                    "another coordinator runs already: ending", address=other.address, why=why
+                )
                 sys.stderr.flush()
                 os._exit(EXIT_CANNOT_START)
 

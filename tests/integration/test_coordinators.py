@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tallystick.ledger.v1 import ledger_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
 
 from services.coordinator.peers import GRACE_S
@@ -27,11 +28,13 @@ from tests.support.mesh import (
     Mesh,
     ServiceProcess,
     Shop,
+    euros,
     transfer,
 )
 from tests.support.waiting import eventually
 from txn.crash_point import AFTER_DECISION, BEFORE_DECISION
 from txn.model import epoch_of
+from txn.rpc import TransactionClient
 from txn.store.opening import EXIT_FENCED, EXIT_STORE_IN_DOUBT
 
 KILLED = -9
@@ -450,3 +453,54 @@ async def test_a_coordinator_of_another_log_is_refused_and_ends(pair: Mesh, tmp_
             stranger.kill9()
     assert "it decides in another log" in stranger.log
     assert stranger.address not in standing(pair)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+async def test_callers_fail_over_without_a_second_effect(
+    pair: Mesh, number: signal.Signals
+) -> None:
+    """A client of transactions goes on at the other coordinator, with the same keys."""
+    shop = await Shop(pair).open()
+    done: dict[str, str] = {}
+
+    async def pay(client: TransactionClient, number: int) -> None:
+        operation = ledger_service_pb2.TransferOperation(
+            debit_account_id=shop.payer, credit_account_id=shop.merchant, amount=euros(1)
+        )
+        key = f"{shop.user_id}:{number}"
+        answer = await client.execute({"ledger": operation}, idempotency_key=key)
+        done[key] = answer.txn_id
+
+    async with TransactionClient(pair.channel("coordinator")) as client:
+        await asyncio.gather(*(pay(client, n) for n in range(FEW)))
+        (epoch,) = {epoch_of(txn_id) for txn_id in done.values()}
+        (victim,) = [
+            each
+            for name, each in pair.processes.items()
+            if name.startswith("coordinator-") and standing(pair)[each.address] == epoch
+        ]
+        with stopped(pair.processes["ledger-0"]):
+            paying = [asyncio.ensure_future(pay(client, n)) for n in range(FEW, 2 * FEW)]
+            await eventually(
+                lambda: len(open_claims(pair, epoch)) == FEW, what="claims of the one that goes"
+            )
+            victim.send(number)
+        began_s = time.monotonic()
+        await asyncio.gather(*paying)
+        _measured(f"answered {time.monotonic() - began_s:.2f} s after {number.name}")
+    assert len(done) == len(set(done.values())) == 2 * FEW
+    assert (await shop.balance(shop.merchant)).posted_minor == 2 * FEW
+    if number == signal.SIGKILL:
+        victim.launch()
+    else:
+        victim.send(signal.SIGCONT)
+        assert await victim.ended() == EXIT_FENCED
+        victim.launch()
+    await victim.serving()
+    await books_agree(pair)
+
+
+def open_claims(mesh: Mesh, epoch: int) -> set[str]:
+    """Of one epoch."""
+    rows = mesh.rows("coordinator", "SELECT txn_id FROM decision WHERE outcome = 'PENDING'")
+    return {txn_id for (txn_id,) in rows if epoch_of(txn_id) == epoch}
