@@ -38,7 +38,7 @@ LOOK_AGAIN_S = 0.25
 # How often in a row who is not registered has to be silent.
 SILENCES = 2
 # From its epoch on, until a coordinator should be registered.
-GRACE_S = 1.0 * LEASE_TTL_S
+GRACE_S = 3.0 * LEASE_TTL_S
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class Peers:
         self._asking = asking
         self._address = address
         self._clock = clock
-        self._suspicion = Suspicion(grace_s=GRACE_S, silences=SILENCES)
+        self._suspicion = Suspicion(grace_s=GRACE_S, lease_s=LEASE_TTL_S, silences=SILENCES)
         self._log_id = ""
         self._state = ResolverState()
         self._news = asyncio.Event()

@@ -16,11 +16,17 @@ from txn.model import Epoch
 class Suspicion:
     """Is told what is known of the others, and says whom to ask and from whom to take over."""
 
-    def __init__(self, *, grace_s: float, silences: int) -> None:
-        """Who has begun has `grace_s` to register; `silences` in a row are enough."""
+    def __init__(self, *, grace_s: float, lease_s: float, silences: int) -> None:
+        """Who has begun has `grace_s` to register; `silences` in a row are enough.
+
+        For `lease_s` an address may be registered that was a predecessor's.
+        """
         self._grace_s = grace_s
+        self._lease_s = lease_s
         self._silences = silences
         self._first_seen_s: dict[Epoch, float] = {}
+        # Those that have registered: they have no time any more.
+        self._known: set[Epoch] = set()
         self._silent: dict[Epoch, int] = {}
 
     def suspects(
@@ -33,12 +39,19 @@ class Suspicion:
         """
         standing = {other.epoch: other for other in others}
         self._first_seen_s = {epoch: self._first_seen_s.get(epoch, now_s) for epoch in standing}
+        here = registered or frozenset()
+        self._known &= standing.keys()
+        self._known |= {
+            epoch
+            for epoch, other in standing.items()
+            if other.instance in here and now_s - self._first_seen_s[epoch] > self._lease_s
+        }
         found = [
             other
             for epoch, other in standing.items()
             if registered is not None
             and other.instance not in registered
-            and now_s - self._first_seen_s[epoch] >= self._grace_s
+            and (epoch in self._known or now_s - self._first_seen_s[epoch] >= self._grace_s)
         ]
         self._silent = {other.epoch: self._silent.get(other.epoch, 0) for other in found}
         return found

@@ -9,6 +9,7 @@ from txn.decision_log import Standing
 from txn.model import Epoch
 
 GRACE_S = 5.0
+LEASE_S = 2.0
 OTHER = Standing(Epoch(2), "127.0.0.1:2", None)
 THIRD = Standing(Epoch(3), "127.0.0.1:3", None)
 NOBODY = frozenset[str]()
@@ -17,7 +18,7 @@ NOBODY = frozenset[str]()
 @pytest.fixture
 def suspicion() -> Suspicion:
     """One that has known both others for long."""
-    made = Suspicion(grace_s=GRACE_S, silences=2)
+    made = Suspicion(grace_s=GRACE_S, lease_s=LEASE_S, silences=2)
     made.suspects(0.0, [OTHER, THIRD], NOBODY)
     return made
 
@@ -43,6 +44,15 @@ def test_a_new_epoch_at_the_same_address_has_just_begun(suspicion: Suspicion) ->
     again = Standing(Epoch(4), OTHER.instance, None)
     assert [] == suspicion.suspects(9.0, [again], NOBODY)
     assert [again] == suspicion.suspects(9.0 + GRACE_S, [again], NOBODY)
+
+
+@pytest.mark.parametrize(("at_s", "knows"), [(LEASE_S, False), (LEASE_S + 0.1, True)])
+def test_who_has_registered_has_no_time_left(
+    suspicion: Suspicion, at_s: float, knows: bool
+) -> None:
+    """That it has is known once it can be no lease of its predecessor any more."""
+    suspected(suspicion, at_s, frozenset({OTHER.instance, THIRD.instance}))
+    assert knows is (OTHER.epoch in suspected(suspicion, GRACE_S - 0.1, NOBODY))
 
 
 def test_two_silences_in_a_row_are_enough(suspicion: Suspicion) -> None:
@@ -83,3 +93,4 @@ def test_nothing_is_kept_of_who_is_over(suspicion: Suspicion) -> None:
         suspicion.heard(each, answers=False)
     suspicion.suspects(2_000.0, [], NOBODY)
     assert {} == suspicion._first_seen_s == suspicion._silent
+    assert set() == suspicion._known
