@@ -217,6 +217,10 @@ class Coordinator:
         instance = self._config.instance
         return CoordinatorInfo(self._log_id, self._epochs.epoch, instance, len(self._active))
 
+    async def look(self) -> None:
+        """Has `others` be those of now. Raises Fenced, or StoreError."""
+        await self._epochs.look()
+
     def others(self) -> tuple[Standing, ...]:
         """The other coordinators of this log, as of a moment ago."""
         return self._epochs.others()

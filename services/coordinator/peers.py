@@ -61,9 +61,11 @@ class Peers:
         self._asking = asking
         self._address = address
         self._clock = clock
-        self._suspicion = Suspicion(grace_s=GRACE_S, lease_s=LEASE_TTL_S, silences=SILENCES)
+        self._suspicion = Suspicion(grace_s=GRACE_S, silences=SILENCES)
         self._log_id = ""
         self._state = ResolverState()
+        # The state since which the epochs were looked at.
+        self._looked_at: ResolverState | None = None
         self._news = asyncio.Event()
         # Those that are of this log, by when they were started.
         self._known: frozenset[tuple[str, str]] = frozenset()
@@ -135,9 +137,16 @@ class Peers:
     async def _take_over(self) -> None:
         state = self._state
         answers = state.resolved and state.error is None
-        registered = frozenset(each.address for each in state.endpoints) if answers else None
+        if state is not self._looked_at:
+            try:
+                await self._coordinator.look()
+            except TxnError as error:
+                _log.warning("the epochs are not known", why=repr(error))
+                return
+            self._looked_at = state
+        registered = {each.address: each.started_at for each in state.endpoints}
         suspects = self._suspicion.suspects(
-            self._clock.monotonic(), self._coordinator.others(), registered
+            self._clock.monotonic(), self._coordinator.others(), registered if answers else None
         )
         for suspect in await self._silent(suspects):
             try:

@@ -6,8 +6,7 @@ by the log, and starts anew. So being wrong costs a restart, and this may be wro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
 
 from txn.decision_log import Standing
 from txn.model import Epoch
@@ -16,36 +15,30 @@ from txn.model import Epoch
 class Suspicion:
     """Is told what is known of the others, and says whom to ask and from whom to take over."""
 
-    def __init__(self, *, grace_s: float, lease_s: float, silences: int) -> None:
-        """Who has begun has `grace_s` to register; `silences` in a row are enough.
-
-        For `lease_s` an address may be registered that was a predecessor's.
-        """
+    def __init__(self, *, grace_s: float, silences: int) -> None:
+        """Who has begun has `grace_s` to register; `silences` in a row are enough."""
         self._grace_s = grace_s
-        self._lease_s = lease_s
         self._silences = silences
         self._first_seen_s: dict[Epoch, float] = {}
+        # Of each address, who is registered there: when it was started, and its epoch.
+        self._owners: dict[str, tuple[str, Epoch]] = {}
         # Those that have registered: they have no time any more.
         self._known: set[Epoch] = set()
         self._silent: dict[Epoch, int] = {}
 
     def suspects(
-        self, now_s: float, others: Iterable[Standing], registered: AbstractSet[str] | None
+        self, now_s: float, others: Iterable[Standing], registered: Mapping[str, str] | None
     ) -> list[Standing]:
         """Whom to ask now: who is not registered and has had the time to be.
 
-        `registered` are addresses, None while the registry does not answer: then nobody is
-        suspected, and nobody is any nearer to it afterwards.
+        `registered` are addresses and when who is there was started, None while the registry
+        does not answer: then nobody is suspected, and nobody is any nearer to it afterwards.
+        `others` are at least as new: an epoch begins before it is registered.
         """
         standing = {other.epoch: other for other in others}
         self._first_seen_s = {epoch: self._first_seen_s.get(epoch, now_s) for epoch in standing}
-        here = registered or frozenset()
-        self._known &= standing.keys()
-        self._known |= {
-            epoch
-            for epoch, other in standing.items()
-            if other.instance in here and now_s - self._first_seen_s[epoch] > self._lease_s
-        }
+        if registered is not None:
+            self._note(standing, registered)
         found = [
             other
             for epoch, other in standing.items()
@@ -55,6 +48,20 @@ class Suspicion:
         ]
         self._silent = {other.epoch: self._silent.get(other.epoch, 0) for other in found}
         return found
+
+    def _note(self, standing: Mapping[Epoch, Standing], registered: Mapping[str, str]) -> None:
+        """Who has registered; a lease that was there before an epoch is its predecessor's."""
+        owners: dict[str, tuple[str, Epoch]] = {}
+        for epoch, other in standing.items():
+            started_at = registered.get(other.instance)
+            if started_at is None:
+                continue
+            before = self._owners.get(other.instance)
+            same = before is not None and before[0] == started_at
+            owners[other.instance] = before if same and before else (started_at, epoch)
+        self._owners = owners
+        self._known &= standing.keys()
+        self._known |= {epoch for _, epoch in owners.values()} & standing.keys()
 
     def heard(self, suspect: Standing, *, answers: bool) -> bool:
         """Whether to take over from it, now that it was asked."""
