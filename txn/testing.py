@@ -180,7 +180,9 @@ class MemoryDecisionLog:
         return tenure
 
     def _check_epoch(self, tx: Tables) -> None:
-        if tx["epoch"][self._epoch].successor is not None:
+        # One that is over and has left nothing to do is forgotten.
+        row = tx["epoch"].get(self._epoch)
+        if row is None or row.successor is not None:
             raise Fenced(f"epoch {self._epoch} is over")
 
     async def take_over(self, epoch: Epoch) -> frozenset[Epoch]:

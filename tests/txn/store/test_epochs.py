@@ -129,6 +129,19 @@ async def test_who_has_lost_its_epoch_writes_nothing(shared: Shared) -> None:
     assert {row.txn_id: row} == await other.by_txn_ids([row.txn_id, TxnId("t2.1")])
 
 
+async def test_who_has_lost_an_epoch_that_is_forgotten_writes_nothing(shared: Shared) -> None:
+    """That its row is gone, since it had nothing left to do, is no leave to go on."""
+    lost, other, third = [await shared.open() for _ in range(3)]
+    await lost.begin_epoch("a")
+    await other.begin_epoch("b")
+    await other.take_over(Epoch(1))
+    await third.begin_epoch("c")
+    writing = asyncio.ensure_future(lost.announce(TxnId("t1")))
+    await eventually(lambda: shared.ended)
+    writing.cancel()
+    assert isinstance(shared.ended[0], Fenced)
+
+
 async def test_who_inherits_is_not_stopped_by_that(shared: Shared) -> None:
     """To end another's epoch ends nothing of one's own."""
     one, other = await shared.open(), await shared.open()
