@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.support.postgres import PostgresServer, running
 from tests.support.waiting import eventually
-from tests.txn.helpers import key
+from tests.txn.helpers import DEADLINE_S, key
 from tests.txn.store.prepared_rig import LONG_NAME, PreparedRig, open_prepared, roll_back_all
 from txn import crash_point as at
 from txn.clock import SystemClock
@@ -35,7 +35,7 @@ from txn.model import Abort, Batch, Commit, Message, Operation, Perform, Prepare
 from txn.model import VoteReply as Voted
 from txn.participant import INVALID_OPERATION, LATE_PREPARE
 from txn.state import BranchState, Vote
-from txn.store import postgres_pool, postgres_prepared
+from txn.store import postgres_pool, postgres_prepared, prepared_branches
 from txn.store.postgres_prepared import LOCKED, open_prepared_store
 from txn.store.prepared_branches import PREPARING_LOCK_TIMEOUT_S
 
@@ -47,6 +47,17 @@ LATE = Voted(Vote.ABORT, LATE_PREPARE)
 @pytest_asyncio.fixture
 async def rig(postgres_server: PostgresServer) -> AsyncIterator[PreparedRig]:
     """A participant in a schema of its own."""
+    async with open_prepared(postgres_server) as rig:
+        yield rig
+    roll_back_all(postgres_server, rig.schema)
+
+
+@pytest_asyncio.fixture
+async def patient(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PreparedRig]:
+    """One, and whoever shares its schema, that waits for locks longer than a busy machine takes."""
+    monkeypatch.setattr(prepared_branches, "PREPARING_LOCK_TIMEOUT_S", int(DEADLINE_S))
     async with open_prepared(postgres_server) as rig:
         yield rig
     roll_back_all(postgres_server, rig.schema)
@@ -286,8 +297,11 @@ async def test_what_business_code_sets_does_not_stay(rig: PreparedRig) -> None:
             assert [YES] == await one.said(take(f"t{number}", what))
 
 
-async def test_what_a_prepared_branch_has_locked_makes_another_busy(rig: PreparedRig) -> None:
+async def test_what_a_prepared_branch_has_locked_makes_another_busy(
+    rig: PreparedRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within the lock timeout; not what wants something else, and not the Commit that frees it."""
+    monkeypatch.setattr(postgres_pool, "CONNECTION_WAIT_MAX_S", DEADLINE_S)
     await rig.participant.prepare(take("t1", "ann"))
     began_s = SystemClock().monotonic()
     waiting = asyncio.ensure_future(
@@ -300,8 +314,11 @@ async def test_what_a_prepared_branch_has_locked_makes_another_busy(rig: Prepare
     assert [None, YES] == await rig.said(Commit(key("t1")), take("t2", "ann"))
 
 
-async def test_a_commit_goes_through_while_all_connections_wait_for_it(rig: PreparedRig) -> None:
+async def test_a_commit_goes_through_while_all_connections_wait_for_it(
+    patient: PreparedRig,
+) -> None:
     """What settles has connections of its own, so those who wait get what it frees."""
+    rig = patient
     await rig.participant.prepare(take("t1", "ann"))
     waiting = asyncio.ensure_future(rig.said(*[take(f"t{n}", "ann") for n in range(2, 10)]))
 
@@ -314,8 +331,9 @@ async def test_a_commit_goes_through_while_all_connections_wait_for_it(rig: Prep
     assert YES in await waiting
 
 
-async def test_messages_of_one_branch_go_one_after_the_other(rig: PreparedRig) -> None:
+async def test_messages_of_one_branch_go_one_after_the_other(patient: PreparedRig) -> None:
     """Also at different replicas, at the same moment: whoever comes second sees what is there."""
+    rig = patient
     async with open_prepared(rig.server, rig.schema) as other:
         for number in range(20):
             name = f"t{number:02}"
@@ -445,10 +463,9 @@ async def test_all_ends_in_order_when_it_is_closed(postgres_server: PostgresServ
         await rig.participant._store.close()
         with pytest.raises(StoreError, match="closed"):
             await rig.participant.commit(key())
-    found = rig.query(
-        f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'tallystick {rig.schema}'"
-    )
-    assert [] == found
+    mine = f"SELECT 1 FROM pg_stat_activity WHERE application_name = 'tallystick {rig.schema}'"
+    # The server ends them when it hears of it.
+    await eventually(lambda: rig.query(mine) == [])
     roll_back_all(postgres_server, rig.schema)
 
 
