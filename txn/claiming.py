@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from txn import protocol
+from txn.audit import Signature
 from txn.clock import Clock, SteadyUtc
 from txn.crash_point import (
     AFTER_CLAIM,
@@ -24,7 +26,7 @@ from txn.crash_point import (
 )
 from txn.deciding import Decider, Deciding, Standing, attempt, row_of
 from txn.decision_log import DecisionLog
-from txn.errors import StoreClosed, TxnError
+from txn.errors import LogDamaged, StoreClosed, TxnError
 from txn.lane import Happened, Spawn
 from txn.metrics import NO_METRICS, CoordinatorMetrics, Phase
 from txn.model import Decision, TxnId
@@ -126,6 +128,21 @@ class Claimer:
             asyncio.get_running_loop().call_soon(self._close_committed)
         self._committed.append(transaction)
         transaction.decide(row)
+
+    def state(self, transaction: Transaction, outcome: Outcome, by: Signature) -> None:
+        """Makes the claim what an operator says, however often that has to be tried.
+
+        Its end is not written: its participant is told, and has to acknowledge.
+        """
+        self._answered(transaction)
+        row = row_of(transaction, outcome, self._utc, ended=False)
+        write = partial(self._force_stated, by)
+        points = (BEFORE_DECISION, AFTER_DECISION)
+        self._spawn(self._decider.force([(transaction, row)], write, self._closed, points))
+
+    async def _force_stated(self, by: Signature, rows: Sequence[Decision]) -> Standing:
+        stand = [(await self._decisions.force(row, by)).stands for row in rows]
+        return [row or LogDamaged("a claim was written and is not there") for row in stand]
 
     def known(self, row: Decision) -> Decision:
         """What is known of a row that was read: a commit stands before it is durable here."""

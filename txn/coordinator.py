@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from heapq import nsmallest
 from typing import Any, TypeAlias, cast
 
 from txn import protocol
+from txn.audit import AuditRecord
 from txn.claiming import Claimer
-from txn.clock import Clock, SteadyUtc
+from txn.clock import US_PER_S, Clock, SteadyUtc
 from txn.config import CoordinatorConfig
 from txn.crash_point import (
     AFTER_IDENTITY,
@@ -41,6 +45,7 @@ from txn.decision_log import DecisionLog, Standing
 from txn.epoch_keeper import EpochKeeper
 from txn.errors import (
     FieldViolation,
+    ForceRefused,
     IdempotencyConflict,
     InvalidOperation,
     NotFound,
@@ -51,6 +56,8 @@ from txn.errors import (
     TxnError,
     UnknownParticipant,
 )
+from txn.explaining import RECORDS_SHOWN_MAX, Explanation, Now, explain
+from txn.forcing import Forcer, Resolution
 from txn.lane import Ask, Happened, Lane, Pace
 from txn.metrics import NO_METRICS, Activity, CoordinatorMetrics
 from txn.model import (
@@ -72,6 +79,7 @@ from txn.model import (
 )
 from txn.recovery import recover
 from txn.state import Outcome, TransactionState, Vote
+from txn.timeline import FINISHED_MAX, Mark, Moment
 from txn.transaction import (
     Request,
     Result,
@@ -151,18 +159,24 @@ class Coordinator:
             ended=self._forget,
             metrics=metrics,
         )
+        self._forcer = Forcer(
+            log, self._claimer, utc=self._utc, active=self._find_active, deliver=self._feed
+        )
         self._writes: dict[type[protocol.Action], Callable[[Transaction, Any], None]] = {
             protocol.ForceOutcome: lambda t, action: self._decider.decide(t, action.outcome),
             protocol.WriteEnd: lambda t, _: self._decider.end(t),
             protocol.ForceClaim: lambda t, _: self._claimer.claim(t),
             protocol.ForceClosed: lambda t, action: self._claimer.close(t, action.outcome),
             protocol.WriteCommitted: lambda t, _: self._claimer.commit(t),
+            protocol.ForceStated: lambda t, action: self._forcer.write_stated(t, action.outcome),
         }
         self._epochs = EpochKeeper(
             log, clock=clock, own_horizon=self._own_horizon, begin_above=self._begin_above
         )
         self._metrics = metrics
         self._active: dict[TxnId, Transaction] = {}
+        # For who asks what became of them; without their operations.
+        self._finished: deque[Transaction] = deque(maxlen=FINISHED_MAX)
         self._pace = Pace(config, clock, self._spawn, self._active.__len__)
         self._lanes: dict[str, Lane] = {}
         # In the order of their ids, since these ascend.
@@ -173,6 +187,11 @@ class Coordinator:
         self._idle = asyncio.Event()
         self._idle.set()
         metrics.watch(self._activity)
+
+    @property
+    def participants(self) -> frozenset[str]:
+        """Who may be named in a branch."""
+        return self._config.participants
 
     async def identify(self) -> str:
         """The name of the log, which may have to be given to it. Nothing is decided yet."""
@@ -377,7 +396,7 @@ class Coordinator:
     async def get(self, txn_id: TxnId) -> View:
         """One transaction. Raises NotFound."""
         if (active := self._active.get(txn_id)) is not None:
-            return view_of_active(active)
+            return self._shown(active)
         if (decision := await self._decisions.by_txn_id(txn_id)) is not None:
             return view_of_decision(self._claimer.known(decision))
         if self._epochs.stands_elsewhere(txn_id):
@@ -389,7 +408,7 @@ class Coordinator:
         name = (caller, idempotency_key)
         if (active := self._by_key.get(name)) is not None:
             winner = active.lost_to()
-            return view_of_active(active) if winner is None else view_of_decision(winner)
+            return self._shown(active) if winner is None else view_of_decision(winner)
         decision = (await self._decisions.by_keys([name])).get(name)
         if decision is None:
             raise NotFound("no transaction under this idempotency_key")
@@ -398,14 +417,66 @@ class Coordinator:
     async def list_transactions(
         self, *, after: str, limit: int, unfinished_only: bool
     ) -> list[View]:
-        """Logged transactions with a txn_id above `after`, ascending."""
+        """Transactions with a txn_id above `after`, ascending: those that have a row.
+
+        Those that are unfinished need none: what is active here is among them.
+        """
         unwritten = self._claimer.unwritten()
         decisions = await self._decisions.list_decisions(
             after=after, limit=limit + len(unwritten), unfinished_only=unfinished_only
         )
         known = [unwritten.get(row.txn_id) or self._claimer.known(row) for row in decisions]
-        shown = [each for each in known if not (unfinished_only and each.ended)]
-        return [view_of_decision(decision) for decision in shown[:limit]]
+        wanted = [each for each in known if not (unfinished_only and each.ended)]
+        shown = {each.txn_id: view_of_decision(each) for each in wanted}
+        # Looked at only now: what has finished during the read has an end, or is one of those.
+        for txn_id in nsmallest(limit, [each for each in self._active if each > after]):
+            if unfinished_only or txn_id in shown:
+                shown[txn_id] = self._shown(self._active[txn_id])
+        return [shown[txn_id] for txn_id in sorted(shown)[:limit]]
+
+    async def explain(self, txn_id: TxnId) -> Explanation:
+        """All that is known here of one transaction. Raises NotFound where that is nothing."""
+        records = await self._decisions.list_audit(after=0, limit=RECORDS_SHOWN_MAX, txn_id=txn_id)
+        row = await self._decisions.by_txn_id(txn_id)
+        row = None if row is None else self._claimer.known(row)
+        active = self._active.get(txn_id)
+        finished = next((each for each in self._finished if each.txn_id == txn_id), None)
+        view = None if row is None else view_of_decision(row)
+        if active is not None:
+            view = self._shown(active)
+        elif row is None and self._epochs.stands_elsewhere(txn_id):
+            view = view_of_undecided(txn_id)
+        if view is None and finished is None and not records:
+            raise NotFound(f"nothing is known of {txn_id}")
+        now = Now(self._clock.monotonic(), self._clock.utc_us())
+        return explain(txn_id, view, active or finished, row, records, now)
+
+    async def resolve(
+        self, txn_id: TxnId, resolution: Resolution, *, operator: str, reason: str
+    ) -> AuditRecord:
+        """Does by force what an operator says, see forcing.py; durable on return.
+
+        Raises ForceRefused, InvalidOperation, OtherLog, TooOld or ShuttingDown, or what the
+        store says: then nothing was changed.
+        """
+        self._refuse_unless_serving()
+        if not txn_id.endswith(self._log_id):
+            raise OtherLog("the transaction belongs to another coordinator's log")
+        if self._epochs.is_news(txn_id):
+            await self._epochs.look()
+        if self._epochs.stands_elsewhere(txn_id):
+            raise ForceRefused("active elsewhere", "the coordinator of its epoch decides it")
+        return await self._forcer.force(txn_id, resolution, operator, reason)
+
+    async def list_audit(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
+        """What operators have forced, in the order of the records' numbers."""
+        return await self._decisions.list_audit(after=after, limit=limit)
+
+    def _find_active(self, txn_id: TxnId) -> Transaction | None:
+        return self._active.get(txn_id)
+
+    def _shown(self, active: Transaction) -> View:
+        return view_of_active(active, self._clock.monotonic())
 
     async def _wait(
         self, transaction: Transaction, wait_s: float, *, wait_for_applied: bool
@@ -500,6 +571,8 @@ class Coordinator:
         claimed = decision.outcome is Outcome.PENDING
         if claimed:
             progress, actions = protocol.resume_claim(decision.branches[0].branch_id, INTERRUPTED)
+        elif decision.outcome is Outcome.ABORTED:
+            progress, actions = protocol.resume_abort(each.branch_id for each in decision.branches)
         else:
             progress, actions = protocol.resume(
                 (branch.branch_id, branch.vote) for branch in decision.branches
@@ -511,6 +584,9 @@ class Coordinator:
             {},
             progress,
         )
+        transaction.moments.append((self._clock.monotonic(), Mark.RESUMED, "", 0))
+        age_us = self._clock.utc_us() - decision.decided_at_us
+        transaction.age_before_s = max(0.0, age_us / US_PER_S)
         if claimed:
             self._claimer.hold_back(transaction)
         else:
@@ -529,7 +605,13 @@ class Coordinator:
             self._retire(transaction)
 
     def _feed(self, happened: Sequence[Happened]) -> None:
+        now_s = self._clock.monotonic()
+        moment: Moment | None = None
         for transaction, event in happened:
+            # One for all that are alike: what is kept of a transaction should be little.
+            if moment is None or moment[1] is not event:
+                moment = (now_s, event, "", 0)
+            transaction.moments.append(moment)
             transaction.progress, actions = protocol.step(transaction.progress, event)
             if actions:
                 self._perform(transaction, actions)
@@ -564,6 +646,8 @@ class Coordinator:
             self._claimer.doubt(transaction, transaction.participants[branch_id])
         else:
             message = Abort(key)
+            # Who was told by an operator does not ask.
+            until_s = math.inf if transaction.owes_an_end() else 0.0
         lane = self._lane(transaction.participants[branch_id])
         lane.ask(Ask(transaction, branch_id, message, until_s))
 
@@ -608,7 +692,9 @@ class Coordinator:
     def _forget(self, ended: Sequence[Transaction]) -> None:
         """Their ends are durable: no recovery will ask the participants again."""
         keys: dict[str, list[BranchKey]] = {}
+        moment: Moment = (self._clock.monotonic(), Mark.END_DURABLE, "", 0)
         for transaction in ended:
+            transaction.moments.append(moment)
             for branch_id, branch in transaction.progress.branches.items():
                 if branch.vote is Vote.COMMIT:
                     key = BranchKey(transaction.txn_id, branch_id)
@@ -620,6 +706,10 @@ class Coordinator:
         if self._active.pop(transaction.txn_id, None) is None:
             return
         transaction.finish()
+        if transaction.owes_an_end():
+            self._decider.end(transaction)
+        transaction.operations = {}
+        self._finished.append(transaction)
         request = transaction.request
         if self._by_key.get(name := (request.caller, request.idempotency_key)) is transaction:
             # It may be that of one that was taken over meanwhile.

@@ -24,6 +24,8 @@ from txn.transaction import Transaction
 
 _log = logging.getLogger(__name__)
 
+# One object for all transactions.
+_STANDS = {outcome: protocol.OutcomeStands(outcome) for outcome in Outcome}
 
 Deciding = list[tuple[Transaction, Decision]]
 Standing = Sequence[Decision | TxnError]
@@ -125,7 +127,7 @@ class Decider:
             transaction.decide(row)
             outcome = row.outcome if row.txn_id == transaction.txn_id else Outcome.ABORTED
             committed += outcome is Outcome.COMMITTED
-            happened.append((transaction, protocol.OutcomeStands(outcome)))
+            happened.append((transaction, _STANDS[outcome]))
         if happened:
             self._metrics.took(Phase.DECIDE, now_s - began_s)
             self._metrics.decided(committed, len(happened) - committed)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from txn.audit import AuditRecord, Forced, Signature
 from txn.errors import TxnError
 from txn.model import Decision, Epoch, TxnId
 from txn.value import value
@@ -160,3 +161,16 @@ class DecisionLog(Protocol):
 
         Without an end are commits that some participant has not acknowledged, and claims.
         """
+
+    async def force(self, row: Decision, by: Signature) -> Forced:
+        """Writes `row` by an operator's word, and the record of that: both, or neither.
+
+        What may be forced is the rule of `audit.may_take_the_place`; the record has the next
+        number, and is there for as long as the log is. Durable on return. Raises TooOld as
+        `decide_all` does, or what the store says when nothing was written.
+        """
+
+    async def list_audit(
+        self, *, after: int, limit: int, txn_id: TxnId | None = None
+    ) -> Sequence[AuditRecord]:
+        """Records with a number above `after`, ascending; of one transaction only, if asked."""

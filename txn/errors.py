@@ -10,6 +10,7 @@ TxnError
 |-- Overloaded            a named limit is reached; nothing was done, try later
 |-- TooOld                below what the log still knows: nothing can be said of it any more
 |-- OtherLog              decided, or to be decided, in another coordinator's log
+|-- ForceRefused          to an operator: what stands is not changed by force
 |-- ShuttingDown          starting or draining; nothing was done, try elsewhere
 |-- Alarm                 a promise was broken somewhere; people must look
 |   |-- UnknownBranch     commit of a branch that was never prepared here
@@ -113,6 +114,14 @@ class OtherLog(TxnError):
 
 class ShuttingDown(TxnError):
     """Not serving now; nothing was done."""
+
+
+class ForceRefused(TxnError):
+    """An operator may not force that. `stands` says what is there, and it was not changed."""
+
+    def __init__(self, stands: str, why: str) -> None:
+        super().__init__(f"it stands as {stands}: {why}")
+        self.stands = stands
 
 
 class Alarm(TxnError):

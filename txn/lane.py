@@ -15,6 +15,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 from txn import protocol
 from txn.clock import Clock
@@ -37,6 +38,7 @@ from txn.model import (
     VoteReply,
 )
 from txn.state import TransactionState, Vote
+from txn.timeline import Mark, Moment, failure_of
 from txn.transaction import Transaction
 from txn.transport import ParticipantTransport
 
@@ -45,12 +47,17 @@ PARTICIPANT_UNAVAILABLE = "PARTICIPANT_UNAVAILABLE"
 FORGETTABLE_MAX = 20_000
 # Of the operations in a batch; the last one may exceed it. gRPC takes messages up to 4 MiB.
 BATCH_MAX_BYTES = 2 * 1024 * 1024
+# Different answers of which there is one object for all transactions.
+ANSWERS_SHARED_MAX = 1_024
 
 # Where a transaction is as long as what carries an operation may be asked again.
 _ASKED_IN_TIME = (TransactionState.PREPARING, TransactionState.PERFORMING)
 
 Happened = tuple[Transaction, protocol.Event]
 Spawn = Callable[[Coroutine[object, object, None]], None]
+# Most answers are alike, and are remembered for a while.
+_voted = lru_cache(ANSWERS_SHARED_MAX)(protocol.Voted)
+_settled = lru_cache(ANSWERS_SHARED_MAX)(protocol.Settled)
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +70,10 @@ class Ask:
     def __init__(
         self, transaction: Transaction, branch_id: BranchId, message: Message, until_s: float
     ) -> None:
-        """`until_s`, on the monotonic clock, ends the attempts of a prepare or a perform."""
+        """`until_s`, on the monotonic clock, ends the attempts of a prepare or a perform.
+
+        Of an abort it is infinite where nobody would ask about it: then it is not given up.
+        """
         self.transaction = transaction
         self.branch_id = branch_id
         self.message = message
@@ -180,7 +190,18 @@ class Lane:
         horizon = self._prepare_horizon()
         batch = Batch([ask.message for ask in asks], self._take_forgettable(horizon), horizon)
         self._metrics.sent(self._participant, len(asks))
+        self._note_sent(asks)
         self._spawn(self._exchange(asks, batch))
+
+    def _note_sent(self, asks: Sequence[Ask]) -> None:
+        """One moment for all that are alike: what is kept of a transaction should be little."""
+        now_s = self._clock.monotonic()
+        moment: Moment = (now_s, Prepare, "", 0)
+        for ask in asks:
+            kind = ask.message.__class__
+            if moment[1] is not kind or moment[2] != ask.branch_id or moment[3] != ask.attempts:
+                moment = (now_s, kind, ask.branch_id, ask.attempts)
+            ask.transaction.moments.append(moment)
 
     def _take_asks(self) -> list[Ask]:
         queue, limit = self._queue, self._config.batch_size_max
@@ -226,8 +247,11 @@ class Lane:
             if event is not None:
                 happened.append((ask.transaction, event))
                 continue
+            moment = (self._clock.monotonic(), failure_of(reply), ask.branch_id, ask.attempts)
+            ask.transaction.failed(moment)
             wait_s = self._wait_s(ask, reply, waits)
             if wait_s is None:
+                ask.transaction.moments.append((moment[0], Mark.GIVEN_UP, ask.branch_id, 0))
                 happened.append((ask.transaction, protocol.Settled(ask.branch_id)))
             else:
                 again.setdefault(wait_s, []).append(ask)
@@ -250,7 +274,11 @@ class Lane:
         _log.info("%s at %s: %s", ask.message.key, self._participant, reply)
         attempt = ask.attempts
         ask.attempts += 1
-        if isinstance(ask.message, Abort) and ask.attempts >= self._config.abort_attempts:
+        if (
+            isinstance(ask.message, Abort)
+            and ask.attempts >= self._config.abort_attempts
+            and ask.until_s < math.inf
+        ):
             return None
         if attempt not in waits:
             waits[attempt] = self._config.retry.wait_s(attempt, self._rng)
@@ -268,6 +296,8 @@ class Lane:
         now_s = self._clock.monotonic()
         happened: list[Happened] = []
         for ask in asks:
+            if _is_pointless(ask):
+                continue
             if isinstance(ask.message, TO_DO):
                 if ask.transaction.progress.state not in _ASKED_IN_TIME:
                     continue
@@ -280,18 +310,26 @@ class Lane:
             self._deliver(happened)
 
 
+def _is_pointless(ask: Ask) -> bool:
+    """Whether an operator has settled meanwhile what is asked for."""
+    transaction = ask.transaction
+    if isinstance(ask.message, Resolve):
+        return transaction.progress.state is not TransactionState.RESOLVING
+    return transaction.applied
+
+
 def _event(ask: Ask, reply: Reply) -> protocol.Event | None:
     """What an answer means to the protocol; None when it means nothing."""
     if reply is None:
-        return protocol.Settled(ask.branch_id) if isinstance(ask.message, TOLD) else None
+        return _settled(ask.branch_id) if isinstance(ask.message, TOLD) else None
     if not isinstance(ask.message, Prepare):
         return _answer_in_one_phase(ask, reply)
     if isinstance(reply, Refused):
-        return protocol.Voted(ask.branch_id, Vote.ABORT, reply.reason)
+        return _voted(ask.branch_id, Vote.ABORT, reply.reason)
     if isinstance(reply, TxnError):
         ask.reason = reply.reason if isinstance(reply, Busy) else PARTICIPANT_UNAVAILABLE
         return None
-    return protocol.Voted(ask.branch_id, reply.vote, reply.reason)
+    return _voted(ask.branch_id, reply.vote, reply.reason)
 
 
 def _answer_in_one_phase(ask: Ask, reply: TxnError | VoteReply) -> protocol.Event | None:
@@ -301,6 +339,6 @@ def _answer_in_one_phase(ask: Ask, reply: TxnError | VoteReply) -> protocol.Even
         if resolve and reply.vote is Vote.READ_ONLY:
             return None
         asked = resolve or isinstance(ask.message, Perform)
-        return protocol.Voted(ask.branch_id, reply.vote, reply.reason) if asked else None
+        return _voted(ask.branch_id, reply.vote, reply.reason) if asked else None
     ask.reason = reply.reason if isinstance(reply, Busy) else PARTICIPANT_UNAVAILABLE
     return None

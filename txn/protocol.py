@@ -74,7 +74,14 @@ class ClaimStands:
     """In one phase: the key is this transaction's, durably."""
 
 
-Event = Voted | PrepareFailed | OutcomeStands | Settled | ClaimStands
+@value
+class Stated:
+    """In one phase: an operator says what the participant has done, which does not say so."""
+
+    outcome: Outcome
+
+
+Event = Voted | PrepareFailed | OutcomeStands | Settled | ClaimStands | Stated
 
 
 @value
@@ -141,8 +148,15 @@ class WriteCommitted:
     """Make the claim a commit, which its participant knows; need not be forced."""
 
 
+@value
+class ForceStated:
+    """Make the claim what an operator has said, with the record of that; wait until durable."""
+
+    outcome: Outcome
+
+
 Send = SendPrepare | SendCommit | SendAbort | SendPerform | SendResolve
-Action = Send | ForceOutcome | WriteEnd | ForceClaim | ForceClosed | WriteCommitted
+Action = Send | ForceOutcome | WriteEnd | ForceClaim | ForceClosed | WriteCommitted | ForceStated
 
 Step = tuple[Progress, tuple[Action, ...]]
 
@@ -185,6 +199,13 @@ def resume_claim(branch_id: BranchId, reason: str) -> Step:
     branches = {branch_id: _UNKNOWN}
     progress = Progress(TransactionState.RESOLVING, branches, 0, reason, branch_id)
     return progress, (SendResolve(branch_id),)
+
+
+def resume_abort(branch_ids: Iterable[BranchId]) -> Step:
+    """An abort that was stated by an operator, and that a participant has not acknowledged."""
+    branches = dict.fromkeys(branch_ids, _UNKNOWN)
+    progress = Progress(TransactionState.ABORTING, branches, 0, durable=Outcome.ABORTED)
+    return _phase_two(progress, TransactionState.ABORTING)
 
 
 def step(progress: Progress, event: Event) -> Step:
@@ -253,6 +274,19 @@ def _on_answer(progress: Progress, event: Voted) -> Step:
     state = move(TRANSACTION_MOVES, progress.state, TransactionState.ABORTING)
     reason = event.reason or progress.reason
     return Progress(state, branches, 0, reason, branch_id), (ForceClosed(Outcome.ABORTED),)
+
+
+def _on_stated(progress: Progress, event: Stated) -> Step:
+    """What an operator says is written as if it had been voted for, and then told.
+
+    Who knows better answers that with an alarm, now or after a restart.
+    """
+    if progress.state not in _ASKED:
+        return progress, ()
+    vote = Vote.COMMIT if event.outcome is Outcome.COMMITTED else None
+    branches = dict.fromkeys(progress.branches, BranchProgress(vote))
+    state = move(TRANSACTION_MOVES, progress.state, TransactionState.DECIDING)
+    return Progress(state, branches, 0), (ForceStated(event.outcome),)
 
 
 def _is_awaited(progress: Progress, branch_id: BranchId) -> bool:
@@ -328,4 +362,5 @@ _STEPS: Mapping[type[Event], Callable[[Progress, Any], Step]] = {
     OutcomeStands: _on_outcome,
     Settled: _on_settled,
     ClaimStands: _on_claim,
+    Stated: _on_stated,
 }

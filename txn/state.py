@@ -73,8 +73,9 @@ TRANSACTION_MOVES: Mapping[TransactionState, frozenset[TransactionState]] = {
     # To ABORTING when another has the key.
     _T.CLAIMING: frozenset({_T.PERFORMING, _T.ABORTING}),
     # To COMMITTING when nothing was to be done: only its row says so, which is forced.
-    _T.PERFORMING: frozenset({_T.COMMITTED, _T.COMMITTING, _T.ABORTING, _T.RESOLVING}),
-    _T.RESOLVING: frozenset({_T.COMMITTED, _T.ABORTING}),
+    _T.PERFORMING: frozenset({_T.COMMITTED, _T.COMMITTING, _T.ABORTING, _T.RESOLVING, _T.DECIDING}),
+    # To DECIDING when an operator has said what the participant would not.
+    _T.RESOLVING: frozenset({_T.COMMITTED, _T.ABORTING, _T.DECIDING}),
 }
 
 _B = BranchState

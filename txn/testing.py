@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from txn.audit import AuditRecord, Forced, Signature, may_take_the_place, standing
 from txn.branch_table import BranchTable
 from txn.decision_log import DecisionLog, Epochs, Standing, Tenure, Truncated
 from txn.errors import Fenced, TooOld, TxnError
@@ -294,6 +295,21 @@ class MemoryDecisionLog:
             if txn_id > after and not (unfinished_only and rows[txn_id].ended)
         ][:limit]
 
+    async def force(self, row: Decision, by: Signature) -> Forced:
+        """See DecisionLog.force."""
+        return await self._store.write(lambda tx: _force(tx, row, by))
+
+    async def list_audit(
+        self, *, after: int, limit: int, txn_id: TxnId | None = None
+    ) -> Sequence[AuditRecord]:
+        """See DecisionLog.list_audit."""
+        records = await self._store.read(lambda tx: tx.get("audit", {}))
+        return [
+            records[number]
+            for number in sorted(records)
+            if number > after and txn_id in (None, records[number].txn_id)
+        ][:limit]
+
 
 @value
 class _EpochRow:
@@ -392,6 +408,21 @@ def _close_claims(tx: Tables, claims: Sequence[Decision]) -> list[Decision]:
         if row.outcome is Outcome.PENDING and row.request == claim.request:
             rows[claim.txn_id] = claim
     return [rows[claim.txn_id] for claim in claims]
+
+
+def _force(tx: Tables, row: Decision, by: Signature) -> Forced:
+    rows, records = tx.setdefault("decision", {}), tx.setdefault("audit", {})
+    stood = rows.get(row.txn_id) or _with_key(rows, row.request)
+    if not may_take_the_place(row, stood):
+        return Forced(stood, None)
+    if stood is None and row.request is None and row.txn_id <= _truncated(tx):
+        raise TooOld("the log has been truncated beyond it")
+    # Of what has an outcome nothing but the end is new.
+    new = row if stood is None or stood.outcome is Outcome.PENDING else replace(stood, ended=True)
+    rows[row.txn_id] = new
+    record = AuditRecord(len(records) + 1, row.txn_id, standing(stood), standing(new), by)
+    records[record.number] = record
+    return Forced(new, record)
 
 
 def _with_key(rows: dict[Any, Decision], request: RequestKey | None) -> Decision | None:
@@ -629,6 +660,60 @@ async def check_truncation(log: DecisionLog) -> None:
     assert await log.newest_txn_id() == "t4", "what is noted of rows that are gone never goes back"
     (between,) = await log.decide_all([replace(inquiry, txn_id=TxnId("t4"))])
     assert isinstance(between, TooOld), "nor does what absence says nothing of"
+
+
+async def check_force(log: DecisionLog) -> None:
+    """Checks what an operator may force in an empty `log`, and what is kept of that."""
+    by = Signature("ann", "the ledger's host is gone", 7)
+    claim = Decision(
+        TxnId("t1"),
+        Outcome.PENDING,
+        RequestKey("caller", "k1", b""),
+        (LoggedBranch(BranchId("b"), "ledger", None),),
+        decided_at_us=1,
+    )
+    closed = replace(claim, outcome=Outcome.COMMITTED, reason="", decided_at_us=2)
+    ended = replace(closed, ended=True)
+    abort = replace(
+        closed,
+        txn_id=TxnId("t2"),
+        outcome=Outcome.ABORTED,
+        request=RequestKey("caller", "k2", b""),
+        ended=True,
+    )
+    inquiry = Decision(TxnId("t3"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
+    commit = replace(abort, outcome=Outcome.COMMITTED, ended=False)
+    await _decide(log, claim)
+    assert await log.force(commit, by) == Forced(None, None), "nothing is committed by force"
+    other = replace(closed, request=RequestKey("caller", "k9", b""))
+    assert await log.force(other, by) == Forced(claim, None), "a claim is closed under its key"
+    first = AuditRecord(1, TxnId("t1"), "PENDING", "COMMITTED", by)
+    assert await log.force(closed, by) == Forced(closed, first), "a claim is what is stated"
+    lost = replace(closed, outcome=Outcome.ABORTED)
+    assert await log.force(lost, by) == Forced(closed, None), "an outcome is never another one"
+    again = replace(closed, decided_at_us=9)
+    assert await log.force(again, by) == Forced(closed, None), "nor is it written twice"
+    second = AuditRecord(2, TxnId("t1"), "COMMITTED", "COMMITTED_ENDED", by)
+    assert await log.force(ended, by) == Forced(ended, second), "what was told by hand has ended"
+    assert await log.force(ended, by) == Forced(ended, None), "and ends once"
+    third = AuditRecord(3, TxnId("t2"), "NONE", "ABORTED_ENDED", by)
+    assert await log.force(abort, by) == Forced(abort, third), "what has no row is aborted"
+    assert await _decide(log, commit) == [abort], "and is not committed any more"
+    rival = replace(abort, txn_id=TxnId("t9"))
+    assert await log.force(rival, by) == Forced(abort, None), "a key has one row"
+    fourth = AuditRecord(4, TxnId("t3"), "NONE", "ABORTED_ENDED", by)
+    assert await log.force(inquiry, by) == Forced(inquiry, fourth), "also where nobody has a key"
+    assert await log.by_txn_id(TxnId("t1")) == ended, "the row is as it was said to be"
+    await log.truncate(after="", limit=9, before_us=10)
+    assert list(await log.list_audit(after=0, limit=9)) == [first, second, third, fourth], (
+        "records outlive the rows they are about"
+    )
+    assert list(await log.list_audit(after=2, limit=1)) == [third], "page by page"
+    assert list(await log.list_audit(after=1, limit=9, txn_id=TxnId("t1"))) == [second]
+    gone = replace(inquiry, txn_id=TxnId("t2"))
+    (old,) = await asyncio.gather(log.force(gone, by), return_exceptions=True)
+    assert isinstance(old, TooOld), "absence says nothing of what may have been truncated"
+    assert len(await log.list_audit(after=0, limit=9)) == 4, "what was refused leaves no record"
 
 
 async def _end(log: DecisionLog, commit: Decision) -> None:

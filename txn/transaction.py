@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from txn.model import Branch, BranchId, Decision, LoggedBranch, Operation, RequestKey, TxnId
 from txn.protocol import Progress
-from txn.state import Outcome, TransactionState
+from txn.state import Outcome, TransactionState, Vote
+from txn.timeline import Moment, last_failure, trim
 from txn.value import value
 
 
@@ -31,17 +32,39 @@ class Result:
     applied: bool = False
 
 
+class BranchView(NamedTuple):
+    """A branch as its coordinator knows it.
+
+    `acknowledged` means that its participant has nothing more to be told. Of what is not
+    active here, `attempts` and what the last of them failed with are not known.
+    """
+
+    branch_id: BranchId
+    participant: str
+    vote: Vote | None
+    acknowledged: bool
+    attempts: int = 0
+    last_error: str = ""
+    alarmed: bool = False
+
+
 @value
 class View:
-    """A transaction as GetTransaction and ListTransactions show it."""
+    """A transaction as GetTransaction and ListTransactions show it.
+
+    `active` means that this coordinator drives it.
+    """
 
     txn_id: TxnId
     idempotency_key: str
     state: TransactionState
     outcome: Outcome
     reason: str
-    branches: tuple[LoggedBranch, ...]
+    branches: tuple[BranchView, ...]
     decided_at_us: int | None
+    active: bool = False
+    age_s: float | None = None
+    """Of an active one, since it was begun, or written down before a restart."""
 
 
 class Transaction:
@@ -49,9 +72,12 @@ class Transaction:
 
     __slots__ = (
         "_watchers",
+        "age_before_s",
         "applied",
         "began_s",
         "decided_s",
+        "dropped",
+        "moments",
         "operations",
         "participants",
         "progress",
@@ -76,10 +102,20 @@ class Transaction:
         # The outcome row, once it is durable; then, whether nobody has to hear of it any more.
         self.stands: Decision | None = None
         self.applied = False
-        # On the monotonic clock, for those who measure; of one taken up again, since then.
+        # On the monotonic clock, for those who measure; of one taken up again, since then, and
+        # how old it was, by UTC, when that was done.
         self.began_s = 0.0
+        self.age_before_s = 0.0
         self.decided_s = 0.0
+        # See timeline.py: what has happened, and how much of that is not there any more.
+        self.moments: list[Moment] = []
+        self.dropped = 0
         self._watchers: list[Callable[[], None]] = []
+
+    def failed(self, moment: Moment) -> None:
+        """An attempt has to be made again: nothing else happens any number of times."""
+        self.moments.append(moment)
+        self.dropped += trim(self.moments)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Calls `watcher` when the outcome stands and when it is applied, from now on."""
@@ -113,6 +149,19 @@ class Transaction:
         if self.stands is None or self.stands.txn_id == self.txn_id:
             return None
         return self.stands
+
+    def alarmed(self) -> bool:
+        """Whether the newest answer of a participant is that a promise is broken."""
+        return any(
+            failure.alarm
+            for failure, _ in (last_failure(self.moments, each) for each in self.participants)
+            if failure is not None
+        )
+
+    def owes_an_end(self) -> bool:
+        """Whether its row still says that somebody has to hear of an abort, see audit.py."""
+        stands = self.stands
+        return stands is not None and stands.outcome is Outcome.ABORTED and not stands.ended
 
     def logged_branches(self) -> tuple[LoggedBranch, ...]:
         """The branches with the votes known now."""
@@ -149,8 +198,8 @@ def answer(transaction: Transaction, *, wait_for_applied: bool) -> Result:
     return Result(stands.txn_id, outcome, stands.reason, stands.refused_branch_id, applied)
 
 
-def view_of_active(transaction: Transaction) -> View:
-    """An active transaction, as people see it."""
+def view_of_active(transaction: Transaction, now_s: float) -> View:
+    """An active transaction, as people see it; `now_s` is on the monotonic clock."""
     progress = transaction.progress
     stands = transaction.stands
     return View(
@@ -159,8 +208,10 @@ def view_of_active(transaction: Transaction) -> View:
         progress.state,
         progress.durable or Outcome.PENDING,
         progress.reason,
-        transaction.logged_branches(),
+        tuple([_branch_view(transaction, branch_id) for branch_id in progress.branches]),
         None if stands is None else stands.decided_at_us,
+        active=True,
+        age_s=now_s - transaction.began_s + transaction.age_before_s,
     )
 
 
@@ -169,11 +220,21 @@ def view_of_undecided(txn_id: TxnId) -> View:
     return View(txn_id, "", TransactionState.PREPARING, Outcome.PENDING, "", (), None)
 
 
+def _branch_view(transaction: Transaction, branch_id: BranchId) -> BranchView:
+    vote, settled = transaction.progress.branches[branch_id]
+    failure, attempts = last_failure(transaction.moments, branch_id)
+    acknowledged = settled or vote in (Vote.ABORT, Vote.READ_ONLY)
+    view = BranchView(branch_id, transaction.participants[branch_id], vote, acknowledged, attempts)
+    if failure is None or acknowledged:
+        return view
+    return view._replace(last_error=failure.name, alarmed=failure.alarm)
+
+
 def view_of_decision(decision: Decision) -> View:
     """A logged transaction, as people see it."""
     decided_at_us: int | None = decision.decided_at_us
     if decision.outcome is Outcome.ABORTED:
-        state = TransactionState.ABORTED
+        state = TransactionState.ABORTED if decision.ended else TransactionState.ABORTING
     elif decision.outcome is Outcome.PENDING:
         state, decided_at_us = TransactionState.PERFORMING, None
     elif decision.ended:
@@ -186,6 +247,6 @@ def view_of_decision(decision: Decision) -> View:
         state,
         decision.outcome,
         decision.reason,
-        decision.branches,
+        tuple([BranchView(*branch, decision.ended) for branch in decision.branches]),
         decided_at_us,
     )

@@ -1,14 +1,19 @@
-"""`python -m services.coordinator`: the coordinator of two-phase commit."""
+"""`python -m services.coordinator`: the coordinator of two-phase commit.
+
+With `list`, `explain` or `resolve` it asks one that runs, see cli.py.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
 from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from discovery import NAMESPACE
+from services.coordinator import cli
 from services.coordinator.asking import SERVICE, GrpcAsking
 from services.coordinator.peers import Peers
 from services.failpoints import crash_point
@@ -72,7 +77,7 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
         crash_point=crashes,
         metrics=metrics,
     )
-    servicer = CoordinatorServicer(coordinator, OPERATIONS)
+    servicer = CoordinatorServicer(coordinator, OPERATIONS, runtime.channel)
     coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, runtime.server)
 
     peers = Peers(
@@ -138,4 +143,6 @@ async def _log_on_postgres(runtime: Runtime) -> sql_log.SqlDecisionLog:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in cli.COMMANDS:
+        sys.exit(cli.main(sys.argv[1:]))
     main("coordinator", setup)

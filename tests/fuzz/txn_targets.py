@@ -35,6 +35,7 @@ from txn.model import (
 from txn.prepared_name import is_schema, name_in
 from txn.rpc import client, participant_transport
 from txn.rpc.coordinator import CoordinatorServicer
+from txn.rpc.page import PAGE_NUMBER_DIGITS_MAX, page_number
 from txn.rpc.participant import batch_from
 from txn.rpc.quick import (
     surely_valid_exchange,
@@ -52,6 +53,10 @@ _MESSAGES = (
     Prepare(_KEY, "coordinator", Operation("x/b", b"2")),
     Abort(_KEY),
 )
+
+
+def _page_number(data: bytes) -> None:
+    assert 0 <= page_number(data.decode("utf-8", "replace")) < 10**PAGE_NUMBER_DIGITS_MAX
 
 
 def _violations(message: Message) -> bool:
@@ -263,6 +268,7 @@ _UNREADABLE_ANSWERS = participant_service_pb2.ExchangeResponse(
 _WORDS = (b"type.googleapis.com/", b"google.rpc.ErrorInfo", b"EUR", b"\xff" * 9 + b"\x01")
 _GID = b"tallystick/shop/0001-a/b/tallystick/coordinator/0123456789abcdef0123456789abcdef"
 TARGETS = (
+    Target("page-number", _page_number, (InvalidOperation,), (b"12", b"", b"1" * 19), (b"-1",)),
     Target("batch", _batch, (), (_seed(_BATCH),), _WORDS),
     Target(
         "batch-replies",

@@ -15,6 +15,7 @@ from txn.coordinator import Coordinator
 from txn.crash_point import CrashPoint, no_crash
 from txn.decision_log import DecisionLog
 from txn.errors import StoreFull, TxnError
+from txn.metrics import NO_METRICS, CoordinatorMetrics
 from txn.model import (
     Abort,
     Batch,
@@ -218,6 +219,7 @@ def coordinator(
     first_txn: int = 1,
     clock: FastClock | None = None,
     crash_point: CrashPoint = no_crash,
+    metrics: CoordinatorMetrics = NO_METRICS,
     **limits: float,
 ) -> Coordinator:
     """An engine over `log`, not started; its txn_ids are t1, t2..."""
@@ -235,6 +237,7 @@ def coordinator(
         rng=Random(1),
         new_txn_id=lambda after: f"t{next(numbers)}",
         crash_point=crash_point,
+        metrics=metrics,
     )
     _made.append(engine)
     return engine
@@ -284,12 +287,15 @@ async def by_key(log: DecisionLog, idempotency_key: str = "k") -> Decision | Non
 async def serving(
     transport: ScriptedTransport,
     log: DecisionLog | None = None,
+    *,
+    clock: FastClock | None = None,
     **settings: float,
 ) -> AsyncIterator[Coordinator]:
     """A started engine; stopped without grace at the end."""
     engine = coordinator(
         transport,
         MemoryDecisionLog(MemoryStore()) if log is None else log,
+        clock=clock,
         **settings,  # type: ignore[arg-type]
     )
     await start(engine)

@@ -142,7 +142,7 @@ async def test_a_participant_that_stays_busy_is_the_reason() -> None:
     """When the time is up the caller hears what was in the way."""
     transport, clock = ScriptedTransport(), FastClock()
     transport.always["prepare", "ledger"] = Busy("TAKEN")
-    async with serving(transport, clock=clock, prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, clock=clock, prepare_timeout_s=5.0) as engine:
         result = await pay(engine)
     assert (Outcome.ABORTED, "TAKEN") == (result.outcome, result.reason)
 
@@ -152,7 +152,7 @@ async def test_no_vote_in_time_aborts(error: Exception) -> None:
     """A participant that never answers is given up on, told to abort, and that is the reason."""
     transport, clock = ScriptedTransport(), FastClock()
     transport.always["prepare", "ledger"] = error
-    async with serving(transport, clock=clock, prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, clock=clock, prepare_timeout_s=5.0) as engine:
         result = await pay(engine)
     assert (Outcome.ABORTED, PARTICIPANT_UNAVAILABLE) == (result.outcome, result.reason)
     assert {"order", "ledger"} == transport.sent("abort")

@@ -91,7 +91,7 @@ async def test_a_key_answers_its_outcome_until_the_retention_is_over(log: Log) -
     """A day short of it a retry has no second effect; afterwards the key is a new one."""
     clock = FastClock()
     transport = ScriptedTransport()
-    async with serving(transport, log, clock=clock) as engine:  # type: ignore[arg-type]
+    async with serving(transport, log, clock=clock) as engine:
         first = await pay(engine)
         transport.on("prepare", "ledger", Vote.ABORT)
         refused = await pay(engine, "refused")
@@ -114,7 +114,7 @@ async def test_what_has_no_end_is_never_truncated(log: Log) -> None:
     transport = ScriptedTransport()
     clock = FastClock()
     transport.always["commit", "ledger"] = Gate()
-    async with serving(transport, log, clock=clock) as engine:  # type: ignore[arg-type]
+    async with serving(transport, log, clock=clock) as engine:
         running = asyncio.ensure_future(pay(engine))
         await eventually(lambda: transport.count("commit", "ledger"))
         assert 0 == await keeper(log, clock, 2 * WEEK_S).sweep()
@@ -132,7 +132,7 @@ async def test_an_inquiry_is_never_told_of_an_abort_from_truncated_rows(
 ) -> None:
     """Of what may have been committed nothing is said, and somebody hears of it."""
     clock = FastClock()
-    async with serving(ScriptedTransport(), log, clock=clock) as engine:  # type: ignore[arg-type]
+    async with serving(ScriptedTransport(), log, clock=clock) as engine:
         paid = await pay(engine)
         await ended(log, paid.txn_id)
         assert 2 == await keeper(log, clock, 2 * WEEK_S).sweep()
@@ -248,7 +248,7 @@ async def test_a_clock_that_was_wrong_at_one_start_makes_nothing_old_at_the_next
         await engine.close(WAIT_S)
     assert "s behind the newest outcome of the log" in caplog.text
     assert 0 == await keeper(log, clock, 2 * DAY_S).sweep()
-    async with serving(ScriptedTransport(), log, clock=clock, first_txn=9) as engine:  # type: ignore[arg-type]
+    async with serving(ScriptedTransport(), log, clock=clock, first_txn=9) as engine:
         assert paid == [await pay(engine, f"k{number}") for number in range(3)]
         assert alone == [await pay(engine, f"alone{number}", TWO[:1]) for number in range(3)]
         await ended(log, *(each.txn_id for each in (*paid, *alone)))

@@ -303,7 +303,7 @@ async def test_without_an_answer_in_time_it_is_resolved(
     transport.always["perform", "ledger"] = silence
     gate = Gate(Vote.ABORT)
     transport.on("resolve", "ledger", GONE, GONE, gate)
-    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:
         call = asyncio.ensure_future(pay(engine))
         await gate.reached.wait()
         view = await engine.get_by_key(CALLER, "k")
@@ -323,7 +323,7 @@ async def test_who_owes_an_answer_is_asked_in_two_phases(
     gate = Gate(Vote.COMMIT)
     transport.on("resolve", "ledger", GONE, gate)
     transport.always["prepare", "ledger"] = GONE
-    async with serving(transport, log, clock=FastClock(), prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, log, clock=FastClock(), prepare_timeout_s=5.0) as engine:
         await gate.reached.wait()
         result = await pay(engine)
         assert (Outcome.ABORTED, PARTICIPANT_UNAVAILABLE) == (result.outcome, result.reason)
@@ -338,7 +338,7 @@ async def test_who_owes_an_answer_is_asked_in_two_phases(
 async def test_what_turns_out_to_be_done_is_committed(transport: ScriptedTransport) -> None:
     """Only the answer was lost."""
     transport.always["perform", "ledger"] = GONE
-    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:
         assert DONE == await pay(engine)
     assert 1 == transport.count("resolve", "ledger")
 
@@ -349,7 +349,7 @@ async def test_a_vote_that_no_participant_gives_is_no_answer(
     """Whether it was done is answered with yes or no."""
     transport.always["perform", "ledger"] = GONE
     transport.on("resolve", "ledger", Vote.READ_ONLY, Vote.COMMIT)
-    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:  # type: ignore[arg-type]
+    async with serving(transport, clock=FastClock(), prepare_timeout_s=5.0) as engine:
         assert DONE == await pay(engine)
 
 
@@ -582,7 +582,7 @@ async def test_a_clock_that_is_behind_makes_no_claim_old(
     clock = FastClock()
     for number, behind_s in enumerate((0, 8 * 24 * 3600)):
         clock.utc -= behind_s * 1_000_000
-        async with serving(transport, log, clock=clock, first_txn=number + 1) as engine:  # type: ignore[arg-type]
+        async with serving(transport, log, clock=clock, first_txn=number + 1) as engine:
             assert Outcome.COMMITTED is (await pay(engine, f"k{number}")).outcome
     await log.decide_all([])
     before, after = await log.list_decisions(after="", limit=9)

@@ -18,6 +18,7 @@ from txn.protocol import (
     ForceClaim,
     ForceClosed,
     ForceOutcome,
+    ForceStated,
     OutcomeStands,
     PrepareFailed,
     Progress,
@@ -27,6 +28,7 @@ from txn.protocol import (
     SendPrepare,
     SendResolve,
     Settled,
+    Stated,
     Voted,
     WriteCommitted,
     WriteEnd,
@@ -466,3 +468,58 @@ def test_in_one_phase_any_order_of_events_has_one_outcome(
     expected = [WriteCommitted() if vote is Vote.COMMIT else CLOSE_ABORTED for vote in answers[:1]]
     assert expected == outcomes
     assert len(done) == len(set(done)), "nothing is asked for twice"
+
+
+def _asked(*events: Event) -> Progress:
+    """A single branch in one phase whose participant was asked."""
+    progress, _ = protocol.begin_in_one_phase(A)
+    for event in (ClaimStands(), *events):
+        progress, _ = protocol.step(progress, event)
+    return progress
+
+
+@pytest.mark.parametrize("before", [(), (PrepareFailed(A, "GONE"),)])
+@pytest.mark.parametrize(
+    ("stated", "stands", "told", "ends", "writes"),
+    [
+        (COMMITTED, COMMITTED, SendCommit(A), S.COMMITTED, (WriteEnd(),)),
+        (ABORTED, ABORTED, SendAbort(A), S.ABORTED, ()),
+        (COMMITTED, ABORTED, SendAbort(A), S.ABORTED, ()),
+        (ABORTED, COMMITTED, SendCommit(A), S.COMMITTED, (WriteEnd(),)),
+    ],
+)
+def test_what_an_operator_states_is_written_and_then_told(
+    before: tuple[Event, ...],
+    stated: OutcomeStands,
+    stands: OutcomeStands,
+    told: Action,
+    ends: TransactionState,
+    writes: tuple[Action, ...],
+) -> None:
+    """Nobody hears it before it is durable, what stands is told, late answers change nothing."""
+    progress, actions = protocol.step(_asked(*before), Stated(stated.outcome))
+    assert (ForceStated(stated.outcome),) == actions
+    for late in (yes(A), no(A), read_only(A), PrepareFailed(A, "LATE"), Stated(Outcome.COMMITTED)):
+        assert (progress, ()) == protocol.step(progress, late)
+    progress, actions = protocol.step(progress, stands)
+    assert (told,) == actions
+    progress, actions = protocol.step(progress, Settled(A))
+    assert (ends, writes) == (progress.state, actions)
+
+
+def test_nothing_is_stated_of_what_is_not_asked() -> None:
+    """Two phases are decided by votes, and what is claimed was not sent yet."""
+    for progress, _ in (protocol.begin([A, B]), protocol.begin_in_one_phase(A)):
+        assert (progress, ()) == protocol.step(progress, Stated(Outcome.COMMITTED))
+
+
+def test_a_stated_abort_is_told_again_after_a_restart() -> None:
+    """Until it is acknowledged, as a commit is."""
+    progress, actions = protocol.resume_abort([A])
+    assert ((SendAbort(A),), S.ABORTING, Outcome.ABORTED) == (
+        actions,
+        progress.state,
+        progress.durable,
+    )
+    progress, actions = protocol.step(progress, Settled(A))
+    assert (S.ABORTED, ()) == (progress.state, actions)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import grpc
-from google.protobuf import timestamp_pb2
-from tallystick.txn.v1 import coordinator_service_pb2, coordinator_service_pb2_grpc
+from google.protobuf import duration_pb2, timestamp_pb2
+from tallystick.txn.v1 import (
+    coordinator_service_pb2,
+    coordinator_service_pb2_grpc,
+    participant_service_pb2,
+)
 
+from txn.clock import US_PER_S
 from txn.coordinator import Coordinator
 from txn.errors import InvalidOperation, TxnError, Unreachable
 from txn.model import Branch, BranchId, BranchKey, Ended, TxnId
@@ -21,8 +26,10 @@ from txn.rpc.execute_door import (
     StreamContext,
 )
 from txn.rpc.operation import check_size, operation_from
+from txn.rpc.operators import OperatorDesk, entries_out
 from txn.rpc.page import page_limit
 from txn.rpc.quick import surely_valid_execute_stream
+from txn.rpc.replies import VOTES_OUT
 from txn.rpc.status import Context, abort_with, invalid_request, or_abort, status_of, violations_of
 from txn.rpc.streams import StreamTasks
 from txn.state import Outcome, TransactionState
@@ -97,13 +104,18 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
     """CoordinatorService over a Coordinator."""
 
     def __init__(
-        self, coordinator: Coordinator, operations: Mapping[str, Codec[object]] | None = None
+        self,
+        coordinator: Coordinator,
+        operations: Mapping[str, Codec[object]] | None = None,
+        channel_for: Callable[[str], grpc.aio.Channel] | None = None,
     ) -> None:
         """`operations`, by participant, are checked before anything is begun.
 
-        Those of other participants are left to their participants, up to their size.
+        Those of other participants are left to their participants, up to their size. Over
+        `channel_for` participants are asked what they remember, for ExplainTransaction.
         """
         self._coordinator = coordinator
+        self._desk = OperatorDesk(coordinator, channel_for)
         self._operations = operations or {}
         self._streams = StreamTasks()
 
@@ -181,12 +193,44 @@ class CoordinatorServicer(coordinator_service_pb2_grpc.CoordinatorServiceService
         self, request: coordinator_service_pb2.GetTransactionRequest, context: Context
     ) -> coordinator_service_pb2.GetTransactionResponse:
         """See the proto."""
-        if request.WhichOneof("name") == "txn_id":
-            found = self._coordinator.get(TxnId(request.txn_id))
-        else:
-            found = self._coordinator.get_by_key(ANONYMOUS_CALLER, request.idempotency_key)
-        view = await or_abort(context, found)
+        view = await or_abort(context, self._found(request))
         return coordinator_service_pb2.GetTransactionResponse(transaction=_view_out(view))
+
+    async def _found(
+        self,
+        request: coordinator_service_pb2.GetTransactionRequest
+        | coordinator_service_pb2.ExplainTransactionRequest,
+    ) -> View:
+        if request.WhichOneof("name") == "txn_id":
+            return await self._coordinator.get(TxnId(request.txn_id))
+        return await self._coordinator.get_by_key(ANONYMOUS_CALLER, request.idempotency_key)
+
+    async def ExplainTransaction(  # noqa: N802
+        self, request: coordinator_service_pb2.ExplainTransactionRequest, context: Context
+    ) -> coordinator_service_pb2.ExplainTransactionResponse:
+        """See the proto."""
+        txn_id = TxnId(request.txn_id)
+        if request.WhichOneof("name") != "txn_id":
+            txn_id = (await or_abort(context, self._found(request))).txn_id
+        known = await or_abort(context, self._desk.explain(txn_id))
+        return coordinator_service_pb2.ExplainTransactionResponse(
+            txn_id=txn_id,
+            transaction=None if known.view is None else _view_out(known.view),
+            entries=entries_out(known.entries),
+            gaps=known.gaps,
+        )
+
+    async def ResolveTransaction(  # noqa: N802
+        self, request: coordinator_service_pb2.ResolveTransactionRequest, context: Context
+    ) -> coordinator_service_pb2.ResolveTransactionResponse:
+        """See the proto."""
+        return await or_abort(context, self._desk.resolve(request))
+
+    async def ListAuditRecords(  # noqa: N802
+        self, request: coordinator_service_pb2.ListAuditRecordsRequest, context: Context
+    ) -> coordinator_service_pb2.ListAuditRecordsResponse:
+        """See the proto."""
+        return await or_abort(context, self._desk.list_audit(request))
 
     async def ListTransactions(  # noqa: N802
         self, request: coordinator_service_pb2.ListTransactionsRequest, context: Context
@@ -265,9 +309,11 @@ def write_response(result: Result, out: coordinator_service_pb2.ExecuteResponse)
 
 
 def _view_out(view: View) -> coordinator_service_pb2.Transaction:
-    decided = timestamp_pb2.Timestamp()
+    decided, age = timestamp_pb2.Timestamp(), duration_pb2.Duration()
     if view.decided_at_us is not None:
         decided.FromMicroseconds(view.decided_at_us)
+    if view.age_s is not None:
+        age.FromMicroseconds(round(view.age_s * US_PER_S))
     return coordinator_service_pb2.Transaction(
         txn_id=view.txn_id,
         idempotency_key=view.idempotency_key,
@@ -276,9 +322,19 @@ def _view_out(view: View) -> coordinator_service_pb2.Transaction:
         reason=view.reason,
         branches=[
             coordinator_service_pb2.TransactionBranch(
-                branch_id=branch.branch_id, participant=branch.participant
+                branch_id=branch.branch_id,
+                participant=branch.participant,
+                vote=participant_service_pb2.VOTE_UNSPECIFIED
+                if branch.vote is None
+                else VOTES_OUT[branch.vote],
+                acknowledged=branch.acknowledged,
+                attempts=branch.attempts,
+                last_error=branch.last_error,
+                alarmed=branch.alarmed,
             )
             for branch in view.branches
         ],
         decision_time=None if view.decided_at_us is None else decided,
+        active=view.active,
+        age=None if view.age_s is None else age,
     )

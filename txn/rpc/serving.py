@@ -196,7 +196,7 @@ async def serve_coordinator(
             new_txn_id=new_id_after,
             crash_point=crash_point,
         )
-        servicer = CoordinatorServicer(coordinator)
+        servicer = CoordinatorServicer(coordinator, channel_for=participants.__getitem__)
         coordinator_service_pb2_grpc.add_CoordinatorServiceServicer_to_server(servicer, server)
         await coordinator.start()
         stack.push_async_callback(coordinator.close, STOP_GRACE_S)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from txn.audit import AuditRecord, Forced, Signature, may_take_the_place, standing
 from txn.clock import Clock, SystemClock
 from txn.decision_log import Epochs, Tenure, Truncated
 from txn.errors import LogDamaged, TooOld, TxnError
@@ -27,7 +28,7 @@ from txn.model import (
     TxnId,
 )
 from txn.state import Outcome, Vote
-from txn.store import sql_epochs, sql_truncation
+from txn.store import sql_audit, sql_epochs, sql_truncation
 from txn.store.group_commit import Store, ride_along, write_unhurried
 from txn.store.log_mark import LogMark
 from txn.store.migrate import Dialect, Migration, load
@@ -240,6 +241,21 @@ class SqlDecisionLog:
         decisions = [_decoded(row, ending) for row in rows]
         return [d for d in decisions if not (unfinished_only and d.ended)][:limit]
 
+    async def force(self, row: Decision, by: Signature) -> Forced:
+        """See DecisionLog.force."""
+        forced = await self._store.write(lambda tx: _force(tx, row, by), essential=True)
+        if forced.record is not None:
+            self._note([row], closed=forced.record.before == Outcome.PENDING.value)
+        return forced
+
+    async def list_audit(
+        self, *, after: int, limit: int, txn_id: TxnId | None = None
+    ) -> Sequence[AuditRecord]:
+        """See DecisionLog.list_audit."""
+        return await self._store.read(
+            lambda tx: sql_audit.select(tx, after=after, limit=limit, txn_id=txn_id)
+        )
+
 
 def _frees(decision: Decision) -> bool:
     return decision.outcome is Outcome.COMMITTED or decision.request is None
@@ -328,6 +344,31 @@ def _closed(tx: Sql, claim: Decision) -> Decision:
     return stands
 
 
+def _force(tx: Sql, row: Decision, by: Signature) -> Forced:
+    stood = _standing(tx, row)
+    if not may_take_the_place(row, stood):
+        return Forced(stood, None)
+    if stood is None:
+        (inserted,) = _insert_and_read_back(tx, [row])
+        if isinstance(inserted, TooOld):
+            raise inserted
+    elif stood.outcome is Outcome.PENDING:
+        _close(tx, [row])
+    else:
+        tx.execute("UPDATE decision SET ended = 1 WHERE txn_id = ?", (row.txn_id,))
+    # What stands is read, not believed: on a store that others write to it may not be `row`.
+    stands = _standing(tx, row)
+    before, after = standing(stood), standing(stands)
+    if stands is None or stands.txn_id != row.txn_id or after != standing(row):
+        return Forced(stands, None)
+    return Forced(stands, sql_audit.insert(tx, row.txn_id, before, after, by))
+
+
+def _standing(tx: Sql, row: Decision) -> Decision | None:
+    found = _find(tx, row)
+    return None if found is None else _decoded(found, frozenset())
+
+
 def _encoded(decision: Decision) -> Row:
     request = decision.request
     row = (
@@ -380,13 +421,19 @@ def _damaged(row: Row) -> LogDamaged:
 
 
 def _read_back(tx: Sql, decision: Decision) -> Decision:
+    row = _find(tx, decision)
+    if row is None:
+        raise RuntimeError("an outcome row was neither inserted nor in the way")
+    return _decoded(row, frozenset())
+
+
+def _find(tx: Sql, decision: Decision) -> Row | None:
+    """What stands under the txn_id of a row, or else under its key."""
     request = decision.request
     row = _by_txn_id(tx, decision.txn_id)
     if row is None and request is not None:
         row = next(iter(_by_keys(tx, request.caller, [request.idempotency_key])), None)
-    if row is None:
-        raise RuntimeError("an outcome row was neither inserted nor in the way")
-    return _decoded(row, frozenset())
+    return row
 
 
 def _by_txn_id(tx: Sql, txn_id: str) -> Row | None:

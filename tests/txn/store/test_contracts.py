@@ -32,6 +32,7 @@ from txn.testing import (
     check_branch_table,
     check_claims,
     check_decision_log,
+    check_force,
     check_forgetting,
     check_truncation,
 )
@@ -102,6 +103,23 @@ async def test_claims_on_postgres(postgres_server: PostgresServer) -> None:
     """The log on PostgreSQL closes claims as it promises."""
     async with open_postgres(postgres_server) as store:
         await check_claims(SqlDecisionLog(store))
+
+
+async def test_force_in_memory() -> None:
+    """The log in memory lets operators force what may be, and keeps a record of it."""
+    await check_force(MemoryDecisionLog(MemoryStore()))
+
+
+async def test_force_on_sqlite(tmp_path: Path) -> None:
+    """The log on SQLite lets operators force what may be, and keeps a record of it."""
+    async with open_sqlite(tmp_path / "s.db") as store:
+        await check_force(SqlDecisionLog(store))
+
+
+async def test_force_on_postgres(postgres_server: PostgresServer) -> None:
+    """The log on PostgreSQL lets operators force what may be, and keeps a record of it."""
+    async with open_postgres(postgres_server) as store:
+        await check_force(SqlDecisionLog(store))
 
 
 async def test_branch_table_in_memory() -> None:

@@ -24,11 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from tallystick.txn.v1 import participant_service_pb2 as tallystick_dot_txn_dot_v1_dot_participant__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"^\n\x14\x45xecuteStreamRequest\x12\x46\n\x08requests\x18\x01 \x03(\x0b\x32).tallystick.txn.v1.NumberedExecuteRequestB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"\\\n\x16NumberedExecuteRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.tallystick.txn.v1.ExecuteRequest\"V\n\x15\x45xecuteStreamResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.tallystick.txn.v1.NumberedExecuteResponse\"\x90\x01\n\x17NumberedExecuteResponse\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".tallystick.txn.v1.ExecuteResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"{\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12(\n\npage_token\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"X\n\x13\x42\x61tchInquireRequest\x12\x41\n\tinquiries\x18\x01 \x03(\x0b\x32!.tallystick.txn.v1.InquireRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"K\n\x14\x42\x61tchInquireResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".tallystick.txn.v1.InquireResponse\"\x17\n\x15GetCoordinatorRequest\"\x98\x01\n\x16GetCoordinatorResponse\x12-\n\x06log_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x16\n\x05\x65poch\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\x08instance\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1b\n\x13\x61\x63tive_transactions\x18\x04 \x01(\x05\"L\n\x12\x46ilterEndedRequest\x12\x36\n\x07txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x89\x01\n\x13\x46ilterEndedResponse\x12<\n\rended_txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x34\n\x0fprepare_horizon\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\x92\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xdb\x02\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06\x12\x1e\n\x1aTRANSACTION_STATE_CLAIMING\x10\x07\x12 \n\x1cTRANSACTION_STATE_PERFORMING\x10\x08\x12\x1f\n\x1bTRANSACTION_STATE_RESOLVING\x10\t*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\x9a\x06\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x66\n\rExecuteStream\x12\'.tallystick.txn.v1.ExecuteStreamRequest\x1a(.tallystick.txn.v1.ExecuteStreamResponse(\x01\x30\x01\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponse\x12_\n\x0c\x42\x61tchInquire\x12&.tallystick.txn.v1.BatchInquireRequest\x1a\'.tallystick.txn.v1.BatchInquireResponse\x12\x65\n\x0eGetCoordinator\x12(.tallystick.txn.v1.GetCoordinatorRequest\x1a).tallystick.txn.v1.GetCoordinatorResponse\x12\\\n\x0b\x46ilterEnded\x12%.tallystick.txn.v1.FilterEndedRequest\x1a&.tallystick.txn.v1.FilterEndedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tallystick/txn/v1/coordinator_service.proto\x12\x11tallystick.txn.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a+tallystick/txn/v1/participant_service.proto\"\x99\x02\n\x0e\x45xecuteRequest\x12-\n\x0fidempotency_key\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$\x12\x9f\x01\n\x08\x62ranches\x18\x02 \x03(\x0b\x32\x19.tallystick.txn.v1.BranchBr\xbaHo\x92\x01\x04\x08\x01\x10\x10\xba\x01\x65\n\x0f\x62ranches.unique\x12/branch_id must be unique within the transaction\x1a!this.map(b, b.branch_id).unique()\x12\x36\n\x08wait_for\x18\x03 \x01(\x0e\x32\x1a.tallystick.txn.v1.WaitForB\x08\xbaH\x05\x82\x01\x02\x10\x01\"y\n\x0f\x45xecuteResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x19\n\x11refused_branch_id\x18\x04 \x01(\t\"^\n\x14\x45xecuteStreamRequest\x12\x46\n\x08requests\x18\x01 \x03(\x0b\x32).tallystick.txn.v1.NumberedExecuteRequestB\t\xbaH\x06\x92\x01\x03\x10\x80\x08\"\\\n\x16NumberedExecuteRequest\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.tallystick.txn.v1.ExecuteRequest\"V\n\x15\x45xecuteStreamResponse\x12=\n\tresponses\x18\x01 \x03(\x0b\x32*.tallystick.txn.v1.NumberedExecuteResponse\"\x90\x01\n\x17NumberedExecuteResponse\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".tallystick.txn.v1.ExecuteResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06\x61nswer\"\x88\x01\n\x15GetTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"M\n\x16GetTransactionResponse\x12\x33\n\x0btransaction\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\"{\n\x17ListTransactionsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12(\n\npage_token\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x02\x32\n^[^\\x00]*$\x12\x17\n\x0funfinished_only\x18\x03 \x01(\x08\"i\n\x18ListTransactionsResponse\x12\x34\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0eInquireRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x30\n\tbranch_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"N\n\x0fInquireResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\"X\n\x13\x42\x61tchInquireRequest\x12\x41\n\tinquiries\x18\x01 \x03(\x0b\x32!.tallystick.txn.v1.InquireRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"K\n\x14\x42\x61tchInquireResponse\x12\x33\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\".tallystick.txn.v1.InquireResponse\"\x17\n\x15GetCoordinatorRequest\"\x98\x01\n\x16GetCoordinatorResponse\x12-\n\x06log_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x16\n\x05\x65poch\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1a\n\x08instance\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1b\n\x13\x61\x63tive_transactions\x18\x04 \x01(\x05\"L\n\x12\x46ilterEndedRequest\x12\x36\n\x07txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\"\x89\x01\n\x13\x46ilterEndedResponse\x12<\n\rended_txn_ids\x18\x01 \x03(\tB%\xbaH\"\x92\x01\x1f\x10\xe8\x07\"\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x34\n\x0fprepare_horizon\x18\x02 \x01(\tB\x1b\xbaH\x18r\x16\x18@2\x12^[A-Za-z0-9._:-]*$\"\x8c\x01\n\x19\x45xplainTransactionRequest\x12/\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$H\x00\x12/\n\x0fidempotency_key\x18\x02 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\xc8\x01\x32\x08^[!-~]+$H\x00\x42\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"\xa2\x01\n\x1a\x45xplainTransactionResponse\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x33\n\x0btransaction\x18\x02 \x01(\x0b\x32\x1e.tallystick.txn.v1.Transaction\x12\x31\n\x07\x65ntries\x18\x03 \x03(\x0b\x32 .tallystick.txn.v1.TimelineEntry\x12\x0c\n\x04gaps\x18\x04 \x03(\t\"\x8f\x02\n\x19ResolveTransactionRequest\x12-\n\x06txn_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12=\n\nresolution\x18\x02 \x01(\x0e\x32\x1d.tallystick.txn.v1.ResolutionB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x32\n\x08operator\x18\x03 \x01(\tB \xbaH\x1dr\x1b\x10\x01\x18@2\x15^[!-~]([ -~]*[!-~])?$\x12P\n\x06reason\x18\x04 \x01(\tB@\xbaH=r;\x10\x01\x18\xf4\x03\x32\x34^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$\"L\n\x1aResolveTransactionResponse\x12.\n\x06record\x18\x01 \x01(\x0b\x32\x1e.tallystick.txn.v1.AuditRecord\"_\n\x17ListAuditRecordsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12%\n\npage_token\x18\x02 \x01(\tB\x11\xbaH\x0er\x0c\x18\x12\x32\x08^[0-9]*$\"d\n\x18ListAuditRecordsResponse\x12/\n\x07records\x18\x01 \x03(\x0b\x32\x1e.tallystick.txn.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa5\x01\n\x06\x42ranch\x12\x30\n\tbranch_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]+$\x12\x38\n\x0bparticipant\x18\x02 \x01(\tB#\xbaH r\x1e\x10\x01\x18\x80\x01\x32\x17^[a-z0-9][a-z0-9._/-]*$\x12/\n\toperation\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyB\x06\xbaH\x03\xc8\x01\x01\"\xca\x02\n\x0bTransaction\x12\x0e\n\x06txn_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.tallystick.txn.v1.TransactionState\x12+\n\x07outcome\x18\x04 \x01(\x0e\x32\x1a.tallystick.txn.v1.Outcome\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x36\n\x08\x62ranches\x18\x06 \x03(\x0b\x32$.tallystick.txn.v1.TransactionBranch\x12\x31\n\rdecision_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\x12&\n\x03\x61ge\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x01\n\x11TransactionBranch\x12\x11\n\tbranch_id\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12%\n\x04vote\x18\x03 \x01(\x0e\x32\x17.tallystick.txn.v1.Vote\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x05 \x01(\r\x12\x12\n\nlast_error\x18\x06 \x01(\t\x12\x0f\n\x07\x61larmed\x18\x07 \x01(\x08\"\xb3\x01\n\rTimelineEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\thappening\x18\x02 \x01(\x0e\x32\x1c.tallystick.txn.v1.Happening\x12\x11\n\tbranch_id\x18\x03 \x01(\t\x12\x13\n\x0bparticipant\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\"\x9d\x01\n\x0b\x41uditRecord\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0e\n\x06txn_id\x18\x02 \x01(\t\x12\x10\n\x08operator\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\t\x12-\n\tsign_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x12\x13\n\x0fOUTCOME_PENDING\x10\x03*\xdb\x02\n\x10TransactionState\x12!\n\x1dTRANSACTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTRANSACTION_STATE_PREPARING\x10\x01\x12\x1e\n\x1aTRANSACTION_STATE_DECIDING\x10\x02\x12 \n\x1cTRANSACTION_STATE_COMMITTING\x10\x03\x12\x1e\n\x1aTRANSACTION_STATE_ABORTING\x10\x04\x12\x1f\n\x1bTRANSACTION_STATE_COMMITTED\x10\x05\x12\x1d\n\x19TRANSACTION_STATE_ABORTED\x10\x06\x12\x1e\n\x1aTRANSACTION_STATE_CLAIMING\x10\x07\x12 \n\x1cTRANSACTION_STATE_PERFORMING\x10\x08\x12\x1f\n\x1bTRANSACTION_STATE_RESOLVING\x10\t*k\n\nResolution\x12\x1a\n\x16RESOLUTION_UNSPECIFIED\x10\x00\x12\x15\n\x11RESOLUTION_COMMIT\x10\x01\x12\x14\n\x10RESOLUTION_ABORT\x10\x02\x12\x14\n\x10RESOLUTION_ENDED\x10\x03*\xee\x03\n\tHappening\x12\x19\n\x15HAPPENING_UNSPECIFIED\x10\x00\x12\x13\n\x0fHAPPENING_BEGUN\x10\x01\x12\x15\n\x11HAPPENING_RESUMED\x10\x02\x12\x1a\n\x16HAPPENING_PREPARE_SENT\x10\x03\x12\x19\n\x15HAPPENING_COMMIT_SENT\x10\x04\x12\x18\n\x14HAPPENING_ABORT_SENT\x10\x05\x12\x1a\n\x16HAPPENING_PERFORM_SENT\x10\x06\x12\x1a\n\x16HAPPENING_RESOLVE_SENT\x10\x07\x12\x13\n\x0fHAPPENING_VOTED\x10\x08\x12\x14\n\x10HAPPENING_FAILED\x10\t\x12\x15\n\x11HAPPENING_ALARMED\x10\n\x12\x16\n\x12HAPPENING_GIVEN_UP\x10\x0b\x12\x1b\n\x17HAPPENING_CLAIM_DURABLE\x10\x0c\x12\x1d\n\x19HAPPENING_OUTCOME_DURABLE\x10\r\x12\x1a\n\x16HAPPENING_ACKNOWLEDGED\x10\x0e\x12\x14\n\x10HAPPENING_STATED\x10\x0f\x12\x19\n\x15HAPPENING_END_DURABLE\x10\x10\x12\x14\n\x10HAPPENING_FORCED\x10\x11\x12\x18\n\x14HAPPENING_REMEMBERED\x10\x12*O\n\x07WaitFor\x12\x18\n\x14WAIT_FOR_UNSPECIFIED\x10\x00\x12\x14\n\x10WAIT_FOR_DECIDED\x10\x01\x12\x14\n\x10WAIT_FOR_APPLIED\x10\x02\x32\xed\x08\n\x12\x43oordinatorService\x12P\n\x07\x45xecute\x12!.tallystick.txn.v1.ExecuteRequest\x1a\".tallystick.txn.v1.ExecuteResponse\x12\x66\n\rExecuteStream\x12\'.tallystick.txn.v1.ExecuteStreamRequest\x1a(.tallystick.txn.v1.ExecuteStreamResponse(\x01\x30\x01\x12\x65\n\x0eGetTransaction\x12(.tallystick.txn.v1.GetTransactionRequest\x1a).tallystick.txn.v1.GetTransactionResponse\x12k\n\x10ListTransactions\x12*.tallystick.txn.v1.ListTransactionsRequest\x1a+.tallystick.txn.v1.ListTransactionsResponse\x12P\n\x07Inquire\x12!.tallystick.txn.v1.InquireRequest\x1a\".tallystick.txn.v1.InquireResponse\x12_\n\x0c\x42\x61tchInquire\x12&.tallystick.txn.v1.BatchInquireRequest\x1a\'.tallystick.txn.v1.BatchInquireResponse\x12\x65\n\x0eGetCoordinator\x12(.tallystick.txn.v1.GetCoordinatorRequest\x1a).tallystick.txn.v1.GetCoordinatorResponse\x12\\\n\x0b\x46ilterEnded\x12%.tallystick.txn.v1.FilterEndedRequest\x1a&.tallystick.txn.v1.FilterEndedResponse\x12q\n\x12\x45xplainTransaction\x12,.tallystick.txn.v1.ExplainTransactionRequest\x1a-.tallystick.txn.v1.ExplainTransactionResponse\x12q\n\x12ResolveTransaction\x12,.tallystick.txn.v1.ResolveTransactionRequest\x1a-.tallystick.txn.v1.ResolveTransactionResponse\x12k\n\x10ListAuditRecords\x12*.tallystick.txn.v1.ListAuditRecordsRequest\x1a+.tallystick.txn.v1.ListAuditRecordsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -71,60 +73,98 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILTERENDEDRESPONSE'].fields_by_name['ended_txn_ids']._serialized_options = b'\272H\"\222\001\037\020\350\007\"\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_FILTERENDEDRESPONSE'].fields_by_name['prepare_horizon']._loaded_options = None
   _globals['_FILTERENDEDRESPONSE'].fields_by_name['prepare_horizon']._serialized_options = b'\272H\030r\026\030@2\022^[A-Za-z0-9._:-]*$'
+  _globals['_EXPLAINTRANSACTIONREQUEST'].oneofs_by_name['name']._loaded_options = None
+  _globals['_EXPLAINTRANSACTIONREQUEST'].oneofs_by_name['name']._serialized_options = b'\272H\002\010\001'
+  _globals['_EXPLAINTRANSACTIONREQUEST'].fields_by_name['txn_id']._loaded_options = None
+  _globals['_EXPLAINTRANSACTIONREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_EXPLAINTRANSACTIONREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_EXPLAINTRANSACTIONREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\021r\017\020\001\030\310\0012\010^[!-~]+$'
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['txn_id']._loaded_options = None
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['txn_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['resolution']._loaded_options = None
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['resolution']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['operator']._loaded_options = None
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['operator']._serialized_options = b'\272H\035r\033\020\001\030@2\025^[!-~]([ -~]*[!-~])?$'
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['reason']._loaded_options = None
+  _globals['_RESOLVETRANSACTIONREQUEST'].fields_by_name['reason']._serialized_options = b'\272H=r;\020\001\030\364\00324^[^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f][^\\x00-\\x1f\\x7f]*$'
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTAUDITRECORDSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\016r\014\030\0222\010^[0-9]*$'
   _globals['_BRANCH'].fields_by_name['branch_id']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['branch_id']._serialized_options = b'\272H\032r\030\020\001\030@2\022^[A-Za-z0-9._:-]+$'
   _globals['_BRANCH'].fields_by_name['participant']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['participant']._serialized_options = b'\272H r\036\020\001\030\200\0012\027^[a-z0-9][a-z0-9._/-]*$'
   _globals['_BRANCH'].fields_by_name['operation']._loaded_options = None
   _globals['_BRANCH'].fields_by_name['operation']._serialized_options = b'\272H\003\310\001\001'
-  _globals['_OUTCOME']._serialized_start=2728
-  _globals['_OUTCOME']._serialized_end=2827
-  _globals['_TRANSACTIONSTATE']._serialized_start=2830
-  _globals['_TRANSACTIONSTATE']._serialized_end=3177
-  _globals['_WAITFOR']._serialized_start=3179
-  _globals['_WAITFOR']._serialized_end=3258
-  _globals['_EXECUTEREQUEST']._serialized_start=181
-  _globals['_EXECUTEREQUEST']._serialized_end=462
-  _globals['_EXECUTERESPONSE']._serialized_start=464
-  _globals['_EXECUTERESPONSE']._serialized_end=585
-  _globals['_EXECUTESTREAMREQUEST']._serialized_start=587
-  _globals['_EXECUTESTREAMREQUEST']._serialized_end=681
-  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_start=683
-  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_end=775
-  _globals['_EXECUTESTREAMRESPONSE']._serialized_start=777
-  _globals['_EXECUTESTREAMRESPONSE']._serialized_end=863
-  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_start=866
-  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_end=1010
-  _globals['_GETTRANSACTIONREQUEST']._serialized_start=1013
-  _globals['_GETTRANSACTIONREQUEST']._serialized_end=1149
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=1151
-  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=1228
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=1230
-  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=1353
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=1355
-  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=1460
-  _globals['_INQUIREREQUEST']._serialized_start=1462
-  _globals['_INQUIREREQUEST']._serialized_end=1575
-  _globals['_INQUIRERESPONSE']._serialized_start=1577
-  _globals['_INQUIRERESPONSE']._serialized_end=1655
-  _globals['_BATCHINQUIREREQUEST']._serialized_start=1657
-  _globals['_BATCHINQUIREREQUEST']._serialized_end=1745
-  _globals['_BATCHINQUIRERESPONSE']._serialized_start=1747
-  _globals['_BATCHINQUIRERESPONSE']._serialized_end=1822
-  _globals['_GETCOORDINATORREQUEST']._serialized_start=1824
-  _globals['_GETCOORDINATORREQUEST']._serialized_end=1847
-  _globals['_GETCOORDINATORRESPONSE']._serialized_start=1850
-  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2002
-  _globals['_FILTERENDEDREQUEST']._serialized_start=2004
-  _globals['_FILTERENDEDREQUEST']._serialized_end=2080
-  _globals['_FILTERENDEDRESPONSE']._serialized_start=2083
-  _globals['_FILTERENDEDRESPONSE']._serialized_end=2220
-  _globals['_BRANCH']._serialized_start=2223
-  _globals['_BRANCH']._serialized_end=2388
-  _globals['_TRANSACTION']._serialized_start=2391
-  _globals['_TRANSACTION']._serialized_end=2665
-  _globals['_TRANSACTIONBRANCH']._serialized_start=2667
-  _globals['_TRANSACTIONBRANCH']._serialized_end=2726
-  _globals['_COORDINATORSERVICE']._serialized_start=3261
-  _globals['_COORDINATORSERVICE']._serialized_end=4055
+  _globals['_OUTCOME']._serialized_start=4179
+  _globals['_OUTCOME']._serialized_end=4278
+  _globals['_TRANSACTIONSTATE']._serialized_start=4281
+  _globals['_TRANSACTIONSTATE']._serialized_end=4628
+  _globals['_RESOLUTION']._serialized_start=4630
+  _globals['_RESOLUTION']._serialized_end=4737
+  _globals['_HAPPENING']._serialized_start=4740
+  _globals['_HAPPENING']._serialized_end=5234
+  _globals['_WAITFOR']._serialized_start=5236
+  _globals['_WAITFOR']._serialized_end=5315
+  _globals['_EXECUTEREQUEST']._serialized_start=258
+  _globals['_EXECUTEREQUEST']._serialized_end=539
+  _globals['_EXECUTERESPONSE']._serialized_start=541
+  _globals['_EXECUTERESPONSE']._serialized_end=662
+  _globals['_EXECUTESTREAMREQUEST']._serialized_start=664
+  _globals['_EXECUTESTREAMREQUEST']._serialized_end=758
+  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_start=760
+  _globals['_NUMBEREDEXECUTEREQUEST']._serialized_end=852
+  _globals['_EXECUTESTREAMRESPONSE']._serialized_start=854
+  _globals['_EXECUTESTREAMRESPONSE']._serialized_end=940
+  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_start=943
+  _globals['_NUMBEREDEXECUTERESPONSE']._serialized_end=1087
+  _globals['_GETTRANSACTIONREQUEST']._serialized_start=1090
+  _globals['_GETTRANSACTIONREQUEST']._serialized_end=1226
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_start=1228
+  _globals['_GETTRANSACTIONRESPONSE']._serialized_end=1305
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_start=1307
+  _globals['_LISTTRANSACTIONSREQUEST']._serialized_end=1430
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_start=1432
+  _globals['_LISTTRANSACTIONSRESPONSE']._serialized_end=1537
+  _globals['_INQUIREREQUEST']._serialized_start=1539
+  _globals['_INQUIREREQUEST']._serialized_end=1652
+  _globals['_INQUIRERESPONSE']._serialized_start=1654
+  _globals['_INQUIRERESPONSE']._serialized_end=1732
+  _globals['_BATCHINQUIREREQUEST']._serialized_start=1734
+  _globals['_BATCHINQUIREREQUEST']._serialized_end=1822
+  _globals['_BATCHINQUIRERESPONSE']._serialized_start=1824
+  _globals['_BATCHINQUIRERESPONSE']._serialized_end=1899
+  _globals['_GETCOORDINATORREQUEST']._serialized_start=1901
+  _globals['_GETCOORDINATORREQUEST']._serialized_end=1924
+  _globals['_GETCOORDINATORRESPONSE']._serialized_start=1927
+  _globals['_GETCOORDINATORRESPONSE']._serialized_end=2079
+  _globals['_FILTERENDEDREQUEST']._serialized_start=2081
+  _globals['_FILTERENDEDREQUEST']._serialized_end=2157
+  _globals['_FILTERENDEDRESPONSE']._serialized_start=2160
+  _globals['_FILTERENDEDRESPONSE']._serialized_end=2297
+  _globals['_EXPLAINTRANSACTIONREQUEST']._serialized_start=2300
+  _globals['_EXPLAINTRANSACTIONREQUEST']._serialized_end=2440
+  _globals['_EXPLAINTRANSACTIONRESPONSE']._serialized_start=2443
+  _globals['_EXPLAINTRANSACTIONRESPONSE']._serialized_end=2605
+  _globals['_RESOLVETRANSACTIONREQUEST']._serialized_start=2608
+  _globals['_RESOLVETRANSACTIONREQUEST']._serialized_end=2879
+  _globals['_RESOLVETRANSACTIONRESPONSE']._serialized_start=2881
+  _globals['_RESOLVETRANSACTIONRESPONSE']._serialized_end=2957
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=2959
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=3054
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=3056
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=3156
+  _globals['_BRANCH']._serialized_start=3159
+  _globals['_BRANCH']._serialized_end=3324
+  _globals['_TRANSACTION']._serialized_start=3327
+  _globals['_TRANSACTION']._serialized_end=3657
+  _globals['_TRANSACTIONBRANCH']._serialized_start=3660
+  _globals['_TRANSACTIONBRANCH']._serialized_end=3835
+  _globals['_TIMELINEENTRY']._serialized_start=3838
+  _globals['_TIMELINEENTRY']._serialized_end=4017
+  _globals['_AUDITRECORD']._serialized_start=4020
+  _globals['_AUDITRECORD']._serialized_end=4177
+  _globals['_COORDINATORSERVICE']._serialized_start=5318
+  _globals['_COORDINATORSERVICE']._serialized_end=6451
 # @@protoc_insertion_point(module_scope)

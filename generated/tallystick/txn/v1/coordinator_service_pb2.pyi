@@ -6,11 +6,13 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from tallystick.txn.v1 import participant_service_pb2 as _participant_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -97,6 +99,100 @@ TRANSACTION_STATE_PERFORMING: TransactionState.ValueType  # 8
 TRANSACTION_STATE_RESOLVING: TransactionState.ValueType  # 9
 """No answer came in time: the participant is asked whether it was done."""
 Global___TransactionState: _TypeAlias = TransactionState  # noqa: Y015
+
+class _Resolution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resolution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESOLUTION_UNSPECIFIED: _Resolution.ValueType  # 0
+    RESOLUTION_COMMIT: _Resolution.ValueType  # 1
+    """Its participant has done it."""
+    RESOLUTION_ABORT: _Resolution.ValueType  # 2
+    """It is not to be done, or its participant has not."""
+    RESOLUTION_ENDED: _Resolution.ValueType  # 3
+    """Its outcome has been brought about by hand wherever it was not acknowledged."""
+
+class Resolution(_Resolution, metaclass=_ResolutionEnumTypeWrapper):
+    """What an operator says of a transaction."""
+
+RESOLUTION_UNSPECIFIED: Resolution.ValueType  # 0
+RESOLUTION_COMMIT: Resolution.ValueType  # 1
+"""Its participant has done it."""
+RESOLUTION_ABORT: Resolution.ValueType  # 2
+"""It is not to be done, or its participant has not."""
+RESOLUTION_ENDED: Resolution.ValueType  # 3
+"""Its outcome has been brought about by hand wherever it was not acknowledged."""
+Global___Resolution: _TypeAlias = Resolution  # noqa: Y015
+
+class _Happening:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HappeningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Happening.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HAPPENING_UNSPECIFIED: _Happening.ValueType  # 0
+    HAPPENING_BEGUN: _Happening.ValueType  # 1
+    """A caller has asked for it."""
+    HAPPENING_RESUMED: _Happening.ValueType  # 2
+    """It was taken up from the log, after a restart."""
+    HAPPENING_PREPARE_SENT: _Happening.ValueType  # 3
+    HAPPENING_COMMIT_SENT: _Happening.ValueType  # 4
+    HAPPENING_ABORT_SENT: _Happening.ValueType  # 5
+    HAPPENING_PERFORM_SENT: _Happening.ValueType  # 6
+    HAPPENING_RESOLVE_SENT: _Happening.ValueType  # 7
+    HAPPENING_VOTED: _Happening.ValueType  # 8
+    HAPPENING_FAILED: _Happening.ValueType  # 9
+    """An attempt had no answer, or one that says nothing."""
+    HAPPENING_ALARMED: _Happening.ValueType  # 10
+    """A participant has answered that a promise is broken."""
+    HAPPENING_GIVEN_UP: _Happening.ValueType  # 11
+    """It is not asked any more: no vote in time, or nobody to hear of an abort."""
+    HAPPENING_CLAIM_DURABLE: _Happening.ValueType  # 12
+    HAPPENING_OUTCOME_DURABLE: _Happening.ValueType  # 13
+    HAPPENING_ACKNOWLEDGED: _Happening.ValueType  # 14
+    HAPPENING_STATED: _Happening.ValueType  # 15
+    """An operator has said what its participant has done."""
+    HAPPENING_END_DURABLE: _Happening.ValueType  # 16
+    """Nobody has to hear of it any more."""
+    HAPPENING_FORCED: _Happening.ValueType  # 17
+    """An operator has changed what stands."""
+    HAPPENING_REMEMBERED: _Happening.ValueType  # 18
+    """What a participant remembers of its branch; the time is that of its vote."""
+
+class Happening(_Happening, metaclass=_HappeningEnumTypeWrapper):
+    """What an entry of a timeline is about."""
+
+HAPPENING_UNSPECIFIED: Happening.ValueType  # 0
+HAPPENING_BEGUN: Happening.ValueType  # 1
+"""A caller has asked for it."""
+HAPPENING_RESUMED: Happening.ValueType  # 2
+"""It was taken up from the log, after a restart."""
+HAPPENING_PREPARE_SENT: Happening.ValueType  # 3
+HAPPENING_COMMIT_SENT: Happening.ValueType  # 4
+HAPPENING_ABORT_SENT: Happening.ValueType  # 5
+HAPPENING_PERFORM_SENT: Happening.ValueType  # 6
+HAPPENING_RESOLVE_SENT: Happening.ValueType  # 7
+HAPPENING_VOTED: Happening.ValueType  # 8
+HAPPENING_FAILED: Happening.ValueType  # 9
+"""An attempt had no answer, or one that says nothing."""
+HAPPENING_ALARMED: Happening.ValueType  # 10
+"""A participant has answered that a promise is broken."""
+HAPPENING_GIVEN_UP: Happening.ValueType  # 11
+"""It is not asked any more: no vote in time, or nobody to hear of an abort."""
+HAPPENING_CLAIM_DURABLE: Happening.ValueType  # 12
+HAPPENING_OUTCOME_DURABLE: Happening.ValueType  # 13
+HAPPENING_ACKNOWLEDGED: Happening.ValueType  # 14
+HAPPENING_STATED: Happening.ValueType  # 15
+"""An operator has said what its participant has done."""
+HAPPENING_END_DURABLE: Happening.ValueType  # 16
+"""Nobody has to hear of it any more."""
+HAPPENING_FORCED: Happening.ValueType  # 17
+"""An operator has changed what stands."""
+HAPPENING_REMEMBERED: Happening.ValueType  # 18
+"""What a participant remembers of its branch; the time is that of its vote."""
+Global___Happening: _TypeAlias = Happening  # noqa: Y015
 
 class _WaitFor:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -344,7 +440,7 @@ class ListTransactionsRequest(_message.Message):
     page_token: _builtins.str
     """next_page_token of the page before; empty for the first."""
     unfinished_only: _builtins.bool
-    """Only transactions whose second phase is still running, or whose only one is."""
+    """Only transactions that are not over: not decided yet, or not acknowledged everywhere."""
     def __init__(
         self,
         *,
@@ -568,6 +664,165 @@ class FilterEndedResponse(_message.Message):
 Global___FilterEndedResponse: _TypeAlias = FilterEndedResponse  # noqa: Y015
 
 @_typing.final
+class ExplainTransactionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    txn_id: _builtins.str
+    idempotency_key: _builtins.str
+    def __init__(
+        self,
+        *,
+        txn_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "name", b"name", "txn_id", b"txn_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "name", b"name", "txn_id", b"txn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_name: _TypeAlias = _typing.Literal["txn_id", "idempotency_key"]  # noqa: Y015
+    _WhichOneofArgType_name: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_name) -> _WhichOneofReturnType_name | None: ...
+
+Global___ExplainTransactionRequest: _TypeAlias = ExplainTransactionRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTransactionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    txn_id: _builtins.str
+    @_builtins.property
+    def transaction(self) -> Global___Transaction:
+        """Absent where the log has no row of it, or not any more."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimelineEntry]:
+        """In the order of their times."""
+
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is not known, in words."""
+
+    def __init__(
+        self,
+        *,
+        txn_id: _builtins.str = ...,
+        transaction: Global___Transaction | None = ...,
+        entries: _abc.Iterable[Global___TimelineEntry] | None = ...,
+        gaps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "gaps", b"gaps", "transaction", b"transaction", "txn_id", b"txn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTransactionResponse: _TypeAlias = ExplainTransactionResponse  # noqa: Y015
+
+@_typing.final
+class ResolveTransactionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    txn_id: _builtins.str
+    resolution: Global___Resolution.ValueType
+    operator: _builtins.str
+    """Who does so. Printable ASCII."""
+    reason: _builtins.str
+    """And why, for whoever asks later. Not blank, on one line."""
+    def __init__(
+        self,
+        *,
+        txn_id: _builtins.str = ...,
+        resolution: Global___Resolution.ValueType = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operator", b"operator", "reason", b"reason", "resolution", b"resolution", "txn_id", b"txn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveTransactionRequest: _TypeAlias = ResolveTransactionRequest  # noqa: Y015
+
+@_typing.final
+class ResolveTransactionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___AuditRecord: ...
+    def __init__(
+        self,
+        *,
+        record: Global___AuditRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveTransactionResponse: _TypeAlias = ResolveTransactionResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many; 0 means 100."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsRequest: _TypeAlias = ListAuditRecordsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditRecordsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___AuditRecord] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditRecordsResponse: _TypeAlias = ListAuditRecordsResponse  # noqa: Y015
+
+@_typing.final
 class Branch(_message.Message):
     """One operation at one participant."""
 
@@ -612,17 +867,25 @@ class Transaction(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     BRANCHES_FIELD_NUMBER: _builtins.int
     DECISION_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
     txn_id: _builtins.str
     idempotency_key: _builtins.str
     state: Global___TransactionState.ValueType
     outcome: Global___Outcome.ValueType
     reason: _builtins.str
     """Why it was aborted; else empty."""
+    active: _builtins.bool
+    """The coordinator that answers drives it."""
     @_builtins.property
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionBranch]: ...
     @_builtins.property
     def decision_time(self) -> _timestamp_pb2.Timestamp:
         """When the outcome was logged; absent while there is none."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Of an active one: how long ago it was begun, or written down before a restart."""
 
     def __init__(
         self,
@@ -634,10 +897,12 @@ class Transaction(_message.Message):
         reason: _builtins.str = ...,
         branches: _abc.Iterable[Global___TransactionBranch] | None = ...,
         decision_time: _timestamp_pb2.Timestamp | None = ...,
+        active: _builtins.bool = ...,
+        age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision_time", b"decision_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "decision_time", b"decision_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "decision_time", b"decision_time", "idempotency_key", b"idempotency_key", "outcome", b"outcome", "reason", b"reason", "state", b"state", "txn_id", b"txn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "age", b"age", "branches", b"branches", "decision_time", b"decision_time", "idempotency_key", b"idempotency_key", "outcome", b"outcome", "reason", b"reason", "state", b"state", "txn_id", b"txn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -651,18 +916,125 @@ class TransactionBranch(_message.Message):
 
     BRANCH_ID_FIELD_NUMBER: _builtins.int
     PARTICIPANT_FIELD_NUMBER: _builtins.int
+    VOTE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    ALARMED_FIELD_NUMBER: _builtins.int
     branch_id: _builtins.str
     participant: _builtins.str
+    vote: _participant_service_pb2.Vote.ValueType
+    """Unspecified while it has not voted."""
+    acknowledged: _builtins.bool
+    """Its participant need not be told anything any more."""
+    attempts: _builtins.int
+    """Of an active transaction: how often it was told what it was told last."""
+    last_error: _builtins.str
+    """What the newest attempt failed with that was not answered; a name, not a text."""
+    alarmed: _builtins.bool
+    """That error says that a promise was broken somewhere."""
     def __init__(
         self,
         *,
         branch_id: _builtins.str = ...,
         participant: _builtins.str = ...,
+        vote: _participant_service_pb2.Vote.ValueType = ...,
+        acknowledged: _builtins.bool = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        alarmed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "participant", b"participant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "alarmed", b"alarmed", "attempts", b"attempts", "branch_id", b"branch_id", "last_error", b"last_error", "participant", b"participant", "vote", b"vote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TransactionBranch: _TypeAlias = TransactionBranch  # noqa: Y015
+
+@_typing.final
+class TimelineEntry(_message.Message):
+    """Something that happened to a transaction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    HAPPENING_FIELD_NUMBER: _builtins.int
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    happening: Global___Happening.ValueType
+    branch_id: _builtins.str
+    """Empty where it is about the transaction as a whole."""
+    participant: _builtins.str
+    attempt: _builtins.int
+    """Counted from 1; 0 where nothing was attempted."""
+    detail: _builtins.str
+    """A vote and its reason, an outcome, the name of an error, what was forced."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Absent where it is not known."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        happening: Global___Happening.ValueType = ...,
+        branch_id: _builtins.str = ...,
+        participant: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "branch_id", b"branch_id", "detail", b"detail", "happening", b"happening", "participant", b"participant", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimelineEntry: _TypeAlias = TimelineEntry  # noqa: Y015
+
+@_typing.final
+class AuditRecord(_message.Message):
+    """What an operator has forced. Written once, never changed, never deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TXN_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Ascending within a log."""
+    txn_id: _builtins.str
+    operator: _builtins.str
+    reason: _builtins.str
+    before: _builtins.str
+    """What stood in the log: NONE, PENDING, COMMITTED, ABORTED, the latter two with _ENDED once
+    nobody has to hear of it any more.
+    """
+    after: _builtins.str
+    """And what stood after."""
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        txn_id: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "number", b"number", "operator", b"operator", "reason", b"reason", "sign_time", b"sign_time", "txn_id", b"txn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015

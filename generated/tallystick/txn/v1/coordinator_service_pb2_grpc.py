@@ -75,6 +75,21 @@ class CoordinatorServiceStub:
                 request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.SerializeToString,
                 response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.FromString,
                 _registered_method=True)
+        self.ExplainTransaction = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/ExplainTransaction',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionResponse.FromString,
+                _registered_method=True)
+        self.ResolveTransaction = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/ResolveTransaction',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionResponse.FromString,
+                _registered_method=True)
+        self.ListAuditRecords = channel.unary_unary(
+                '/tallystick.txn.v1.CoordinatorService/ListAuditRecords',
+                request_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsRequest.SerializeToString,
+                response_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServiceServicer:
@@ -123,7 +138,8 @@ class CoordinatorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTransactions(self, request, context):
-        """Logged transactions in the order of their ids, page by page.
+        """Transactions in the order of their ids, page by page: those that are logged, or, of those
+        that are unfinished, all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +176,41 @@ class CoordinatorServiceServicer:
     def FilterEnded(self, request, context):
         """Asked by a participant about what it has committed: which of these transactions have
         ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainTransaction(self, request, context):
+        """For operators: every message and every force of one transaction that is still known, from
+        what the coordinator remembers, the log, and what its participants say. What is not known
+        any more is named in `gaps`. Never an operation.
+
+        Errors: NOT_FOUND when nothing is known of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveTransaction(self, request, context):
+        """For operators: decides by force what does not get on, and writes down who did so and why,
+        in the same local transaction. An outcome that stands is never another one afterwards.
+
+        RESOLUTION_ABORT: of a transaction that is not decided; or of one in one phase whose
+        participant does not say what it has done, and has not done it. RESOLUTION_COMMIT: only of
+        the latter, and it has. Its participant is then told, and alarms if it knows better.
+        RESOLUTION_ENDED: of what is decided and not acknowledged: nobody is told any more.
+
+        Errors: FAILED_PRECONDITION with ErrorInfo.reason FORCE_REFUSED when that may not be forced:
+        the message says what stands, and nothing was changed. TOO_OLD, or OTHER_LOG, of what this
+        log cannot say anything about.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditRecords(self, request, context):
+        """What operators have forced, ever, in the order in which they did, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +258,21 @@ def add_CoordinatorServiceServicer_to_server(servicer, server):
                     servicer.FilterEnded,
                     request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.FromString,
                     response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.SerializeToString,
+            ),
+            'ExplainTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTransaction,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionResponse.SerializeToString,
+            ),
+            'ResolveTransaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveTransaction,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionResponse.SerializeToString,
+            ),
+            'ListAuditRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditRecords,
+                    request_deserializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsRequest.FromString,
+                    response_serializer=tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -426,6 +492,87 @@ class CoordinatorService:
             '/tallystick.txn.v1.CoordinatorService/FilterEnded',
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedRequest.SerializeToString,
             tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.FilterEndedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/ExplainTransaction',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ExplainTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/ResolveTransaction',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ResolveTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tallystick.txn.v1.CoordinatorService/ListAuditRecords',
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsRequest.SerializeToString,
+            tallystick_dot_txn_dot_v1_dot_coordinator__service__pb2.ListAuditRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

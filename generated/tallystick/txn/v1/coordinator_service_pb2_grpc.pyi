@@ -63,7 +63,9 @@ class CoordinatorServiceStub:
     outcomes are kept.
     """
     ListTransactions: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListTransactionsRequest, _coordinator_service_pb2.ListTransactionsResponse]
-    """Logged transactions in the order of their ids, page by page."""
+    """Transactions in the order of their ids, page by page: those that are logged, or, of those
+    that are unfinished, all.
+    """
     Inquire: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.InquireRequest, _coordinator_service_pb2.InquireResponse]
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
@@ -84,6 +86,28 @@ class CoordinatorServiceStub:
     """Asked by a participant about what it has committed: which of these transactions have
     ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
     """
+    ExplainTransaction: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ExplainTransactionRequest, _coordinator_service_pb2.ExplainTransactionResponse]
+    """For operators: every message and every force of one transaction that is still known, from
+    what the coordinator remembers, the log, and what its participants say. What is not known
+    any more is named in `gaps`. Never an operation.
+
+    Errors: NOT_FOUND when nothing is known of it.
+    """
+    ResolveTransaction: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ResolveTransactionRequest, _coordinator_service_pb2.ResolveTransactionResponse]
+    """For operators: decides by force what does not get on, and writes down who did so and why,
+    in the same local transaction. An outcome that stands is never another one afterwards.
+
+    RESOLUTION_ABORT: of a transaction that is not decided; or of one in one phase whose
+    participant does not say what it has done, and has not done it. RESOLUTION_COMMIT: only of
+    the latter, and it has. Its participant is then told, and alarms if it knows better.
+    RESOLUTION_ENDED: of what is decided and not acknowledged: nobody is told any more.
+
+    Errors: FAILED_PRECONDITION with ErrorInfo.reason FORCE_REFUSED when that may not be forced:
+    the message says what stands, and nothing was changed. TOO_OLD, or OTHER_LOG, of what this
+    log cannot say anything about.
+    """
+    ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListAuditRecordsRequest, _coordinator_service_pb2.ListAuditRecordsResponse]
+    """What operators have forced, ever, in the order in which they did, page by page."""
 
 @_typing.type_check_only
 class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
@@ -120,7 +144,9 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     outcomes are kept.
     """
     ListTransactions: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListTransactionsRequest, _coordinator_service_pb2.ListTransactionsResponse]  # type: ignore[assignment]
-    """Logged transactions in the order of their ids, page by page."""
+    """Transactions in the order of their ids, page by page: those that are logged, or, of those
+    that are unfinished, all.
+    """
     Inquire: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.InquireRequest, _coordinator_service_pb2.InquireResponse]  # type: ignore[assignment]
     """Asked by a participant in doubt. Answers OUTCOME_PENDING while the
     transaction is active; otherwise the answer is final and durable before it
@@ -141,6 +167,28 @@ class CoordinatorServiceAsyncStub(CoordinatorServiceStub):
     """Asked by a participant about what it has committed: which of these transactions have
     ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
     """
+    ExplainTransaction: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ExplainTransactionRequest, _coordinator_service_pb2.ExplainTransactionResponse]  # type: ignore[assignment]
+    """For operators: every message and every force of one transaction that is still known, from
+    what the coordinator remembers, the log, and what its participants say. What is not known
+    any more is named in `gaps`. Never an operation.
+
+    Errors: NOT_FOUND when nothing is known of it.
+    """
+    ResolveTransaction: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ResolveTransactionRequest, _coordinator_service_pb2.ResolveTransactionResponse]  # type: ignore[assignment]
+    """For operators: decides by force what does not get on, and writes down who did so and why,
+    in the same local transaction. An outcome that stands is never another one afterwards.
+
+    RESOLUTION_ABORT: of a transaction that is not decided; or of one in one phase whose
+    participant does not say what it has done, and has not done it. RESOLUTION_COMMIT: only of
+    the latter, and it has. Its participant is then told, and alarms if it knows better.
+    RESOLUTION_ENDED: of what is decided and not acknowledged: nobody is told any more.
+
+    Errors: FAILED_PRECONDITION with ErrorInfo.reason FORCE_REFUSED when that may not be forced:
+    the message says what stands, and nothing was changed. TOO_OLD, or OTHER_LOG, of what this
+    log cannot say anything about.
+    """
+    ListAuditRecords: _aio.UnaryUnaryMultiCallable[_coordinator_service_pb2.ListAuditRecordsRequest, _coordinator_service_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
+    """What operators have forced, ever, in the order in which they did, page by page."""
 
 class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs transactions over participants: all of the branches take effect, or none."""
@@ -198,7 +246,9 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _coordinator_service_pb2.ListTransactionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_coordinator_service_pb2.ListTransactionsResponse, _abc.Awaitable[_coordinator_service_pb2.ListTransactionsResponse]]:
-        """Logged transactions in the order of their ids, page by page."""
+        """Transactions in the order of their ids, page by page: those that are logged, or, of those
+        that are unfinished, all.
+        """
 
     @_abc_1.abstractmethod
     def Inquire(
@@ -243,5 +293,45 @@ class CoordinatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asked by a participant about what it has committed: which of these transactions have
         ended, so that nobody will ask about them any more and it may forget them. Writes nothing.
         """
+
+    @_abc_1.abstractmethod
+    def ExplainTransaction(
+        self,
+        request: _coordinator_service_pb2.ExplainTransactionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.ExplainTransactionResponse, _abc.Awaitable[_coordinator_service_pb2.ExplainTransactionResponse]]:
+        """For operators: every message and every force of one transaction that is still known, from
+        what the coordinator remembers, the log, and what its participants say. What is not known
+        any more is named in `gaps`. Never an operation.
+
+        Errors: NOT_FOUND when nothing is known of it.
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveTransaction(
+        self,
+        request: _coordinator_service_pb2.ResolveTransactionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.ResolveTransactionResponse, _abc.Awaitable[_coordinator_service_pb2.ResolveTransactionResponse]]:
+        """For operators: decides by force what does not get on, and writes down who did so and why,
+        in the same local transaction. An outcome that stands is never another one afterwards.
+
+        RESOLUTION_ABORT: of a transaction that is not decided; or of one in one phase whose
+        participant does not say what it has done, and has not done it. RESOLUTION_COMMIT: only of
+        the latter, and it has. Its participant is then told, and alarms if it knows better.
+        RESOLUTION_ENDED: of what is decided and not acknowledged: nobody is told any more.
+
+        Errors: FAILED_PRECONDITION with ErrorInfo.reason FORCE_REFUSED when that may not be forced:
+        the message says what stands, and nothing was changed. TOO_OLD, or OTHER_LOG, of what this
+        log cannot say anything about.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditRecords(
+        self,
+        request: _coordinator_service_pb2.ListAuditRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_coordinator_service_pb2.ListAuditRecordsResponse, _abc.Awaitable[_coordinator_service_pb2.ListAuditRecordsResponse]]:
+        """What operators have forced, ever, in the order in which they did, page by page."""
 
 def add_CoordinatorServiceServicer_to_server(servicer: CoordinatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
