@@ -115,7 +115,7 @@ def test_a_seed_is_one_history() -> None:
         ("recovery-sends-aborts", "I2"),
         ("unlocked-balance-check", "I1"),
         ("truncated-too-early", "I3"),
-        ("truncated-without-its-end", "I3"),
+        ("truncated-without-its-end", "I5"),
         ("forgets-what-is-not-ended", "I6"),
     ],
 )

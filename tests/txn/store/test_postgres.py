@@ -303,6 +303,8 @@ def test_coordinators_of_a_log_keep_out_who_wants_it_alone(
             owned()
         with pytest.raises(AlreadyOwned):
             second.begin()
+        # Not only with the connection, which the server may end later.
+        older.execute("SELECT pg_advisory_unlock_all()")
     second.close()
     owned().close()
 
