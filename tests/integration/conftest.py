@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.support.coordinators import launched
 from tests.support.mesh import Mesh, Shop, new_mesh
 from tests.support.postgres import PostgresServer
 
@@ -67,3 +69,18 @@ async def hurt_mesh(module_mesh: Mesh) -> AsyncIterator[Mesh]:
     """A mesh whose processes the test may stop, kill and arm; the next test finds it whole."""
     yield module_mesh
     await asyncio.gather(*(process.heal() for process in module_mesh.processes.values()))
+
+
+@pytest.fixture
+async def pair(hurt_mesh: Mesh) -> AsyncIterator[Mesh]:
+    """A mesh with two coordinators, of which the test may hurt either."""
+    second = hurt_mesh.replica("coordinator", 1)
+    hurt_mesh.processes["coordinator-1"] = second
+    try:
+        await launched(hurt_mesh, second)
+        yield hurt_mesh
+    finally:
+        del hurt_mesh.processes["coordinator-1"]
+        if not second.has_ended:
+            second.send(signal.SIGCONT)
+            await second.terminate()
