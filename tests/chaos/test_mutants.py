@@ -24,7 +24,7 @@ def test_what_is_offered_patches_what_services_run(
         module = target.__name__ if isinstance(target, ModuleType) else target.__module__
         where.append(module)
 
-    monkeypatch.setattr(mutants, "_swap", note)
+    monkeypatch.setattr(mutants, "swap", note)
     with mutants.planted(name):
         assert where
     assert [] == [each for each in where if each.startswith(SIMULATED_MODULES)]

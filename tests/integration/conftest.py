@@ -13,7 +13,7 @@ from tests.support.mesh import Mesh, Shop, new_mesh
 from tests.support.postgres import PostgresServer
 
 # What is always run on both; all of it is with --all-stores.
-ON_BOTH = ("test_payments", "test_backup", "test_upgrade")
+ON_BOTH = ("test_payments",)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

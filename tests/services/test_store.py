@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
 
 from discovery import EtcdClient, EtcdResolver
@@ -17,7 +18,7 @@ from services.store import DATABASE_WAIT_S, open_store, participant_schema
 from tests.support.postgres import PostgresServer, running
 from tests.support.waiting import WAIT_S, eventually
 from tests.txn.helpers import FastClock
-from txn.store.postgres import PostgresWriter
+from txn.store.postgres import PostgresTx, own_alone
 
 SCHEMA = partial(participant_schema, "ledger")
 
@@ -68,11 +69,12 @@ async def test_who_is_told_to_end_waits_no_longer(tmp_path: Path) -> None:
 async def test_a_log_that_is_owned_is_not_waited_for_without_end(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
-    """A predecessor's connection may be about to end; one that stays is a second coordinator."""
+    """A predecessor's connection may be about to end; one that stays wants the log alone."""
     database = postgres_server.database()
-    owner = PostgresWriter(database, "ledger", SCHEMA("postgres"), owner=True)
+    server = psycopg.connect(database, autocommit=True)
+    own_alone(PostgresTx(server), "ledger")
     async with _runtime(tmp_path, database) as (runtime, clock):
         with pytest.raises(CannotStart, match="another coordinator runs"):
             await open_store(runtime, SCHEMA, owner=True)
         assert DATABASE_WAIT_S <= clock.now_s < 2 * DATABASE_WAIT_S
-    owner.close()
+    server.close()

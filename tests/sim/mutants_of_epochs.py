@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tests.sim.mutants import mutant, simulated, swap
+from tests.sim import mutants
+from tests.sim.mutants import mutant, simulated
 from txn import testing
 from txn.coordinator import Coordinator
 from txn.decision_log import Tenure
@@ -19,7 +20,7 @@ from txn.testing import MemoryDecisionLog, Tables
 @mutant
 def nobody_is_fenced(stack: ExitStack) -> None:
     """Who has lost the epoch writes on."""
-    swap(stack, GroupCommit, "_hold", lambda self, tx: None)
+    mutants.swap(stack, GroupCommit, "_hold", lambda self, tx: None)
 
 
 @mutant
@@ -32,19 +33,19 @@ def fenced_at_the_next_look(stack: ExitStack) -> None:
         if self.groups % 4 == 0:
             hold(self, tx)
 
-    swap(stack, GroupCommit, "_hold", rarely)
+    mutants.swap(stack, GroupCommit, "_hold", rarely)
 
 
 @mutant
 def epoch_of_others_ignored(stack: ExitStack) -> None:
     """An inquiry writes the abort of what another coordinator may still decide."""
-    swap(stack, EpochKeeper, "stands_elsewhere", lambda self, txn_id: False)
+    mutants.swap(stack, EpochKeeper, "stands_elsewhere", lambda self, txn_id: False)
 
 
 @mutant
 def new_epochs_not_looked_at(stack: ExitStack) -> None:
     """An epoch that was begun a moment ago counts as one that is over."""
-    swap(stack, EpochKeeper, "is_news", lambda self, txn_id: False)
+    mutants.swap(stack, EpochKeeper, "is_news", lambda self, txn_id: False)
 
 
 @mutant
@@ -54,7 +55,7 @@ def taken_over_and_left(stack: ExitStack) -> None:
     async def nothing(self: Coordinator, inherited: frozenset[Epoch]) -> int:
         return 0
 
-    swap(stack, Coordinator, "_resume_all", nothing)
+    mutants.swap(stack, Coordinator, "_resume_all", nothing)
 
 
 @simulated
@@ -65,7 +66,7 @@ def inheritance_of_the_dead(stack: ExitStack) -> None:
     def own_only(tx: Tables, over: Sequence[Epoch], successor: Epoch) -> frozenset[Epoch]:
         return take_over(tx, over, successor) & set(over)
 
-    swap(stack, testing, "_take_over", own_only)
+    mutants.swap(stack, testing, "_take_over", own_only)
 
 
 @mutant
@@ -76,7 +77,7 @@ def predecessor_left(stack: ExitStack) -> None:
     async def anew(self: EpochKeeper, instance: str) -> frozenset[Epoch]:
         return (await begin(self, instance)) & {NO_EPOCH}
 
-    swap(stack, EpochKeeper, "begin", anew)
+    mutants.swap(stack, EpochKeeper, "begin", anew)
 
 
 @simulated
@@ -92,7 +93,7 @@ def epoch_begun_twice(stack: ExitStack) -> None:
             return Tenure(lower, tenure.inherited)
         return tenure
 
-    swap(stack, testing, "_begin_epoch", same)
+    mutants.swap(stack, testing, "_begin_epoch", same)
 
 
 @mutant
@@ -104,7 +105,7 @@ def horizon_of_one(stack: ExitStack) -> None:
         await look(self)
         self.horizon = self._seen.newest_txn_id
 
-    swap(stack, EpochKeeper, "_look", alone)
+    mutants.swap(stack, EpochKeeper, "_look", alone)
 
 
 @simulated
@@ -119,10 +120,10 @@ def horizon_forgets_what_is_inherited(stack: ExitStack) -> None:
             await self.announce(newest)
         return inherited
 
-    swap(stack, MemoryDecisionLog, "take_over", hasty)
+    mutants.swap(stack, MemoryDecisionLog, "take_over", hasty)
 
 
 @mutant
 def ids_below_the_horizon(stack: ExitStack) -> None:
     """Ids go by a coordinator's own clock, wherever those of the others are."""
-    swap(stack, Coordinator, "_begin_above", lambda self, newest: None)
+    mutants.swap(stack, Coordinator, "_begin_above", lambda self, newest: None)
