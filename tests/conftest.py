@@ -16,6 +16,16 @@ settings.register_profile("explore", _TIMELESS, max_examples=1000)
 settings.load_profile("repeatable")
 
 
+# Those whose tests wait most. They are begun first, so that the others run meanwhile: of a file
+# that is begun last all others would wait for the end.
+_LONG = ("tests/integration", "tests/chaos", "tests/launcher", "tests/stores", "tests/failpoints")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long goes first; otherwise the order stays."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+
+
 @pytest.fixture(autouse=True)
 def no_mesh_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see none of the settings of whoever runs them."""

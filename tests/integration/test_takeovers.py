@@ -121,7 +121,7 @@ async def test_nobody_takes_over_while_the_registry_is_away(pair: Mesh) -> None:
             await load.until_paid(FEW)
             past_s = time.monotonic() + TAKEN_OVER_WITHIN_S
             await eventually(
-                lambda: time.monotonic() > past_s, TAKEN_OVER_WITHIN_S + 1.0, what="its TTL over"
+                lambda: time.monotonic() > past_s, 2 * TAKEN_OVER_WITHIN_S, what="its TTL over"
             )
             assert standing(pair)[victim.address] == epoch
         finally:
