@@ -23,11 +23,19 @@ from services.ledger.transfer import TransferResource
 from services.order.payment import PayTradeResource
 from services.store import own_schema
 from tests.failpoints.points import HostPoints
-from txn import CoordinatorConfig, ForgetterConfig, InquiryConfig, LogKeeperConfig, log_keeper
+from txn import (
+    CoordinatorConfig,
+    ForgetterConfig,
+    InquiryConfig,
+    LogKeeperConfig,
+    epoch_keeper,
+    log_keeper,
+)
 from txn.clock import Backoff, SystemClock
 from txn.rpc import ServedBatchResource, serve_coordinator, serve_participant
 
 COORDINATOR = "coordinator"
+LOOK_S = 0.02
 PARTICIPANTS = ("order", "ledger")
 ROLES = (COORDINATOR, *PARTICIPANTS)
 
@@ -109,6 +117,8 @@ async def _serve(plan: HostPlan) -> None:
     settings = plan.settings
     # Nobody can wait for as long as a retention has to be.
     log_keeper.RETENTION_MIN_S = min(log_keeper.RETENTION_MIN_S, settings.retention_s)
+    # What may be forgotten is known soon.
+    epoch_keeper.LOOK_S = LOOK_S
     async with AsyncExitStack() as stack:
         if plan.role == COORDINATOR:
             await stack.enter_async_context(

@@ -154,7 +154,7 @@ async def test_a_coordinator_of_another_log_is_refused_and_ends(pair: Mesh, tmp_
     assert stranger.address not in standing(pair)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("number", [signal.SIGKILL], ids=["killed"])
 async def test_callers_fail_over_without_a_second_effect(
     pair: Mesh, number: signal.Signals
 ) -> None:

@@ -8,14 +8,12 @@ from collections import deque
 import grpc
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 
-from txn.errors import Unreachable
 from txn.rpc.numbered_stream import NumberedStream
 
 # A message is closed once it holds so much; the last request is taken whole.
 MESSAGE_REQUESTS_MAX = 64
 MESSAGE_SIZE_BYTES = 1024 * 1024
-# A stream on which nothing was heard for so long, although something is waited for, is given up:
-# at the other end may be a process that stands still, and what was asked is asked again elsewhere.
+# Who gives up on a stream that was silent for so long keeps others from using it.
 SILENT_MAX_S = 5.0
 
 
@@ -31,7 +29,6 @@ class ExecuteStream(
         super().__init__(call)
         # Since when nothing was heard although something is waited for.
         self._silent_since_s: float | None = None
-        self._watching: asyncio.TimerHandle | None = None
         # What was sent and not answered, whether or not somebody still waits for it.
         self._unanswered: set[int] = set()
         self._next_number = 0
@@ -52,7 +49,6 @@ class ExecuteStream(
         number = self._next_number
         if not self._unanswered:
             self._silent_since_s = self._loop.time()
-            self._watch()
         self._unanswered.add(number)
         answer: asyncio.Future[pb.NumberedExecuteResponse] = self._loop.create_future()
         self._waiting[number] = answer
@@ -61,6 +57,10 @@ class ExecuteStream(
         try:
             return await answer
         except asyncio.CancelledError:
+            # Callers come and go; their patience adds up.
+            since_s = self._silent_since_s
+            if since_s is not None and self._loop.time() - since_s >= SILENT_MAX_S:
+                self._retire_at_s = 0.0
             # Nobody wants it any more, should it still wait to be sent.
             unsent = len(self._queue)
             self._queue = deque(each for each in self._queue if each.number != number)
@@ -70,26 +70,8 @@ class ExecuteStream(
         finally:
             del self._waiting[number]
 
-    def _watch(self) -> None:
-        """Gives the stream up when it is silent; whoever waits, and however short."""
-        if self._watching is None:
-            self._watching = self._loop.call_later(SILENT_MAX_S, self._look)
-
-    def _look(self) -> None:
-        self._watching = None
-        since_s = self._silent_since_s
-        if since_s is None or not self._unanswered or self._broken is not None:
-            return
-        left_s = since_s + SILENT_MAX_S - self._loop.time()
-        if left_s > 0:
-            self._watching = self._loop.call_later(left_s, self._look)
-        else:
-            self._break(Unreachable("SILENT"))
-
     async def close(self) -> None:
         """See NumberedStream.close."""
-        if self._watching is not None:
-            self._watching.cancel()
         await super().close()
         self._writing.cancel()
         await asyncio.gather(self._writing, return_exceptions=True)
