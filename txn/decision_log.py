@@ -15,7 +15,7 @@ writes holds: who has lost it to another writes nothing any more
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from txn.audit import AuditRecord, Forced, Signature
@@ -32,6 +32,11 @@ class Truncated(NamedTuple):
 
     deleted: int
     next_after: str | None
+
+
+def lowest_horizon(horizons: Iterable[TxnId | None]) -> TxnId | None:
+    """The lowest of at least one; None when one of them is not known."""
+    return min(each or TxnId("") for each in horizons) or None
 
 
 @value

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from txn.clock import Clock
-from txn.decision_log import DecisionLog, Epochs, Standing
+from txn.decision_log import DecisionLog, Epochs, Standing, lowest_horizon
 from txn.errors import Fenced, TxnError
 from txn.model import NO_EPOCH, Epoch, TxnId, epoch_of
 
@@ -106,7 +106,7 @@ class EpochKeeper:
         if newest is not None:
             self._begin_above(newest)
         self._seen = seen
-        self.horizon = _lowest(newest, [each.horizon for each in self.others()])
+        self.horizon = lowest_horizon([newest, *(each.horizon for each in self.others())])
         if newest is None or not self.others():
             return
         horizon = self._own_horizon(newest)
@@ -118,9 +118,3 @@ class EpochKeeper:
         """Another has taken over: any write ends the process, and nothing is told any more."""
         await self._decisions.announce(TxnId(""))
         raise Fenced(f"epoch {self.epoch} is over")
-
-
-def _lowest(newest: TxnId | None, horizons: list[TxnId | None]) -> TxnId | None:
-    """None when one of them is not known."""
-    known = [each for each in (newest, *horizons) if each is not None]
-    return min(known) if len(known) == 1 + len(horizons) else None

@@ -14,7 +14,14 @@ from typing import Any, NoReturn, TypeVar
 
 from txn.audit import AuditRecord, Forced, Signature, may_take_the_place, standing
 from txn.branch_table import BranchTable
-from txn.decision_log import DecisionLog, Epochs, Standing, Tenure, Truncated
+from txn.decision_log import (
+    DecisionLog,
+    Epochs,
+    Standing,
+    Tenure,
+    Truncated,
+    lowest_horizon,
+)
 from txn.errors import Fenced, TooOld, TxnError
 from txn.model import (
     NO_EPOCH,
@@ -353,9 +360,7 @@ def _take_over(tx: Tables, over: Sequence[Epoch], successor: Epoch) -> frozenset
     rows = tx["epoch"]
     ending = {each for each in over if each in rows and rows[each].successor is None}
     inherited = ending | {each for each, row in rows.items() if row.successor in ending}
-    horizons = [rows[each].horizon for each in (*ending, successor)]
-    known = [each for each in horizons if each is not None]
-    lowest = min(known) if len(known) == len(horizons) else None
+    lowest = lowest_horizon(rows[each].horizon for each in (*ending, successor))
     rows[successor] = replace(rows[successor], horizon=lowest)
     for each in inherited:
         rows[each] = replace(rows[each], successor=successor)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from txn.decision_log import Standing, Tenure
+from txn.decision_log import Standing, Tenure, lowest_horizon
 from txn.errors import Fenced
 from txn.model import NO_EPOCH, Epoch, TxnId, epoch_of
 from txn.store.sql import Sql
@@ -53,19 +53,13 @@ def take_over(tx: Sql, epoch: Epoch, successor: Epoch) -> frozenset[Epoch]:
     if row is None:
         return frozenset()
     mine = tx.execute("SELECT horizon FROM epoch WHERE epoch = ?", (successor,)).fetchone()
-    announce(tx, successor, _lowest((row[0], mine[0])))
+    announce(tx, successor, lowest_horizon((row[0], mine[0])))
     query = "SELECT epoch FROM epoch WHERE epoch = ? OR successor = ?"
     inherited = [Epoch(each) for (each,) in tx.execute(query, (epoch, epoch)).fetchall()]
     tx.execute(
         "UPDATE epoch SET successor = ? WHERE epoch = ? OR successor = ?", (successor, epoch, epoch)
     )
     return frozenset(inherited)
-
-
-def _lowest(horizons: Iterable[str | None]) -> str | None:
-    """None when one of them is not known."""
-    known = [each or "" for each in horizons]
-    return min(known) or None
 
 
 def announce(tx: Sql, epoch: Epoch, horizon: str | None) -> None:
