@@ -90,6 +90,17 @@ async def left_undone(engine: Coordinator, several: Several) -> None:
     await eventually(lambda: several.backend.durable.get("decision"))
 
 
+async def held_up(
+    engine: Coordinator, transport: ScriptedTransport
+) -> tuple[Gate, asyncio.Task[Result], TxnId]:
+    """A transaction that waits for a vote: until the gate is opened nothing is decided."""
+    gate = Gate(Vote.COMMIT)
+    transport.on("prepare", "ledger", gate)
+    paying = asyncio.ensure_future(pay(engine))
+    await gate.reached.wait()
+    return gate, paying, (await engine.get_by_key(CALLER, "k")).txn_id
+
+
 async def seen(engine: Coordinator, epoch: int) -> None:
     """Waits until the coordinator knows of another."""
     await eventually(lambda: epoch in [each.epoch for each in engine.others()])
@@ -108,11 +119,7 @@ async def test_what_another_may_decide_is_pending() -> None:
     """Until its row stands: an inquiry at who does not have it writes no abort."""
     several = Several()
     async with several.serving("a") as one, several.serving("b") as other:
-        gate = Gate(Vote.COMMIT)
-        several.transports["a"].on("prepare", "ledger", gate)
-        paying = asyncio.ensure_future(pay(one))
-        await gate.reached.wait()
-        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        gate, paying, txn_id = await held_up(one, several.transports["a"])
         assert Outcome.PENDING is await inquire(other, txn_id)
         assert Outcome.PENDING is (await other.get(txn_id)).outcome
         assert None is several.row(txn_id)
@@ -128,11 +135,7 @@ async def test_who_began_a_moment_ago_is_looked_up() -> None:
     async with several.serving("a") as one:
         one._epochs._clock = _Stopped()
         async with several.serving("b") as other:
-            gate = Gate(Vote.COMMIT)
-            several.transports["b"].on("prepare", "ledger", gate)
-            paying = asyncio.ensure_future(pay(other))
-            await gate.reached.wait()
-            txn_id = (await other.get_by_key(CALLER, "k")).txn_id
+            gate, paying, txn_id = await held_up(other, several.transports["b"])
             assert () == one.others()
             assert Outcome.PENDING is await inquire(one, txn_id)
             gate.opened.set()
@@ -204,11 +207,7 @@ async def test_what_was_not_decided_is_aborted_once_its_coordinator_is_taken_ove
     """Who was in the middle of it finds the abort, and its process ends."""
     several = Several()
     async with several.serving("a") as one, several.serving("b") as other:
-        gate = Gate(Vote.COMMIT)
-        several.transports["a"].on("prepare", "ledger", gate)
-        paying = asyncio.ensure_future(pay(one))
-        await gate.reached.wait()
-        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        gate, paying, txn_id = await held_up(one, several.transports["a"])
         await seen(other, 1)
         await other.take_over(Epoch(1))
         assert Outcome.ABORTED is await inquire(other, txn_id)
@@ -254,11 +253,7 @@ async def test_the_horizon_is_that_of_all() -> None:
     """What one coordinator still prepares holds back what the other tells."""
     several = Several()
     async with several.serving("a") as one, several.serving("b") as other:
-        gate = Gate(Vote.COMMIT)
-        several.transports["a"].on("prepare", "ledger", gate)
-        paying = asyncio.ensure_future(pay(one))
-        await gate.reached.wait()
-        txn_id = (await one.get_by_key(CALLER, "k")).txn_id
+        gate, paying, txn_id = await held_up(one, several.transports["a"])
         await seen(other, 1)
         await seen(one, 2)
         for number in range(5):
