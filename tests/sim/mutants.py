@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from inspect import isfunction, signature
 from typing import Any
 from unittest.mock import patch
 
@@ -92,7 +93,18 @@ def planted(name: str) -> Iterator[None]:
 
 
 def swap(stack: ExitStack, where: object, name: str, value: object) -> None:
-    """Puts `value` in the place of what has that name there."""
+    """Puts `value` in the place of what has that name there.
+
+    TypeError if it cannot be called as that is: it would be found by its own error, and not by
+    the bug that it stands for.
+    """
+    original = getattr(where, name)
+    if isfunction(original) and isfunction(value):
+        taken = signature(original).parameters.values()
+        signature(value).bind(
+            *(each.name for each in taken if each.kind is each.POSITIONAL_OR_KEYWORD),
+            **{each.name: None for each in taken if each.kind is each.KEYWORD_ONLY},
+        )
     stack.enter_context(patch.object(where, name, value))
 
 
@@ -375,20 +387,10 @@ def recovery_sends_aborts(stack: ExitStack) -> None:
 def recovery_forgets(stack: ExitStack) -> None:
     """After a restart what was committed and not acknowledged is not taken up."""
 
-    async def recover(log: Any, resume: Any) -> int:
+    async def recover(log: Any, inherited: Any, resume: Any) -> int:
         return 0
 
     swap(stack, coordinator, "recover", recover)
-
-
-@simulated
-def ids_start_anew(stack: ExitStack) -> None:
-    """After a restart ids follow the wall clock alone."""
-
-    async def newest(self: MemoryDecisionLog) -> None:
-        return None
-
-    swap(stack, MemoryDecisionLog, "newest_txn_id", newest)
 
 
 @mutant

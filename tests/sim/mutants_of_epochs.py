@@ -125,5 +125,5 @@ def horizon_forgets_what_is_inherited(stack: ExitStack) -> None:
 
 @mutant
 def ids_below_the_horizon(stack: ExitStack) -> None:
-    """Ids go by a coordinator's own clock, wherever those of the others are."""
+    """Ids go by the wall clock alone, wherever those of before the restart, and of others, are."""
     mutants.swap(stack, Coordinator, "_begin_above", lambda self, newest: None)

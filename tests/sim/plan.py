@@ -119,6 +119,8 @@ class Weather:
     refused: float = 0.7
     # How often a way to a participant is open to a replica that knows no single phase.
     old: float = 0.0
+    # Between the arrival of the answer to an inquiry, and when it is heard.
+    heard_s: float = 0.0
 
 
 CALM = Weather()
@@ -210,13 +212,16 @@ def _limits(rng: Random) -> Limits:
 
 def _with_past(plan: Plan) -> Plan:
     """With something to forget, or not; drawn apart, so that all else is as it was."""
+    # With answers about what was forgotten since, or not.
+    heard_s = Random(f"heard/{plan.seed}").choice((0.0, 0.0, 0.0, 1.0))
     rng = Random(f"old/{plan.seed}")
     limits = replace(
         plan.limits,
         housekeeping_s=rng.choice((0.5, 1.0, 2.0)),
         housekeeping_rows=rng.choice((3, 4, 64)),
     )
-    return replace(plan, limits=limits, old=rng.choice((0, 1, 3, 8)))
+    weather = replace(plan.weather, heard_s=heard_s)
+    return replace(plan, limits=limits, weather=weather, old=rng.choice((0, 1, 3, 8)))
 
 
 def _weather(rng: Random) -> Weather:

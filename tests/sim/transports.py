@@ -153,6 +153,7 @@ class ToCoordinator:
         self._world = world
         self._of = of
         self._name = name
+        self._rng = Random(f"heard/{world.seed}/{name}")
 
     async def inquire(
         self, coordinator: str, keys: Sequence[BranchKey], timeout_s: float
@@ -178,6 +179,8 @@ class ToCoordinator:
             )
         except TxnError as error:
             raise Unreachable(type(error).__name__) from error
+        if heard_s := self._world.network.weather.heard_s:
+            await asyncio.sleep(self._rng.expovariate(1.0) * heard_s)
         watcher.answered(self._of, keys, outcomes)
         return outcomes
 
