@@ -122,13 +122,16 @@ class Writer:
 
 
 class Reader:
-    """Snapshots of a disk."""
+    """Snapshots of a disk, as long as it can be read."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, readable: Callable[[], bool]) -> None:
         self._disk = disk
+        self._readable = readable
 
     def begin(self) -> Tables:
-        """See Snapshots.begin."""
+        """See Snapshots.begin. Raises StoreError."""
+        if not self._readable():
+            raise StoreError("the storage cannot be read")
         return self._disk.tables
 
     def run(self, tx: Tables, work: Callable[[Tables], T]) -> T:

@@ -72,6 +72,8 @@ class Host:
         self.dies_at_step = 0
         self.dies_at_force = 0
         self.dies_at_point: dict[str, int] = {}
+        # Whether it sees what is on the disk, where others may see it all the same.
+        self.readable = True
 
     def start(self) -> None:
         """A new life over what is on the disk."""
@@ -88,7 +90,7 @@ class Host:
         self.store = LoopStore(
             self.name,
             writer=lambda: Writer(self.disk, process, self.world.see),
-            reader=lambda: Reader(self.disk),
+            reader=lambda: Reader(self.disk, lambda: self.readable),
             on_commit_failure=self._in_doubt,
             threads=lambda name: Thread(self.world.loop),
         )

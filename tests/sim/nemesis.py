@@ -13,7 +13,7 @@ from tests.sim.hosts import CoordinatorHost, Host
 from tests.sim.loop import STEP_S, Process, SimLoop
 from tests.sim.network import Network
 from tests.sim.oracle import Oracle
-from tests.sim.plan import PARTICIPANTS, Fault
+from tests.sim.plan import BLIND, PARTICIPANTS, Fault
 from tests.sim.registry import Registry
 from txn.errors import TxnError
 from txn.model import Batch, BranchId, BranchKey, Commit, Reply, TxnId
@@ -79,6 +79,7 @@ class Nemesis:
             "stray": self._stray,
             "usurp": self._usurp,
             "etcd": self._etcd,
+            BLIND: self._blind,
         }
 
     def start(self, faults: Sequence[Fault]) -> None:
@@ -98,6 +99,7 @@ class Nemesis:
         for host in stage.hosts.values():
             host.dies_at_step = host.dies_at_force = 0
             host.dies_at_point.clear()
+            host.readable = True
 
     def _carry_out(self, fault: Fault) -> None:
         stage = self._stage
@@ -196,6 +198,10 @@ class Nemesis:
 
     def _group_lost(self, fault: Fault, host: Host) -> None:
         host.disk.losing = fault.number
+
+    def _blind(self, fault: Fault, host: Host) -> None:
+        host.readable = False
+        self._back(fault, lambda: setattr(host, "readable", True))
 
     def _no_turn(self, fault: Fault, host: Host) -> None:
         host.disk.refusing = fault.number

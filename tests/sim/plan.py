@@ -54,6 +54,8 @@ KINDS = (
     "usurp",
     "etcd",
 )
+# What is on its disk cannot be read by one process. Drawn apart from the others.
+BLIND = "blind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ def plan_of(seed: int, several: int = 0) -> Plan:
     names = coordinators(several or count)
     plan = Plan(seed, safety_s, replicas, names, _limits(rng), _weather(rng), (), ())
     plan = replace(plan, wishes=_wishes(rng, safety_s))
-    return _with_past(replace(plan, faults=_faults(rng, plan)))
+    return _with_blindness(_with_past(replace(plan, faults=_faults(rng, plan))))
 
 
 def _limits(rng: Random) -> Limits:
@@ -222,6 +224,15 @@ def _with_past(plan: Plan) -> Plan:
     )
     weather = replace(plan.weather, heard_s=heard_s)
     return replace(plan, limits=limits, weather=weather, old=rng.choice((0, 1, 3, 8)))
+
+
+def _with_blindness(plan: Plan) -> Plan:
+    """With somebody who cannot read, or not; drawn apart, too."""
+    rng = Random(f"blind/{plan.seed}")
+    count = rng.choice((0, 0, 0, 1, 2))
+    blind = [replace(_fault(rng, BLIND, plan), other="") for _ in range(count)]
+    faults = sorted([*plan.faults, *blind], key=lambda fault: fault.at_s)
+    return replace(plan, faults=tuple(faults))
 
 
 def _weather(rng: Random) -> Weather:
