@@ -5,8 +5,7 @@ would have two effects. So one looks into the registry before it serves, asks wh
 there for the name of their log, and does not start beside one of another. While it serves it
 goes on asking: of two that started while the registry was away the younger one ends.
 
-And from one of its own log that is gone it takes over (suspicion.py). While the registry is
-away nobody takes over from anybody.
+And from one of its own log that is gone it takes over (succession.py).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -22,21 +20,14 @@ from tallystick.txn.v1 import coordinator_service_pb2
 
 from discovery import Endpoint, Resolver, ResolverState
 from services.coordinator.asking import Asking
-from services.coordinator.suspicion import Suspicion
+from services.coordinator.succession import Succession
 from services.runtime import EXIT_CANNOT_START, LEASE_TTL_S, CannotStart
 from txn.clock import Clock
 from txn.coordinator import Coordinator
-from txn.decision_log import Standing
-from txn.errors import TxnError
 
 # Without an answer of the registry in this time the coordinator starts all the same: the
 # registry is off the data path.
 REGISTRY_WAIT_S = 2.0
-# Between two looks at the others, unless the registry has news; and when somebody was silent.
-LOOK_S = 0.5
-LOOK_AGAIN_S = 0.25
-# How often in a row who is not registered has to be silent.
-SILENCES = 2
 # From its epoch on, until a coordinator should be registered.
 GRACE_S = 3.0 * LEASE_TTL_S
 
@@ -57,15 +48,11 @@ class Peers:
         clock: Clock,
     ) -> None:
         """Those that are registered as `service`, seen from the one at `address`."""
-        self._coordinator = coordinator
         self._asking = asking
         self._address = address
-        self._clock = clock
-        self._suspicion = Suspicion(grace_s=GRACE_S, silences=SILENCES)
+        self._succession = Succession(coordinator, asking.lives, clock=clock, grace_s=GRACE_S)
         self._log_id = ""
         self._state = ResolverState()
-        # The state since which the epochs were looked at.
-        self._looked_at: ResolverState | None = None
         self._news = asyncio.Event()
         # Those that are of this log, by when they were started.
         self._known: frozenset[tuple[str, str]] = frozenset()
@@ -86,12 +73,11 @@ class Peers:
     async def run(self) -> None:
         """Looks again and again, until cancelled."""
         while True:
-            wait_s = LOOK_AGAIN_S if self._suspicion.any_silent else LOOK_S
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(self._succession.wait_s):
                     await self._wait_for_news()
             await self._end_if_younger()
-            await self._take_over()
+            await self._succession.look(self._registered())
 
     def _on_state(self, state: ResolverState) -> None:
         self._state = state
@@ -134,33 +120,11 @@ class Peers:
                 sys.stderr.flush()
                 os._exit(EXIT_CANNOT_START)
 
-    async def _take_over(self) -> None:
-        state = self._state
-        answers = state.resolved and state.error is None
-        if state is not self._looked_at:
-            try:
-                await self._coordinator.look()
-            except TxnError as error:
-                _log.warning("the epochs are not known", why=repr(error))
-                return
-            self._looked_at = state
-        registered = {each.address: each.started_at for each in state.endpoints}
-        suspects = self._suspicion.suspects(
-            self._clock.monotonic(), self._coordinator.others(), registered if answers else None
-        )
-        for suspect in await self._silent(suspects):
-            try:
-                await self._coordinator.take_over(suspect.epoch)
-            except TxnError as error:
-                _log.warning("not taken over", address=suspect.instance, why=repr(error))
-
-    async def _silent(self, suspects: Sequence[Standing]) -> list[Standing]:
-        heard = await asyncio.gather(*(self._asking.lives(each.instance) for each in suspects))
-        return [
-            suspect
-            for suspect, answers in zip(suspects, heard, strict=True)
-            if self._suspicion.heard(suspect, answers=answers)
-        ]
+    def _registered(self) -> dict[str, str] | None:
+        """See Succession.look."""
+        if not self._state.resolved or self._state.error is not None:
+            return None
+        return {each.address: each.started_at for each in self._state.endpoints}
 
 
 def _name(endpoint: Endpoint) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,12 +154,20 @@ def hunt(name: str, first: int, count: int, *, outside: bool, several: int = 0) 
             for number in range(count):
                 if number % CHUNK == 0:
                     gc.collect()
+                    _end_with_parent()
                 violation = run(plan_of(first + number, several), outside=outside).violation
                 if violation is not None:
                     return Caught(name, number + 1, violation.invariant, violation.what)
     finally:
         gc.enable()
     return Caught(name, count, None, "")
+
+
+def _end_with_parent() -> None:
+    """Whoever looks for minutes notices that nobody wants to know any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        sys.exit("whoever looked for planted bugs is gone")
 
 
 def hunt_all(

@@ -9,6 +9,7 @@ import asyncio
 from random import Random
 from typing import Any, NoReturn, Protocol
 
+from services.coordinator.succession import Succession
 from tests.sim.books import Bank, Shop, Step, StepCodec
 from tests.sim.disk import Disk, NotedBranchTable, Reader, Writer
 from tests.sim.door import Door
@@ -29,8 +30,8 @@ from txn.resource import BatchResource, Resource
 from txn.store.loop_store import LoopStore
 from txn.testing import MemoryDecisionLog, Tables
 
-# How often a coordinator looks after the others, and how long one may take to say that it serves.
-LOOK_S = 0.5
+# How long a coordinator has to register, and how long to say that it serves.
+GRACE_S = 3.0 * LEASE_TTL_S
 HEALTH_TIMEOUT_S = 0.5
 UTC_US = 1_700_000_000_000_000
 DRAIN_S = 1.0
@@ -195,18 +196,15 @@ class CoordinatorHost(Host):
 
     async def _renew(self) -> None:
         while True:
-            self.world.registry.renew(self.name)
+            self.world.registry.renew(self.name, f"{self.lives}")
             await asyncio.sleep(LEASE_TTL_S / 3)
 
     async def _look_after_others(self, engine: Coordinator) -> None:
+        succession = Succession(engine, self._serves, clock=self.clock, grace_s=GRACE_S)
         while True:
-            await asyncio.sleep(LOOK_S)
-            registered = self.world.registry.read(self.name)
-            for other in engine.others():
-                if registered is None or other.instance in registered:
-                    continue
-                if not (await self._serves(other.instance) or await self._serves(other.instance)):
-                    await self.take_over(other.epoch)
+            await asyncio.sleep(succession.wait_s)
+            if await succession.look(self.world.registry.read(self.name)):
+                self.world.see("taken over")
 
     async def take_over(self, epoch: Epoch) -> None:
         """Goes on with what another has begun, whether that one lives or not."""

@@ -229,10 +229,16 @@ def _with_past(plan: Plan) -> Plan:
 def _with_blindness(plan: Plan) -> Plan:
     """With somebody who cannot read, or not; drawn apart, too."""
     rng = Random(f"blind/{plan.seed}")
-    count = rng.choice((0, 0, 0, 1, 2))
-    blind = [replace(_fault(rng, BLIND, plan), other="") for _ in range(count)]
-    faults = sorted([*plan.faults, *blind], key=lambda fault: fault.at_s)
-    return replace(plan, faults=tuple(faults))
+    faults = list(plan.faults)
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
+        blind = replace(_fault(rng, BLIND, plan), for_s=rng.choice((0.5, 2.0, 8.0)), other="")
+        faults.append(blind)
+        others = [name for name in plan.coordinators if name != blind.target]
+        if blind.target in plan.coordinators and others and rng.random() < 0.7:
+            # Of whose next epoch it cannot know.
+            at_s, down_s = blind.at_s + rng.random() * 0.2, rng.random() * 0.2
+            faults.append(Fault("kill", at_s, rng.choice(others), down_s))
+    return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at_s)))
 
 
 def _weather(rng: Random) -> Weather:

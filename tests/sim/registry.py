@@ -15,18 +15,23 @@ class Registry:
         self._now_s = now_s
         self._cuts = cuts
         self._until_s: dict[str, float] = {}
+        self._started: dict[str, str] = {}
         self._away_since_s: float | None = None
 
-    def renew(self, name: str) -> None:
-        """Keeps the lease of `name` alive, if etcd hears of it."""
+    def renew(self, name: str, started: str) -> None:
+        """Keeps the lease of `name` alive, if etcd hears of it; `started` names its life."""
         if self._hears(name):
             self._until_s[name] = self._now_s() + LEASE_TTL_S
+            self._started[name] = started
 
-    def read(self, name: str) -> frozenset[str] | None:
-        """Who is registered, as `name` hears it; None when it hears nothing."""
+    def read(self, name: str) -> dict[str, str] | None:
+        """Who is registered, and in which life, as `name` hears it; None when it hears nothing."""
         if not self._hears(name) or self._cuts.get((ETCD, name)):
             return None
-        return frozenset(each for each, until_s in self._until_s.items() if until_s > self._now_s())
+        now_s = self._now_s()
+        return {
+            each: self._started[each] for each, until_s in self._until_s.items() if until_s > now_s
+        }
 
     def goes_away(self) -> None:
         """Etcd stops."""

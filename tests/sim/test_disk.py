@@ -35,7 +35,7 @@ def store_on(disk: Disk, process: Process, loop: SimLoop) -> LoopStore[Tables]:
     return LoopStore(
         "store",
         writer=lambda: Writer(disk, process, lambda what: None),
-        reader=lambda: Reader(disk),
+        reader=lambda: Reader(disk, lambda: True),
         on_commit_failure=_ended,
         threads=lambda name: Thread(loop),
     )

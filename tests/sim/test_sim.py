@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from tests.sim.past import Remembering
 from tests.sim.plan import plan_of
 from tests.sim.shrink import shrink
 from tests.sim.world import FINAL_S, run
+from txn.errors import Fenced
 from txn.model import Decision, RequestKey, TxnId
 from txn.state import Outcome
+from txn.testing import MemoryDecisionLog, Tables
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 500
@@ -66,10 +69,17 @@ def test_what_was_wrong_once_is_not_wrong_again(seed: int) -> None:
     assert run(plan_of(seed)).violation is None
 
 
+def _over_if_it_is_there(log: MemoryDecisionLog, tx: Tables) -> None:
+    row = tx["epoch"].get(log._epoch)
+    if row is not None and row.successor is not None:
+        raise Fenced(f"epoch {log._epoch} is over")
+
+
 # What each has shown: a bug of the engine, planted again, or what the checker did not allow for.
 SHOWN: dict[int, tuple[str, Callable[[], AbstractContextManager[object]]]] = {
-    149: ("I5", lambda: mutants.planted("end-lost-with-its-group")),
-    3489: ("I5", lambda: patch.object(world, "final_s", lambda _: FINAL_S)),
+    175: ("I5", lambda: mutants.planted("end-lost-with-its-group")),
+    2037: ("I9", lambda: patch.object(MemoryDecisionLog, "_check_epoch", _over_if_it_is_there)),
+    67024: ("I5", lambda: patch.object(world, "final_s", lambda _: FINAL_S)),
 }
 
 
@@ -109,7 +119,7 @@ def test_a_seed_is_one_history() -> None:
     ("name", "invariant"),
     [
         ("vote-before-force", "I6"),
-        ("no-barrier", "I4"),
+        ("no-barrier", "I3"),
         ("commit-applied-twice", "I4"),
         ("nobody-inquires", "I5"),
         ("recovery-sends-aborts", "I2"),
@@ -203,6 +213,16 @@ def test_make_refuses_it_as_early() -> None:
     ).stdout
     (command,) = [line for line in told.splitlines() if "-m tests.sim" in line]
     assert "--sweep --seeds abc" in command
+
+
+def test_who_looks_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose parent was killed does not look for minutes on end."""
+    gone = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    gone.start()
+    gone.join()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: gone)
+    with pytest.raises(SystemExit):
+        hunt("lost-abort", first=0, count=1, outside=False)
 
 
 def test_the_sweep_goes_before_the_histories(

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from traceback import format_exception
@@ -375,9 +375,15 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def _listening(oracle: Oracle) -> Iterator[None]:
-    logger = logging.getLogger("txn")
+    with ExitStack() as stack:
+        for name in ("txn", "services"):
+            stack.enter_context(_heard(logging.getLogger(name), _Listener(oracle)))
+        yield
+
+
+@contextmanager
+def _heard(logger: logging.Logger, listener: logging.Handler) -> Iterator[None]:
     before = logger.level, logger.propagate
-    listener = _Listener(oracle)
     logger.addHandler(listener)
     logger.setLevel(logging.ERROR)
     logger.propagate = False
@@ -385,7 +391,8 @@ def _listening(oracle: Oracle) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(listener)
-        logger.level, logger.propagate = before
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def run(plan: Plan, *, outside: bool = False) -> Report:

@@ -13,7 +13,7 @@ from tallystick.txn.v1 import coordinator_service_pb2
 
 from discovery import Endpoint, ResolverState
 from discovery.resolver import Listener, Subscription
-from services.coordinator import peers
+from services.coordinator import peers, succession
 from services.coordinator.asking import OLDER_RELEASE
 from services.coordinator.peers import Peers
 from services.runtime import CannotStart
@@ -116,8 +116,8 @@ class Seat:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "REGISTRY_WAIT_S", 0.2)
     monkeypatch.setattr(peers, "GRACE_S", 0.0)
-    monkeypatch.setattr(peers, "LOOK_S", 0.02)
-    monkeypatch.setattr(peers, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(succession, "LOOK_S", 0.02)
+    monkeypatch.setattr(succession, "LOOK_AGAIN_S", 0.01)
 
 
 async def test_who_is_registered_beside_it_shares_its_log() -> None:
@@ -209,14 +209,14 @@ async def test_one_sign_is_not_enough(two: tuple[Seat, Seat], sign: str) -> None
         seat.answers.alive = {OTHER}
     registered = [OTHER] if sign == "registered" else []
     looks = 0
-    suspects = seat.peers._suspicion.suspects
+    suspects = seat.peers._succession._suspicion.suspects
 
     def counted(*arguments: object) -> object:
         nonlocal looks
         looks += 1
         return suspects(*arguments)  # type: ignore[arg-type]
 
-    seat.peers._suspicion.suspects = counted  # type: ignore[method-assign, assignment]
+    seat.peers._succession._suspicion.suspects = counted  # type: ignore[method-assign, assignment]
     seat.registry.say(MINE, *registered, error="away" if sign == "registry away" else None)
     await eventually(lambda: looks > 5, what="looks")
     assert [OTHER] == [each.instance for each in seat.coordinator.others()]
