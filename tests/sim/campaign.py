@@ -43,6 +43,7 @@ RARE = (
     "commits resumed",
     "new work shed",
     "drained",
+    "taken over",
     "stray commit",
     "defect in a resource",
     "dies in",
