@@ -80,8 +80,14 @@ def standing(row: Decision | None) -> str:
     return name + _ENDED if row.ended and row.outcome is not Outcome.PENDING else name
 
 
-def may_take_the_place(row: Decision, stands: Decision | None) -> bool:
-    """Whether an operator's word makes `row` stand; see the module's docstring."""
+def may_take_the_place(row: Decision, stands: Decision | None, over: Outcome | None) -> bool:
+    """Whether an operator's word makes `row` stand; see the module's docstring.
+
+    `over` is what stood when the word was given, None for nothing: who aborts what has no row
+    has not looked what became of a claim that came first.
+    """
+    if over is not (None if stands is None else stands.outcome):
+        return False
     if stands is None:
         return row.outcome is Outcome.ABORTED
     if stands.txn_id != row.txn_id or stands.request != row.request:

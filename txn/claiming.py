@@ -141,7 +141,8 @@ class Claimer:
         self._spawn(self._decider.force([(transaction, row)], write, self._closed, points))
 
     async def _force_stated(self, by: Signature, rows: Sequence[Decision]) -> Standing:
-        stand = [(await self._decisions.force(row, by)).stands for row in rows]
+        pending = Outcome.PENDING
+        stand = [(await self._decisions.force(row, by, over=pending)).stands for row in rows]
         return [row or LogDamaged("a claim was written and is not there") for row in stand]
 
     def known(self, row: Decision) -> Decision:

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 from txn.audit import AuditRecord, Forced, Signature
 from txn.errors import TxnError
 from txn.model import Decision, Epoch, TxnId
+from txn.state import Outcome
 from txn.value import value
 
 
@@ -167,10 +168,11 @@ class DecisionLog(Protocol):
         Without an end are commits that some participant has not acknowledged, and claims.
         """
 
-    async def force(self, row: Decision, by: Signature) -> Forced:
+    async def force(self, row: Decision, by: Signature, *, over: Outcome | None) -> Forced:
         """Writes `row` by an operator's word, and the record of that: both, or neither.
 
-        What may be forced is the rule of `audit.may_take_the_place`; the record has the next
+        Nothing unless `over` stands, None for nothing. What may be forced besides is the rule
+        of `audit.may_take_the_place`; the record has the next
         number, and is there for as long as the log is. Durable on return. Raises TooOld as
         `decide_all` does, or what the store says when nothing was written.
         """

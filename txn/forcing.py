@@ -107,12 +107,12 @@ class Forcer:
             reason=FORCED_BY_OPERATOR,
             ended=True,
         )
-        return _record(await self._decisions.force(row, by))
+        return _record(await self._decisions.force(row, by, over=None))
 
     async def _abort(self, transaction: Transaction, by: Signature) -> AuditRecord:
         meant = row_of(transaction, Outcome.ABORTED, self._utc, ended=True)
         row = replace(meant, reason=FORCED_BY_OPERATOR, refused_branch_id="")
-        record = _record(await self._decisions.force(row, by))
+        record = _record(await self._decisions.force(row, by, over=None))
         # One that is being decided finds the row in its way by itself.
         silent = [
             branch_id
@@ -159,7 +159,7 @@ class Forcer:
         stands = transaction.stands
         if stands is None or stands.ended or stands.outcome is Outcome.PENDING:
             raise _refused(transaction, "there is no outcome that could be ended")
-        forced = await self._decisions.force(replace(stands, ended=True), by)
+        forced = await self._decisions.force(replace(stands, ended=True), by, over=stands.outcome)
         record = _record(forced)
         transaction.stands = forced.stands
         self._deliver(

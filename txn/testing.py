@@ -302,9 +302,9 @@ class MemoryDecisionLog:
             if txn_id > after and not (unfinished_only and rows[txn_id].ended)
         ][:limit]
 
-    async def force(self, row: Decision, by: Signature) -> Forced:
+    async def force(self, row: Decision, by: Signature, *, over: Outcome | None) -> Forced:
         """See DecisionLog.force."""
-        return await self._store.write(lambda tx: _force(tx, row, by))
+        return await self._store.write(lambda tx: _force(tx, row, by, over))
 
     async def list_audit(
         self, *, after: int, limit: int, txn_id: TxnId | None = None
@@ -415,10 +415,10 @@ def _close_claims(tx: Tables, claims: Sequence[Decision]) -> list[Decision]:
     return [rows[claim.txn_id] for claim in claims]
 
 
-def _force(tx: Tables, row: Decision, by: Signature) -> Forced:
+def _force(tx: Tables, row: Decision, by: Signature, over: Outcome | None) -> Forced:
     rows, records = tx.setdefault("decision", {}), tx.setdefault("audit", {})
     stood = rows.get(row.txn_id) or _with_key(rows, row.request)
-    if not may_take_the_place(row, stood):
+    if not may_take_the_place(row, stood, over):
         return Forced(stood, None)
     if stood is None and row.request is None and row.txn_id <= _truncated(tx):
         raise TooOld("the log has been truncated beyond it")
@@ -689,25 +689,47 @@ async def check_force(log: DecisionLog) -> None:
     inquiry = Decision(TxnId("t3"), Outcome.ABORTED, None, (), decided_at_us=2, ended=True)
     commit = replace(abort, outcome=Outcome.COMMITTED, ended=False)
     await _decide(log, claim)
-    assert await log.force(commit, by) == Forced(None, None), "nothing is committed by force"
+    assert await log.force(commit, by, over=None) == Forced(None, None), (
+        "nothing is committed by force"
+    )
     other = replace(closed, request=RequestKey("caller", "k9", b""))
-    assert await log.force(other, by) == Forced(claim, None), "a claim is closed under its key"
+    assert await log.force(other, by, over=Outcome.PENDING) == Forced(claim, None), (
+        "a claim is closed under its key"
+    )
+    early = replace(closed, outcome=Outcome.ABORTED, ended=True)
+    assert await log.force(early, by, over=None) == Forced(claim, None), (
+        "who has seen nothing aborts no claim"
+    )
     first = AuditRecord(1, TxnId("t1"), "PENDING", "COMMITTED", by)
-    assert await log.force(closed, by) == Forced(closed, first), "a claim is what is stated"
+    assert await log.force(closed, by, over=Outcome.PENDING) == Forced(closed, first), (
+        "a claim is what is stated"
+    )
     lost = replace(closed, outcome=Outcome.ABORTED)
-    assert await log.force(lost, by) == Forced(closed, None), "an outcome is never another one"
+    assert await log.force(lost, by, over=Outcome.COMMITTED) == Forced(closed, None), (
+        "an outcome is never another one"
+    )
     again = replace(closed, decided_at_us=9)
-    assert await log.force(again, by) == Forced(closed, None), "nor is it written twice"
+    assert await log.force(again, by, over=Outcome.COMMITTED) == Forced(closed, None), (
+        "nor is it written twice"
+    )
     second = AuditRecord(2, TxnId("t1"), "COMMITTED", "COMMITTED_ENDED", by)
-    assert await log.force(ended, by) == Forced(ended, second), "what was told by hand has ended"
-    assert await log.force(ended, by) == Forced(ended, None), "and ends once"
+    assert await log.force(ended, by, over=Outcome.COMMITTED) == Forced(ended, second), (
+        "what was told by hand has ended"
+    )
+    assert await log.force(ended, by, over=Outcome.COMMITTED) == Forced(ended, None), (
+        "and ends once"
+    )
     third = AuditRecord(3, TxnId("t2"), "NONE", "ABORTED_ENDED", by)
-    assert await log.force(abort, by) == Forced(abort, third), "what has no row is aborted"
+    assert await log.force(abort, by, over=None) == Forced(abort, third), (
+        "what has no row is aborted"
+    )
     assert await _decide(log, commit) == [abort], "and is not committed any more"
     rival = replace(abort, txn_id=TxnId("t9"))
-    assert await log.force(rival, by) == Forced(abort, None), "a key has one row"
+    assert await log.force(rival, by, over=None) == Forced(abort, None), "a key has one row"
     fourth = AuditRecord(4, TxnId("t3"), "NONE", "ABORTED_ENDED", by)
-    assert await log.force(inquiry, by) == Forced(inquiry, fourth), "also where nobody has a key"
+    assert await log.force(inquiry, by, over=None) == Forced(inquiry, fourth), (
+        "also where nobody has a key"
+    )
     assert await log.by_txn_id(TxnId("t1")) == ended, "the row is as it was said to be"
     await log.truncate(after="", limit=9, before_us=10)
     assert list(await log.list_audit(after=0, limit=9)) == [first, second, third, fourth], (
@@ -716,7 +738,7 @@ async def check_force(log: DecisionLog) -> None:
     assert list(await log.list_audit(after=2, limit=1)) == [third], "page by page"
     assert list(await log.list_audit(after=1, limit=9, txn_id=TxnId("t1"))) == [second]
     gone = replace(inquiry, txn_id=TxnId("t2"))
-    (old,) = await asyncio.gather(log.force(gone, by), return_exceptions=True)
+    (old,) = await asyncio.gather(log.force(gone, by, over=None), return_exceptions=True)
     assert isinstance(old, TooOld), "absence says nothing of what may have been truncated"
     assert len(await log.list_audit(after=0, limit=9)) == 4, "what was refused leaves no record"
 

@@ -44,6 +44,8 @@ RARE = (
     "new work shed",
     "drained",
     "taken over",
+    "force refused",
+    "forced ABORTED_ENDED",
     "stray commit",
     "defect in a resource",
     "dies in",

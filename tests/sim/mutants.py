@@ -783,3 +783,4 @@ def performed_before_force(stack: ExitStack) -> None:
 
 # The others are in files of their own, and add themselves.
 from tests.sim import mutants_of_epochs as mutants_of_epochs  # noqa: E402
+from tests.sim import mutants_of_operators as mutants_of_operators  # noqa: E402

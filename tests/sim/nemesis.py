@@ -12,8 +12,9 @@ from tests.sim.disk import Disk
 from tests.sim.hosts import CoordinatorHost, Host
 from tests.sim.loop import STEP_S, Process, SimLoop
 from tests.sim.network import Network
+from tests.sim.operators import force_something
 from tests.sim.oracle import Oracle
-from tests.sim.plan import BLIND, PARTICIPANTS, Fault
+from tests.sim.plan import BLIND, OPERATOR, PARTICIPANTS, Fault
 from tests.sim.registry import Registry
 from txn.errors import TxnError
 from txn.model import Batch, BranchId, BranchKey, Commit, Reply, TxnId
@@ -80,6 +81,7 @@ class Nemesis:
             "usurp": self._usurp,
             "etcd": self._etcd,
             BLIND: self._blind,
+            OPERATOR: self._operator,
         }
 
     def start(self, faults: Sequence[Fault]) -> None:
@@ -262,3 +264,10 @@ class Nemesis:
     def _etcd(self, fault: Fault, host: Host) -> None:
         self._stage.registry.goes_away()
         self._back(fault, self._stage.registry.comes_back)
+
+    def _operator(self, fault: Fault, host: Host) -> None:
+        stage = self._stage
+        if isinstance(host, CoordinatorHost) and host.process is not None:
+            work = force_something(stage, host, fault.number)
+            task = stage.loop.create_task(work, context=host.process.context)
+            task.add_done_callback(stage.ended)

@@ -17,7 +17,9 @@ from dataclasses import replace
 
 from tests.sim.books import INITIAL_MINOR, Account, Entry, held_minor
 from tests.sim.plan import ALONE, BANKS, PARTICIPANTS, PROBE, Wish
+from txn.audit import AuditRecord
 from txn.errors import TxnError
+from txn.forcing import FORCED_BY_OPERATOR, Resolution
 from txn.model import (
     Abort,
     Batch,
@@ -197,6 +199,15 @@ class Oracle:
             if txn_id not in old:
                 self._check_epoch(row, before)
                 self._decision_forced(row)
+                if row.reason == FORCED_BY_OPERATOR and not _has_record(after, txn_id):
+                    self._broken("I3", f"{txn_id} is aborted by force without a record")
+        self._check_records(before, after)
+
+    def _check_records(self, before: Tables, after: Tables) -> None:
+        """What operators have forced is written down for ever."""
+        for number, record in before.get("audit", {}).items():
+            if after.get("audit", {}).get(number) != record:
+                self._broken("I3", f"{record} is not what it was")
 
     def _check_epoch(self, row: Decision, before: Tables) -> None:
         """Who decides may do so, and nobody else as long as that one may."""
@@ -342,6 +353,22 @@ class Oracle:
             if outcome is not Outcome.PENDING:
                 self.see(f"inquiry answered {outcome.name}")
                 self._told.setdefault((participant, key), set()).add(outcome)
+
+    # Operators.
+
+    def truth(self, place: tuple[str, BranchKey]) -> Resolution | None:
+        """What a single branch has come to; None while it may come to either."""
+        if place in self._committed:
+            return Resolution.COMMIT
+        return Resolution.ABORT if place in self._aborted else None
+
+    def forced(self, record: AuditRecord) -> None:
+        """An operator was told that this is so."""
+        row: Decision | None = self.log.get("decision", {}).get(record.txn_id)
+        if record not in self.log.get("audit", {}).values():
+            self._broken("I3", f"{record} is told before it is durable")
+        if row is not None and not record.after.startswith(row.outcome.value):
+            self._broken("I3", f"{record} is told, and the log says {row.outcome}")
 
     def alarm(self, what: str) -> None:
         """The engine itself says that a promise was broken."""
@@ -510,6 +537,10 @@ class Oracle:
         """Whether its key went to another transaction: then it needs no row to be aborted."""
         name = self._names.get(key.txn_id)
         return name is not None and self._rows.get(name, key.txn_id) != key.txn_id
+
+
+def _has_record(log: Tables, txn_id: TxnId) -> bool:
+    return any(record.txn_id == txn_id for record in log.get("audit", {}).values())
 
 
 def _owner(log: Tables, txn_id: TxnId) -> str | None:

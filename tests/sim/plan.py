@@ -56,6 +56,8 @@ KINDS = (
 )
 # What is on its disk cannot be read by one process. Drawn apart from the others.
 BLIND = "blind"
+# Somebody forces what does not get on. Drawn apart, too.
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,8 @@ def plan_of(seed: int, several: int = 0) -> Plan:
     names = coordinators(several or count)
     plan = Plan(seed, safety_s, replicas, names, _limits(rng), _weather(rng), (), ())
     plan = replace(plan, wishes=_wishes(rng, safety_s))
-    return _with_blindness(_with_past(replace(plan, faults=_faults(rng, plan))))
+    plan = _with_past(replace(plan, faults=_faults(rng, plan)))
+    return _with_operators(_with_blindness(plan))
 
 
 def _limits(rng: Random) -> Limits:
@@ -239,6 +242,17 @@ def _with_blindness(plan: Plan) -> Plan:
             at_s, down_s = blind.at_s + rng.random() * 0.2, rng.random() * 0.2
             faults.append(Fault("kill", at_s, rng.choice(others), down_s))
     return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at_s)))
+
+
+def _with_operators(plan: Plan) -> Plan:
+    """With operators who force things, or not; drawn apart, too."""
+    rng = Random(f"operator/{plan.seed}")
+    forces = [
+        Fault(OPERATOR, _early_s(rng, plan), rng.choice(plan.coordinators), 0.0, rng.randrange(40))
+        for _ in range(rng.choice((0, 0, 0, 1, 4)))
+    ]
+    faults = sorted([*plan.faults, *forces], key=lambda fault: fault.at_s)
+    return replace(plan, faults=tuple(faults))
 
 
 def _weather(rng: Random) -> Weather:
@@ -367,8 +381,7 @@ def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
     # The coordinator is one among many, and the one that matters most.
     target = rng.choice(plan.coordinators if rng.random() < 0.4 else nodes)
     other = rng.choice([name for name in nodes if name != target])
-    # Much goes on at the beginning.
-    at_s = plan.safety_s * rng.random() * rng.choice((0.05, 0.3, 0.9))
+    at_s = _early_s(rng, plan)
     for_s = min(rng.expovariate(1.0), 8.0)
     number = rng.randrange(1, 40)
     if kind == "kill-point":
@@ -383,3 +396,8 @@ def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
     elif kind == "clock":
         number = rng.choice((-3600, -600, -1, 1, 600, 3600))
     return Fault(kind, at_s, target, for_s, number, other)
+
+
+def _early_s(rng: Random, plan: Plan) -> float:
+    """Much goes on at the beginning."""
+    return plan.safety_s * rng.random() * rng.choice((0.05, 0.3, 0.9))

@@ -77,6 +77,7 @@ def _over_if_it_is_there(log: MemoryDecisionLog, tx: Tables) -> None:
 
 # What each has shown: a bug of the engine, planted again, or what the checker did not allow for.
 SHOWN: dict[int, tuple[str, Callable[[], AbstractContextManager[object]]]] = {
+    9: ("I6", lambda: mutants.planted("claim-aborted-unseen")),
     175: ("I5", lambda: mutants.planted("end-lost-with-its-group")),
     2037: ("I9", lambda: patch.object(MemoryDecisionLog, "_check_epoch", _over_if_it_is_there)),
     67024: ("I5", lambda: patch.object(world, "final_s", lambda _: FINAL_S)),

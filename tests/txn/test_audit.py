@@ -50,15 +50,25 @@ LEGAL: list[tuple[Decision | None, Decision]] = [
 @pytest.mark.parametrize(("stands", "row"), list(product([None, *ROWS], ROWS)))
 def test_what_may_take_the_place_of_what(stands: Decision | None, row: Decision) -> None:
     """An abort of what has no row, an outcome of a claim, an end of an outcome: nothing else."""
-    assert ((stands, row) in LEGAL) is may_take_the_place(row, stands)
+    seen = None if stands is None else stands.outcome
+    assert ((stands, row) in LEGAL) is may_take_the_place(row, stands, seen)
+
+
+@pytest.mark.parametrize(("stands", "row"), LEGAL)
+def test_what_was_not_seen_is_left_alone(stands: Decision | None, row: Decision) -> None:
+    """A word is about what stood when it was given, and about nothing that came meanwhile."""
+    seen = None if stands is None else stands.outcome
+    for over in {None, *Outcome} - {seen}:
+        assert not may_take_the_place(row, stands, over)
 
 
 @pytest.mark.parametrize(("stands", "row"), LEGAL[2:])
 def test_what_is_anothers_is_left_alone(stands: Decision, row: Decision) -> None:
     """A row that has the key under another txn_id, or the txn_id under another key, stays."""
     other_key = RequestKey("other", "k", b"body")
-    assert not may_take_the_place(row, replace(stands, txn_id=TxnId("t9")))
-    assert not may_take_the_place(row, replace(stands, request=other_key))
+    seen = stands.outcome
+    assert not may_take_the_place(row, replace(stands, txn_id=TxnId("t9")), seen)
+    assert not may_take_the_place(row, replace(stands, request=other_key), seen)
 
 
 def test_what_stands_has_a_name() -> None:
@@ -88,7 +98,7 @@ async def _forced(path: Path) -> None:
     async with open_sqlite(path) as store:
         log = SqlDecisionLog(store)
         await decide(log, COMMIT)
-        await log.force(ENDED, BY)
+        await log.force(ENDED, BY, over=Outcome.COMMITTED)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +139,7 @@ async def test_a_record_stays_as_it_was_written_on_postgres(
     async with open_postgres(postgres_server, schema) as store:
         log = SqlDecisionLog(store)
         await decide(log, COMMIT)
-        await log.force(ENDED, BY)
+        await log.force(ENDED, BY, over=Outcome.COMMITTED)
     with postgres_server.connect() as connection:
         connection.execute(f"SET search_path TO {schema}".encode())
         with pytest.raises(psycopg.Error, match="is never changed"):
@@ -159,7 +169,7 @@ async def test_a_change_without_its_record_is_not_made(tmp_path: Path) -> None:
             "CREATE TRIGGER no BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END"
         ))  # fmt: skip
         with pytest.raises(sqlite3.IntegrityError):
-            await log.force(ENDED, BY)
+            await log.force(ENDED, BY, over=Outcome.COMMITTED)
         assert COMMIT == await log.by_txn_id(TxnId("t1"))
 
 
@@ -172,5 +182,5 @@ async def test_what_does_not_stand_leaves_no_record(tmp_path: Path) -> None:
             "CREATE TRIGGER other AFTER UPDATE ON decision BEGIN "
             "UPDATE decision SET ended = 0; END"
         ))  # fmt: skip
-        assert Forced(COMMIT, None) == await log.force(ENDED, BY)
+        assert Forced(COMMIT, None) == await log.force(ENDED, BY, over=Outcome.COMMITTED)
         assert [] == list(await log.list_audit(after=0, limit=9))

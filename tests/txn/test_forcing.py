@@ -163,6 +163,29 @@ async def test_a_claim_that_is_not_written_finds_the_forced_abort() -> None:
     assert [] == transport.calls
 
 
+class Late(Slow):
+    """A log of which is heard late."""
+
+    async def decide_all(self, decisions: Sequence[Decision]) -> Sequence[Decision | TxnError]:
+        """See DecisionLog.decide_all."""
+        stand = await MemoryDecisionLog.decide_all(self, decisions)
+        await self.gate()
+        return stand
+
+
+async def test_a_claim_that_is_written_is_not_aborted_by_force() -> None:
+    """Its participant is about to be asked: such an abort would be a second outcome."""
+    transport, log = ScriptedTransport(), Late()
+    transport.one_phase = True
+    async with serving(transport, log) as engine:
+        caller = asks(engine, ONE)
+        await log.gate.reached.wait()
+        assert S.CLAIMING is (await engine.get(T1)).state
+        assert "PENDING" == await refused(engine, Resolution.ABORT)
+        log.gate.opened.set()
+        assert Outcome.COMMITTED is (await caller).outcome
+
+
 async def test_what_is_being_aborted_cannot_be_forced() -> None:
     """Its outcome is on its way to the log."""
     transport, log = ScriptedTransport(), Slow()
@@ -325,16 +348,16 @@ class Failing(MemoryDecisionLog):
         super().__init__(MemoryStore())
         self._writes, self._other, self._tried = writes, other, 0
 
-    async def force(self, row: Decision, by: Signature) -> Forced:
+    async def force(self, row: Decision, by: Signature, *, over: Outcome | None) -> Forced:
         """See DecisionLog.force."""
         self._tried += 1
         if self._other is not None:
-            await super().force(row, Signature("bob", "was quicker", 1))
+            await super().force(row, Signature("bob", "was quicker", 1), over=over)
         elif self._tried == 1:
             if self._writes:
-                await super().force(row, by)
+                await super().force(row, by, over=over)
             raise GroupLost("nobody knows")
-        return await super().force(row, by)
+        return await super().force(row, by, over=over)
 
 
 @pytest.mark.parametrize("writes", [True, False])
@@ -373,7 +396,7 @@ async def test_a_record_is_found_among_many(monkeypatch: pytest.MonkeyPatch) -> 
         earlier = Signature("bob", "tried", 1)
         backend = rig.log._store.backend  # type: ignore[attr-defined]
         await rig.log.force(
-            Decision(TxnId("t0"), Outcome.ABORTED, None, (), 1, ended=True), earlier
+            Decision(TxnId("t0"), Outcome.ABORTED, None, (), 1, ended=True), earlier, over=None
         )
         (record,) = backend.durable["audit"].values()
         backend.durable["audit"][1] = type(record)(1, T1, "NONE", "NONE", earlier)

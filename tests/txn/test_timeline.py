@@ -237,7 +237,7 @@ async def test_a_record_outlives_its_row() -> None:
     """What was forced is told, also where the log has forgotten the outcome."""
     log = MemoryDecisionLog(MemoryStore())
     row = Decision(OLD, Outcome.ABORTED, None, (), 1, ended=True)
-    await log.force(row, Signature("ann", "stuck", 2))
+    await log.force(row, Signature("ann", "stuck", 2), over=None)
     await log.truncate(after="", limit=9, before_us=10)
     async with serving(ScriptedTransport(), log) as engine:
         explanation = await engine.explain(OLD)

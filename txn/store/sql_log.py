@@ -241,9 +241,9 @@ class SqlDecisionLog:
         decisions = [_decoded(row, ending) for row in rows]
         return [d for d in decisions if not (unfinished_only and d.ended)][:limit]
 
-    async def force(self, row: Decision, by: Signature) -> Forced:
+    async def force(self, row: Decision, by: Signature, *, over: Outcome | None) -> Forced:
         """See DecisionLog.force."""
-        forced = await self._store.write(lambda tx: _force(tx, row, by), essential=True)
+        forced = await self._store.write(lambda tx: _force(tx, row, by, over), essential=True)
         if forced.record is not None:
             self._note([row], closed=forced.record.before == Outcome.PENDING.value)
         return forced
@@ -344,9 +344,9 @@ def _closed(tx: Sql, claim: Decision) -> Decision:
     return stands
 
 
-def _force(tx: Sql, row: Decision, by: Signature) -> Forced:
+def _force(tx: Sql, row: Decision, by: Signature, over: Outcome | None) -> Forced:
     stood = _standing(tx, row)
-    if not may_take_the_place(row, stood):
+    if not may_take_the_place(row, stood, over):
         return Forced(stood, None)
     if stood is None:
         (inserted,) = _insert_and_read_back(tx, [row])
