@@ -202,12 +202,14 @@ def view_of_active(transaction: Transaction, now_s: float) -> View:
     """An active transaction, as people see it; `now_s` is on the monotonic clock."""
     progress = transaction.progress
     stands = transaction.stands
+    # Another may have written it, for a reason of its own: an operator.
+    decided = stands if progress.durable and transaction.lost_to() is None else None
     return View(
         transaction.txn_id,
         transaction.request.idempotency_key,
         progress.state,
         progress.durable or Outcome.PENDING,
-        progress.reason,
+        progress.reason if decided is None else decided.reason,
         tuple([_branch_view(transaction, branch_id) for branch_id in progress.branches]),
         None if stands is None else stands.decided_at_us,
         active=True,

@@ -43,7 +43,6 @@ RARE = (
     "commits resumed",
     "new work shed",
     "drained",
-    "taken over",
     "force refused",
     "forced ABORTED_ENDED",
     "stray commit",
@@ -53,6 +52,8 @@ RARE = (
     "dies at",
     "dies OSError('the",
 )
+# The same, where there are several coordinators.
+RARE_OF_SEVERAL = ("taken over", "dies Fenced('epoch")
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Summary:
     committed: int = 0
     aborted: int = 0
     crashed: int = 0
+    # Histories with more than one coordinator.
+    several: int = 0
     steps: int = 0
     transactions: Counter[str] = field(default_factory=Counter)
     seen: Counter[str] = field(default_factory=Counter)
@@ -75,6 +78,7 @@ class Summary:
         self.committed += other.committed
         self.aborted += other.aborted
         self.crashed += other.crashed
+        self.several += other.several
         self.steps += other.steps
         self.transactions.update(other.transactions)
         self.seen.update(other.seen)
@@ -97,8 +101,9 @@ class Summary:
                 for what, share in self.shares().items()
                 if share < SHARE_MIN
             ]
-        if self.histories >= RARE_FROM:
-            found += [f"never seen: {what}" for what in RARE if not self.seen[what]]
+        wanted: tuple[str, ...] = RARE if self.histories >= RARE_FROM else ()
+        wanted += RARE_OF_SEVERAL if self.several >= RARE_FROM // 2 else ()
+        found += [f"never seen: {what}" for what in wanted if not self.seen[what]]
         return found
 
 
@@ -111,11 +116,13 @@ def run_seeds(seeds: Sequence[int], several: int = 0) -> Summary:
     gc.disable()
     try:
         for seed in seeds:
-            report = run(plan_of(seed, several))
+            plan = plan_of(seed, several)
+            report = run(plan)
             summary.histories += 1
             summary.committed += report.committed > 0
             summary.aborted += report.aborted > 0
             summary.crashed += report.crashes > 0
+            summary.several += len(plan.coordinators) > 1
             summary.steps += report.steps
             summary.transactions.update(committed=report.committed, aborted=report.aborted)
             summary.seen.update(list(report.seen))

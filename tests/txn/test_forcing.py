@@ -141,12 +141,17 @@ class Slow(MemoryDecisionLog):
 async def test_a_commit_that_is_not_written_finds_the_forced_abort() -> None:
     """All have agreed, and the log was away: whoever writes first has written the outcome."""
     transport, log = ScriptedTransport(), Slow()
+    silent = transport.always["abort", "ledger"] = Gate()
     async with serving(transport, log) as engine:
         caller = asks(engine)
         await comes_to(engine, S.DECIDING)
         assert "NONE ABORTED_ENDED" == await force(engine, Resolution.ABORT)
         log.gate.opened.set()
-        assert Outcome.ABORTED is (await caller).outcome
+        heard, seen = await caller, await engine.get(T1)
+        assert S.ABORTING is seen.state
+        assert Outcome.ABORTED is heard.outcome is seen.outcome
+        assert FORCED_BY_OPERATOR == heard.reason == seen.reason
+        silent.opened.set()
     assert (set(), {"order", "ledger"}) == (transport.sent("commit"), transport.sent("abort"))
 
 
