@@ -499,6 +499,9 @@ def test_what_an_operator_states_is_written_and_then_told(
     """Nobody hears it before it is durable, what stands is told, late answers change nothing."""
     progress, actions = protocol.step(_asked(*before), Stated(stated.outcome))
     assert (ForceStated(stated.outcome),) == actions
+    # What was done is written like a vote, so that it is known who has to hear of it.
+    voted = Vote.COMMIT if stated.outcome is Outcome.COMMITTED else None
+    assert {A: BranchProgress(voted)} == progress.branches
     for late in (yes(A), no(A), read_only(A), PrepareFailed(A, "LATE"), Stated(Outcome.COMMITTED)):
         assert (progress, ()) == protocol.step(progress, late)
     progress, actions = protocol.step(progress, stands)
