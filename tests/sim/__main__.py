@@ -77,6 +77,8 @@ def _many(options: argparse.Namespace) -> int:
         options.first, options.seeds, options.workers, several=options.coordinators
     ):
         total.add(part)
+        for seed, invariant, what in part.violations:
+            print(f"seed {seed}: {invariant}: {what}", flush=True)
         if time.monotonic() - said_s >= _PROGRESS_S:
             said_s = time.monotonic()
             print(f"{total.histories} histories, {len(total.violations)} violations", flush=True)

@@ -25,6 +25,8 @@ class Workplace(Protocol):
 
     hosts: dict[str, Host]
     oracle: Oracle
+    # Whether the faults are over.
+    healed: bool
 
     def see(self, what: str) -> None:
         """Counts."""
@@ -37,7 +39,7 @@ async def force_something(world: Workplace, at: CoordinatorHost, luck: int) -> N
     one that stands are refused, which is for the oracle to see.
     """
     for _ in range(LOOKS):
-        if at.engine is None:
+        if at.engine is None or world.healed:
             return
         found = _under_way(world)
         if found:
