@@ -41,9 +41,10 @@ class ChannelConfig:
     gone from the registry.
     `connect_timeout_s` bounds one connection attempt; between attempts the back-off
     grows from `initial_backoff_s` to `max_backoff_s` (grpc/doc/connection-backoff.md).
-    `keepalive_time_s` is the silence after which a connection with calls is pinged,
-    `keepalive_timeout_s` the time the answer may take, and also the time sent data may
-    stay unacknowledged (gRFC A18). Stock servers answer pings more frequent than every
+    `keepalive_time_s` is the silence after which a connection with calls is pinged, again and
+    again, `keepalive_timeout_s` the time the answer may take, and also the time sent data may
+    stay unacknowledged (gRFC A18); then its calls end with UNAVAILABLE. gRPC Core pings once a
+    second at most. Stock servers answer pings more frequent than every
     5 minutes with GOAWAY (gRFC A8): lower it only together with theirs.
     `max_message_bytes` holds for requests and responses.
     `health` asks each endpoint whether it serves, `breaker` leaves alone who fails time after
@@ -106,6 +107,11 @@ class ChannelConfig:
             "grpc.min_reconnect_backoff_ms": _milliseconds(self.connect_timeout_s),
             "grpc.keepalive_time_ms": _milliseconds(self.keepalive_time_s),
             "grpc.keepalive_timeout_ms": _milliseconds(self.keepalive_timeout_s),
+            # gRPC Core heeds this one instead, which is a minute unless it is set (grpc#39239),
+            "grpc.http2.ping_timeout_ms": _milliseconds(self.keepalive_timeout_s),
+            # and after two pings of a silent call it would ping once a minute: gRFC A8 knows no
+            # such limit.
+            "grpc.http2.max_pings_without_data": 0,
             "grpc.max_receive_message_length": self.max_message_bytes,
             "grpc.max_send_message_length": self.max_message_bytes,
         }

@@ -103,6 +103,10 @@ class EtcdClientConfig:
             ("grpc.max_reconnect_backoff_ms", _ms(self.reconnect_backoff_max_s)),
             ("grpc.keepalive_time_ms", _ms(self.ping_after_s)),
             ("grpc.keepalive_timeout_ms", _ms(self.ping_timeout_s)),
+            # gRPC Core heeds this one instead, which is a minute unless it is set (grpc#39239),
+            ("grpc.http2.ping_timeout_ms", _ms(self.ping_timeout_s)),
+            # and a silent watch would be pinged twice, and then once a minute.
+            ("grpc.http2.max_pings_without_data", 0),
         ]
         if self.tls is not None and self.tls.server_name:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))

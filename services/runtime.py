@@ -43,6 +43,7 @@ from discovery import (
 from discovery.addresses import Reach, reach
 from discovery.etcd_config import config_from
 from services import VERSION
+from services.connections import CHANNEL_CONFIG, PINGS_APART_MIN_S
 from services.edge import Edge
 from services.metrics_page import MetricsPage
 from services.numbers import whole_number
@@ -76,7 +77,7 @@ _SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", MESSAGE_SIZE_MAX_BYTES),
     ("grpc.max_metadata_size", METADATA_SIZE_MAX_BYTES),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS_MAX),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", round(PINGS_APART_MIN_S * 1000)),
     ("grpc.max_connection_idle_ms", 3_600_000),
     ("grpc.enable_channelz", 1),
 ]
@@ -175,7 +176,9 @@ class Runtime:
     def channel(self, service: str) -> balancer.BalancedChannel:
         """The one balanced channel to a service of the registry."""
         if service not in self._channels:
-            self._channels[service] = balancer.channel(service, resolver=self.resolver)
+            self._channels[service] = balancer.channel(
+                service, resolver=self.resolver, config=CHANNEL_CONFIG
+            )
         return self._channels[service]
 
     def bind(self) -> None:

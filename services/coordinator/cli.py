@@ -27,6 +27,7 @@ import balancer
 from discovery import EtcdClient, EtcdResolver, EtcdResolverConfig
 from discovery.cli.text import printable
 from discovery.etcd_config import config_from
+from services.connections import CHANNEL_CONFIG
 from services.coordinator.shown import audit_lines, explained_lines, transaction_lines
 from txn.rpc import reason_of
 
@@ -132,7 +133,7 @@ async def _coordinator(options: argparse.Namespace) -> AsyncIterator[Stub]:
         stack.push_async_callback(client.close)
         resolver = EtcdResolver(client, config=EtcdResolverConfig(accept_loopback=True))
         stack.push_async_callback(resolver.close)
-        balanced = balancer.channel("coordinator", resolver=resolver)
+        balanced = balancer.channel("coordinator", resolver=resolver, config=CHANNEL_CONFIG)
         stack.push_async_callback(balanced.close)
         yield coordinator_service_pb2_grpc.CoordinatorServiceStub(balanced)
 

@@ -23,6 +23,7 @@ from tallystick.wallet.v1.wallet_service_pb2_grpc import WalletServiceStub
 import balancer
 from discovery import EtcdClient, EtcdResolver, EtcdResolverConfig
 from discovery.etcd_config import config_from
+from services.connections import CHANNEL_CONFIG
 
 if TYPE_CHECKING:  # the types of stubs on aio channels; at run time there is one class for both
     from tallystick.ledger.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
@@ -59,7 +60,7 @@ async def connect(etcd: Sequence[str]) -> AsyncIterator[Clients]:
         stack.push_async_callback(resolver.close)
 
         async def channel(service: str) -> grpc.aio.Channel:
-            opened = balancer.channel(service, resolver=resolver)
+            opened = balancer.channel(service, resolver=resolver, config=CHANNEL_CONFIG)
             stack.push_async_callback(opened.close)
             return opened
 

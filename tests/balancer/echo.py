@@ -26,6 +26,12 @@ HANG = b"hang"
 HANG_LATER = b"hang later"
 DEFAULT_STREAM_LENGTH = 3
 
+_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    # A client may ping as often as gRPC Core can.
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+]
+
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -53,7 +59,7 @@ class EchoServer:
 
     async def start(self, credentials: grpc.ServerCredentials | None = None) -> EchoServer:
         """Listens: on a new port the first time, on the same one after."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((self._handler(),))
         if self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)

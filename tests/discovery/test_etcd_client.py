@@ -22,7 +22,7 @@ from discovery.etcd_types import (
 )
 from tests.discovery.proxy import TcpProxy
 from tests.support.etcd import EtcdProcess
-from tests.support.waiting import eventually
+from tests.support.waiting import WAIT_S, eventually
 
 _UNUSED_LEASE = 77
 
@@ -308,6 +308,18 @@ async def test_a_call_without_an_answer_is_unavailable(etcd: EtcdProcess) -> Non
         with pytest.raises(UnavailableError):
             async with client.watch(b"k", after_revision=0):
                 pass
+        await client.close()
+
+
+async def test_a_stream_ends_on_which_no_ping_is_answered(etcd: EtcdProcess) -> None:
+    """A watch may be silent; it ends when nobody is there any more."""
+    config = EtcdClientConfig(ping_after_s=5.0, ping_timeout_s=0.5)
+    async with TcpProxy(etcd.endpoint) as proxy:
+        client = EtcdClient([proxy.endpoint], config=config)
+        async with client.watch(b"k", after_revision=0) as watch:
+            proxy.freeze()
+            with pytest.raises(UnavailableError):
+                await watch.next(WAIT_S)
         await client.close()
 
 

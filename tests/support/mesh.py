@@ -31,6 +31,7 @@ from tallystick.wallet.v1 import wallet_service_pb2, wallet_service_pb2_grpc
 
 import balancer
 from discovery import EtcdClient, EtcdResolver
+from services.connections import CHANNEL_CONFIG
 from services.failpoints import VARIABLE
 from services.runtime import POSTGRES
 from tests.support.books import rows_of
@@ -209,7 +210,8 @@ class Clients:
         self._client = EtcdClient([etcd])
         self._resolver = EtcdResolver(self._client)
         self._channels = {
-            service: balancer.channel(service, resolver=self._resolver) for service in SERVICES
+            service: balancer.channel(service, resolver=self._resolver, config=CHANNEL_CONFIG)
+            for service in SERVICES
         }
         channels = self._channels
         self.order = order_service_pb2_grpc.OrderServiceStub(channels["order"])
