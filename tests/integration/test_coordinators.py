@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from tests.support.coordinators import (
     standing,
     unfinished_of,
 )
-from tests.support.faults import stopped
+from tests.support.faults import stop_between_turns, stopped
 from tests.support.load import Load
 from tests.support.mesh import (
     CALL_TIMEOUT_S,
@@ -43,6 +44,9 @@ from txn.crash_point import AFTER_DECISION
 from txn.model import epoch_of
 from txn.rpc import TransactionClient
 from txn.store.opening import EXIT_FENCED
+
+# Callers wait much longer than a takeover takes.
+PATIENT_S = 2 * RECOVER_WITHIN_S
 
 
 async def test_both_coordinators_decide_over_one_log(pair: Mesh) -> None:
@@ -154,11 +158,14 @@ async def test_a_coordinator_of_another_log_is_refused_and_ends(pair: Mesh, tmp_
     assert stranger.address not in standing(pair)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL], ids=["killed"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_callers_fail_over_without_a_second_effect(
     pair: Mesh, number: signal.Signals
 ) -> None:
-    """A client of transactions goes on at the other coordinator, with the same keys."""
+    """A client of transactions goes on at the other coordinator, with the same keys.
+
+    However long it would wait, and also if the first one wakes up when all is over.
+    """
     shop = await Shop(pair).open()
     done: dict[str, str] = {}
 
@@ -167,7 +174,9 @@ async def test_callers_fail_over_without_a_second_effect(
             debit_account_id=shop.payer, credit_account_id=shop.merchant, amount=euros(1)
         )
         key = f"{shop.user_id}:{number}"
-        answer = await client.execute({"ledger": operation}, idempotency_key=key)
+        answer = await client.execute(
+            {"ledger": operation}, idempotency_key=key, timeout_s=PATIENT_S
+        )
         done[key] = answer.txn_id
 
     async with TransactionClient(pair.channel("coordinator")) as client:
@@ -180,26 +189,37 @@ async def test_callers_fail_over_without_a_second_effect(
         ]
         with stopped(pair.processes["ledger-0"]):
             paying = [asyncio.ensure_future(pay(client, n)) for n in range(FEW, 2 * FEW)]
-            await eventually(
-                lambda: len(open_claims(pair, epoch)) == FEW, what="claims of the one that goes"
+            # What its participant has not heard is aborted with it.
+            await eventually(lambda: performs_sent_by(victim, FEW), what="all is at the ledger")
+            await stop_between_turns(
+                lambda: victim.send(number),
+                lambda: victim.send(signal.SIGCONT),
+                pair.book("coordinator"),
             )
-            victim.send(number)
-        began_s = time.monotonic()
-        await asyncio.gather(*paying)
+            began_s = time.monotonic()
+        async with asyncio.timeout(RECOVER_WITHIN_S):
+            await asyncio.gather(*paying)
         measured(f"answered {time.monotonic() - began_s:.2f} s after {number.name}")
     assert len(done) == len(set(done.values())) == 2 * FEW
-    assert (await shop.balance(shop.merchant)).posted_minor == 2 * FEW
-    if number == signal.SIGKILL:
-        victim.launch()
-    else:
+    assert rows_of_keys(pair, done) == sorted(done.items())
+    if number == signal.SIGSTOP:
         victim.send(signal.SIGCONT)
         assert await victim.ended() == EXIT_FENCED
-        victim.launch()
-    await victim.serving()
+    await launched(pair, victim)
+    assert rows_of_keys(pair, done) == sorted(done.items())
+    assert (await shop.balance(shop.merchant)).posted_minor == 2 * FEW
     await books_agree(pair)
 
 
-def open_claims(mesh: Mesh, epoch: int) -> set[str]:
-    """Of one epoch."""
-    rows = mesh.rows("coordinator", "SELECT txn_id FROM decision WHERE outcome = 'PENDING'")
-    return {txn_id for (txn_id,) in rows if epoch_of(txn_id) == epoch}
+def rows_of_keys(mesh: Mesh, keys: Collection[str]) -> list[tuple[str, str]]:
+    """Keys and ids of what the log has decided or claimed under some keys, but for aborts."""
+    rows = mesh.rows("coordinator", "SELECT idempotency_key, txn_id, outcome FROM decision")
+    return sorted((key, txn_id) for key, txn_id, said in rows if key in keys and said != "ABORTED")
+
+
+async def performs_sent_by(coordinator: ServiceProcess, count: int) -> bool:
+    """Whether a coordinator has sent so many messages of transactions in one phase."""
+    request = coordinator_service_pb2.ListTransactionsRequest(unfinished_only=True)
+    async with direct(coordinator) as (stub,):
+        listed = await stub.ListTransactions(request, timeout=CALL_TIMEOUT_S)
+    return count == sum(each.branches[0].attempts for each in listed.transactions)

@@ -51,6 +51,8 @@ async def stop_between_turns(
             await eventually(lambda: _nobody_writes(book), TURN_MAX_S)
             return
         go_on()
+        # It may have had the turn, and ends its group now.
+        await eventually(lambda: _nobody_writes(book), what="the end of a turn")
 
 
 def _nobody_writes(book: Path) -> bool:
