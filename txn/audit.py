@@ -80,6 +80,12 @@ def standing(row: Decision | None) -> str:
     return name + _ENDED if row.ended and row.outcome is not Outcome.PENDING else name
 
 
+def settled_by_hand(record: AuditRecord) -> bool:
+    """Whether it is the end of an outcome that somebody had still to hear of."""
+    stood = record.before in (Outcome.COMMITTED.value, Outcome.ABORTED.value)
+    return stood and record.after == record.before + _ENDED
+
+
 def may_take_the_place(row: Decision, stands: Decision | None, over: Outcome | None) -> bool:
     """Whether an operator's word makes `row` stand; see the module's docstring.
 

@@ -6,6 +6,9 @@ from a backup of another instant. The log may then know nothing of what a partic
 committed, or a participant nothing of what it has promised. Nobody would notice: the log
 presumes an abort where it has no row, and nobody looks at a commit whose end it has.
 
+An operator who has ended a transaction by force (audit.py) has settled by hand what was left, so
+that what is missing there is no loss.
+
 Rules only, over what was read of one transaction: see services/backup for what reads it.
 """
 
@@ -15,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from txn.audit import AuditRecord, settled_by_hand
 from txn.model import log_id_of
 from txn.state import BranchState, Outcome, Vote
 
@@ -35,11 +39,12 @@ class Logged(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All that is known of one transaction."""
+    """All that is known of one transaction; `forced` is the newest record of a force."""
 
     txn_id: str
     logged: Logged | None
     branches: Mapping[Place, BranchState]
+    forced: AuditRecord | None = None
 
 
 class Facts(NamedTuple):
@@ -56,11 +61,15 @@ class Facts(NamedTuple):
 
 
 class Kind(Enum):
-    """What was found of a branch. The first three resolve themselves once a mesh runs."""
+    """What was found of a branch. The first three resolve themselves once a mesh runs.
+
+    And the fourth was resolved by somebody.
+    """
 
     WILL_COMMIT = "in doubt, and will be committed"
     WILL_ABORT = "in doubt, and will be aborted"
     WILL_BE_ASKED = "the log has a claim: its participant will be asked what became of it"
+    ENDED_BY_HAND = "an operator has ended it: the log and the participant may differ"
     LOST = "the log says COMMITTED, the participant has never heard of it: its store is older"
     ABORTED_THERE = "the log says COMMITTED, the participant has aborted"
     COMMITTED_THERE = "the log says ABORTED, the participant has committed"
@@ -75,16 +84,25 @@ class Kind(Enum):
     @property
     def contradiction(self) -> bool:
         """Whether people have to look at it."""
-        return self not in (Kind.WILL_COMMIT, Kind.WILL_ABORT, Kind.WILL_BE_ASKED)
+        return self not in _HARMLESS
+
+
+_HARMLESS = frozenset((Kind.WILL_COMMIT, Kind.WILL_ABORT, Kind.WILL_BE_ASKED, Kind.ENDED_BY_HAND))
+# What may have been the reason to end something by hand, and stays as it was.
+_SETTLED = frozenset((Kind.LOST, Kind.ABORTED_THERE, Kind.COMMITTED_THERE))
 
 
 class Finding(NamedTuple):
-    """What was found, and where; `branch_id` is empty where it is about a whole store."""
+    """What was found, and where; `branch_id` is empty where it is about a whole store.
+
+    `forced` is the newest record of what an operator has forced of that transaction.
+    """
 
     kind: Kind
     txn_id: str
     participant: str
     branch_id: str = ""
+    forced: AuditRecord | None = None
 
 
 def judge_stores(facts: Facts) -> Iterator[Finding]:
@@ -102,8 +120,10 @@ def judge(facts: Facts, evidence: Evidence) -> Iterator[Finding]:
     for place in sorted(places):
         if place.participant in facts.horizons:
             kind = _kind(facts, evidence, place)
+            if kind in _SETTLED and evidence.forced and settled_by_hand(evidence.forced):
+                kind = Kind.ENDED_BY_HAND
             if kind is not None:
-                yield Finding(kind, evidence.txn_id, *place)
+                yield Finding(kind, evidence.txn_id, *place, evidence.forced)
 
 
 def _kind(facts: Facts, evidence: Evidence, place: Place) -> Kind | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
+from txn.audit import AuditRecord
 from txn.reconcile import Evidence, Facts, Finding, Logged, Place, judge, judge_stores
 from txn.state import BranchState
+from txn.store import sql_audit
 from txn.store.sql import Sql
 from txn.store.sql_log import COLUMNS, decoded
 
@@ -56,8 +58,9 @@ def evidence_of(log: Snapshot, participants: Mapping[str, Snapshot]) -> Iterator
     """All that is known of each transaction, in the order of their ids."""
     rows: list[Iterator[Found]] = [_log_rows(log)]
     rows.extend(_branches(name, book) for name, book in participants.items())
+    forced = _forced(log)
     for txn_id, those in groupby(heapq.merge(*rows, key=_txn_id), key=_txn_id):
-        yield _evidence(txn_id, those)
+        yield _evidence(txn_id, those)._replace(forced=forced.get(txn_id))
 
 
 def _txn_id(found: Found) -> str:
@@ -88,6 +91,18 @@ def facts_of(log: Snapshot, participants: Mapping[str, Snapshot]) -> Facts:
 def _first(book: Snapshot, query: str, *parameters: str) -> str:
     rows = book.execute(query, parameters).fetchall()
     return rows[0][0] or "" if rows else ""
+
+
+def _forced(log: Snapshot) -> dict[str, AuditRecord]:
+    """The newest record of each transaction of which something was forced: those are few."""
+    newest: dict[str, AuditRecord] = {}
+    after = 0
+    while sql_audit.known(log) and (
+        records := sql_audit.select(log, after=after, limit=PAGE_ROWS, txn_id=None)
+    ):
+        newest.update({record.txn_id: record for record in records})
+        after = records[-1].number
+    return newest
 
 
 def _log_rows(log: Snapshot) -> Iterator[Found]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from services.backup.comparing import Comparison
 from services.backup.manifest import Manifest
+from txn.audit import AuditRecord
+from txn.clock import US_PER_S
 from txn.reconcile import Finding, Kind
 
 # Of each kind; how many there are is said in any case.
@@ -49,6 +52,7 @@ def public(manifest: Manifest | None, found: Comparison | None) -> dict[str, Any
                 "txn_id": each.txn_id,
                 "participant": each.participant,
                 "branch_id": each.branch_id,
+                "forced": each.forced and _record(each.forced),
             }
             for kind in Kind
             for each in _shown(found, kind)
@@ -75,4 +79,23 @@ def _shown(found: Comparison, kind: Kind) -> list[Finding]:
 
 
 def _place(finding: Finding) -> str:
-    return f"{finding.txn_id}  {finding.participant}  {finding.branch_id}".rstrip()
+    place = f"{finding.txn_id}  {finding.participant}  {finding.branch_id}".rstrip()
+    if finding.forced is None:
+        return place
+    said = _record(finding.forced)
+    return (
+        f"{place}  forced by {said['operator']} at {said['time']}, "
+        f"{said['before']} -> {said['after']}: {said['reason']}"
+    )
+
+
+def _record(record: AuditRecord) -> dict[str, str]:
+    signature = record.signature
+    signed_at = datetime.fromtimestamp(signature.signed_at_us // US_PER_S, UTC)
+    return {
+        "operator": signature.operator,
+        "reason": signature.reason,
+        "time": signed_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "before": record.before,
+        "after": record.after,
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from txn.audit import AuditRecord, Signature
+from txn.model import TxnId
 from txn.reconcile import (
     Evidence,
     Facts,
@@ -115,9 +117,45 @@ def test_a_horizon_above_the_log_shows_that_the_log_is_older() -> None:
 
 
 def test_only_what_resolves_itself_is_no_contradiction() -> None:
-    """Three kinds need nobody."""
+    """Three kinds need nobody, and one was seen to by somebody."""
     harmless = {kind for kind in Kind if not kind.contradiction}
-    assert {Kind.WILL_COMMIT, Kind.WILL_ABORT, Kind.WILL_BE_ASKED} == harmless
+    assert {
+        Kind.WILL_COMMIT,
+        Kind.WILL_ABORT,
+        Kind.WILL_BE_ASKED,
+        Kind.ENDED_BY_HAND,
+    } == harmless
+
+
+def forced(before: str, after: str) -> AuditRecord:
+    """An operator's word."""
+    return AuditRecord(1, TxnId(TXN), before, after, Signature("ann", "ticket 71", 1))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "row", "state", "kind"),
+    [
+        ("COMMITTED", "COMMITTED_ENDED", COMMITTED, None, Kind.ENDED_BY_HAND),
+        ("COMMITTED", "COMMITTED_ENDED", COMMITTED, UNDONE, Kind.ENDED_BY_HAND),
+        ("COMMITTED", "COMMITTED_ENDED", COMMITTED, PREPARED, Kind.WILL_COMMIT),
+        ("ABORTED", "ABORTED_ENDED", ABORTED, DONE, Kind.ENDED_BY_HAND),
+        # Nobody has settled anything yet.
+        ("PENDING", "COMMITTED", COMMITTED, None, Kind.LOST),
+        ("PENDING", "ABORTED", ABORTED, DONE, Kind.COMMITTED_THERE),
+        # It was aborted as by an inquiry: what has committed contradicts that.
+        ("NONE", "ABORTED_ENDED", ABORTED, DONE, Kind.COMMITTED_THERE),
+        ("NONE", "ABORTED_ENDED", ABORTED, PREPARED, Kind.WILL_ABORT),
+    ],
+)
+def test_what_an_operator_has_ended_is_no_loss(
+    before: str, after: str, row: Outcome, state: BranchState | None, kind: Kind
+) -> None:
+    """Any other force leaves a contradiction one; whatever was forced is told with it."""
+    record = forced(before, after)
+    branches = {} if state is None else {PLACE: state}
+    said = logged(row, ended=after.endswith("_ENDED"))
+    found = list(judge(facts(), Evidence(TXN, said, branches, record)))
+    assert [Finding(kind, TXN, *PLACE, record)] == found
 
 
 BOTH = {PLACE: Vote.COMMIT, OTHER: Vote.COMMIT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from txn.audit import AuditRecord, Signature
 from txn.model import TxnId
 from txn.store.sql import Sql
 
+# The versions of the log's schema that have records, on SQLite and on PostgreSQL.
+_SINCE_SQLITE, _SINCE_POSTGRES = 6, 3
 _COLUMNS = "number, txn_id, before_it, after_it, operator, reason, signed_at_us"
 
 
@@ -23,6 +26,13 @@ def insert(tx: Sql, txn_id: TxnId, before: str, after: str, by: Signature) -> Au
         "SELECT number FROM audit WHERE txn_id = ? ORDER BY number DESC LIMIT 1", (txn_id,)
     ).fetchone()
     return AuditRecord(number, txn_id, before, after, by)
+
+
+def known(tx: Sql) -> bool:
+    """Whether there can be records: a log that an earlier release has written has no such table."""
+    since = _SINCE_SQLITE if isinstance(tx, sqlite3.Connection) else _SINCE_POSTGRES
+    query = "SELECT version FROM schema_version WHERE component = 'coordinator'"
+    return any(version >= since for (version,) in tx.execute(query).fetchall())
 
 
 def select(tx: Sql, *, after: int, limit: int, txn_id: TxnId | None) -> Sequence[AuditRecord]:

@@ -10,23 +10,10 @@ import pytest
 from services.backup import reconciling, working
 from services.backup.errors import NothingToBackUp, NotTaken
 from services.backup.postgres import PostgresBooks
-from services.store import own_schema, participant_schema
 from tests.support.postgres import PostgresServer
 from txn.reconcile import Kind
 from txn.store import sql_log
 from txn.store.postgres import PostgresWriter
-
-
-@pytest.fixture
-def dsn(postgres_server: PostgresServer) -> str:
-    """A database with empty books, whose log has a name."""
-    dsn = postgres_server.database()
-    for service in ("ledger", "order"):
-        PostgresWriter(dsn, service, participant_schema(service, "postgres")).close()
-    PostgresWriter(dsn, "wallet", own_schema("wallet", "postgres")).close()
-    PostgresWriter(dsn, "coordinator", sql_log.schema("postgres")).close()
-    execute(dsn, "INSERT INTO coordinator.log_identity VALUES (1, '-log')")
-    return dsn
 
 
 def execute(dsn: str, statement: str) -> None:
