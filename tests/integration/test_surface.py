@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import grpc.aio
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -18,7 +19,9 @@ from tallystick.order.v1 import order_service_pb2
 from tallystick.txn.v1 import coordinator_service_pb2
 from tallystick.wallet.v1 import wallet_service_pb2
 
-from tests.support.mesh import PASSWORD, ROOT, Mesh
+import balancer
+from balancer import ChannelConfig
+from tests.support.mesh import CALL_TIMEOUT_S, PASSWORD, ROOT, Mesh
 from tests.support.require import require
 
 T = TypeVar("T", bound=Message)
@@ -34,6 +37,10 @@ ALWAYS = {
     "grpc.channelz.v1.Channelz",
     "grpc.reflection.v1alpha.ServerReflection",
 }
+
+# gRPC Core sends no more than one a second.
+PING_S = 1.0
+SEVEN_PINGS_S = 7.0
 
 
 async def _run(program: Path, *arguments: str) -> str:
@@ -167,3 +174,18 @@ async def test_whole_payment_from_the_command_line(
         accountId=f"shop-{name}",
     )  # fmt: skip
     assert shop.account.available_minor == 990
+
+
+async def test_a_client_may_ping_as_often_as_it_can(shared_mesh: Mesh) -> None:
+    """A call on which nothing is said stays, while a stock server closes the connection in 5 s."""
+    config = ChannelConfig(keepalive_time_s=PING_S, keepalive_timeout_s=CALL_TIMEOUT_S)
+    address = shared_mesh.processes["coordinator-0"].address
+    async with balancer.channel(f"static:///{address}", config=config) as channel:
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch"
+        )
+        watch = method(b"")
+        assert grpc.aio.EOF is not await watch.read()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SEVEN_PINGS_S):
+                await watch.read()
