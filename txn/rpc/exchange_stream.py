@@ -31,7 +31,8 @@ class ExchangeStream(
         self._next_id = 0
         # Whether the replica has said that it knows one phase.
         self.one_phase = False
-        self._writing = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._writes: set[asyncio.Task[None]] = set()
 
     @property
     def why(self) -> Unreachable:
@@ -54,8 +55,7 @@ class ExchangeStream(
         answer = self._waiting[number] = self._loop.create_future()
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._writing:
-                    await self._call.write(request)
+                await self._write(request)
                 return await answer
         except TimeoutError:
             self._break(Unreachable("DEADLINE_EXCEEDED"))
@@ -75,6 +75,29 @@ class ExchangeStream(
             del self._waiting[number]
             if not answer.done():
                 answer.cancel()
+
+    async def close(self) -> None:
+        """See NumberedStream."""
+        await super().close()
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
+    async def _write(self, request: participant_service_pb2.ExchangeRequest) -> None:
+        """Goes on without who asked for it: with a write gRPC would cancel the call of all."""
+        writing = asyncio.ensure_future(self._write_in_turn(request))
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
+        await asyncio.shield(writing)
+
+    async def _write_in_turn(self, request: participant_service_pb2.ExchangeRequest) -> None:
+        async with self._turn:
+            if request.batch_id in self._waiting:
+                await self._call.write(request)
+
+    def _break(self, why: Unreachable) -> None:
+        super()._break(why)
+        # One to a call that has ended does not always end by itself.
+        for writing in self._writes:
+            writing.cancel()
 
     def _deliver(self, response: participant_service_pb2.ExchangeResponse) -> None:
         self.one_phase = response.one_phase

@@ -58,6 +58,9 @@ YES = VoteReply(Vote.COMMIT)
 In = TypeVar("In")
 Out = TypeVar("Out")
 Exchange = Callable[[Any], Awaitable[None]]
+LARGE_BYTES = 2 * 1024 * 1024
+# Before the first is read.
+MORE_THAN_ARE_SENT = 8
 
 
 class GatedStore(MemoryStore):
@@ -609,6 +612,28 @@ async def test_a_cancelled_batch_disturbs_nobody() -> None:
         one.store.gate.set()
         assert YES == await stays
         assert (YES, 1) == (await mesh.prepare("t3"), one.streams)
+
+
+async def test_who_is_cancelled_while_it_writes_disturbs_nobody() -> None:
+    """The call goes on, though gRPC would cancel it with the write, and with it the others."""
+    reading = asyncio.Event()
+
+    async def late(context: Any) -> None:
+        await reading.wait()
+        while (request := await context.read()) is not grpc.aio.EOF:
+            response = pb.ExchangeResponse(batch_id=request.batch_id, votes=[pb.VOTE_COMMIT])
+            await context.write(response)
+
+    async with replica(late) as (mesh, one):
+        unread = [prepare(name, value=b"x" * LARGE_BYTES) for name in names(MORE_THAN_ARE_SENT)]
+        gone = [asyncio.ensure_future(told(mesh.transport, each, TIMEOUT_S)) for each in unread]
+        await eventually(lambda: one.streams == 1)
+        stays = asyncio.ensure_future(mesh.prepare("stays"))
+        for each in gone:
+            each.cancel()
+        await asyncio.wait(gone)
+        reading.set()
+        assert (YES, 1) == (await stays, one.streams)
 
 
 async def test_a_batch_that_breaks_a_rule_ends_the_stream() -> None:
