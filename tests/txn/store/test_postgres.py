@@ -205,6 +205,9 @@ def test_a_deadlock_with_a_stranger_is_tried_again(
 
         def both(tx: PostgresTx) -> int:
             runs.append(1)
+            if len(runs) == 2:
+                # Who was let go is woken, and has the row only then: it could be taken before.
+                crossing.join(DEADLINE_S)
             tx.execute("UPDATE line SET name = name || 'w' WHERE number = 1")
             if len(runs) == 1:
                 # Who waits looks once, after this, whether there is a deadlock: by then there is.
