@@ -22,6 +22,7 @@ STREAM_UNARY = f"/{SERVICE}/StreamUnary"
 STREAM_STREAM = f"/{SERVICE}/StreamStream"
 
 FAIL = b"fail"
+FAIL_LATER = b"fail later"
 HANG = b"hang"
 HANG_LATER = b"hang later"
 DEFAULT_STREAM_LENGTH = 3
@@ -100,14 +101,14 @@ class EchoServer:
         context.set_trailing_metadata((("trailer", "end"),))
 
     async def _obey(self, request: bytes, context: Context) -> bytes:
-        if request == FAIL:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked")
-        if request == HANG:
+        if request in (HANG, FAIL_LATER):
             self.hanging += 1
             try:
                 await self.released.wait()
             finally:
                 self.hanging -= 1
+        if request in (FAIL, FAIL_LATER):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked")
         return self.name + b":" + request
 
     async def _unary_unary(self, request: bytes, context: Context) -> bytes:

@@ -20,6 +20,7 @@ import balancer
 from tests.balancer.calls import stream_stream, stream_unary, unary_stream, unary_unary
 from tests.balancer.echo import (
     FAIL,
+    FAIL_LATER,
     HANG,
     UNARY_UNARY,
     EchoServer,
@@ -205,9 +206,15 @@ async def test_status_of_a_success(channel: grpc.aio.Channel, kind: str) -> None
 
 
 @ALL_KINDS
-async def test_status_of_a_failure(channel: grpc.aio.Channel, kind: str) -> None:
+async def test_status_of_a_failure(
+    channel: grpc.aio.Channel, server: EchoServer, kind: str
+) -> None:
     """A server's error is raised with its code, details and metadata, as the call has them."""
-    call = start(channel, kind, FAIL)
+    call = start(channel, kind, FAIL if kind == "unary_unary" else FAIL_LATER)
+    if kind != "unary_unary":
+        # In gRPC a status that is there first stands for the end of a stream without metadata.
+        await call.initial_metadata()
+        server.release()
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await finish(call)
     error = raised.value
