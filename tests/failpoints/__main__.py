@@ -8,12 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from tests.failpoints.mesh import Nursery, scratch
+from tests.failpoints.mesh import HOST, scratch
 from tests.failpoints.outside import FORCES, WRITES, all_calls
 from tests.failpoints.scenarios import SCENARIOS
 from tests.failpoints.sweep import Case, Job, Meshes, cases_of
+from tests.support.children import Nursery
 from tests.support.faults import untraceable
 from txn.crash_point import all_points
 
@@ -50,7 +52,7 @@ async def _outside(meshes: Meshes, scenarios: Collection[str]) -> Counter[str]:
 
 
 async def _run(home: Path, options: argparse.Namespace) -> int:
-    async with Nursery() as nursery:
+    with closing(Nursery(HOST)) as nursery:
         meshes = Meshes(home, nursery, options.at_once)
         cases = await _points(meshes, options.scenarios)
         counted = await _run_all(meshes, "crash points", cases)

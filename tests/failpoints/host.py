@@ -1,5 +1,7 @@
 """One process under test: the coordinator, the ledger's books or the order's, over fixed addresses.
 
+    python -m tests.failpoints.host PLAN
+
 All of it is shipped code, with intervals so short that a test need not wait for them. The
 books come with accounts and trades, so that payments can begin at once.
 """
@@ -7,7 +9,9 @@ books come with accounts and trades, so that payments can begin at once.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -163,3 +167,8 @@ def _config(settings: Settings) -> CoordinatorConfig:
         attempt_timeout_s=settings.attempt_timeout_s,
         retry=Backoff(initial_s=0.02, max_s=0.1),
     )
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    run(HostPlan(**{**told, "settings": Settings(**told["settings"])}))

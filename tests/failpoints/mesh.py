@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,72 +20,20 @@ from tallystick.txn.v1 import coordinator_service_pb2_grpc
 from tests.failpoints.host import COORDINATOR, ROLES, HostPlan, Settings, channel_to
 from tests.failpoints.points import Armed, disarm, forget_passed, passed_in
 from tests.support.books import rows_of
-from tests.support.mesh import ROOT, START_TIMEOUT_S
+from tests.support.children import Child, Nursery
+from tests.support.mesh import START_TIMEOUT_S
 from tests.support.waiting import POLL_S, eventually
 
 KILLED = -signal.SIGKILL
 CANNOT_START = 1
 ALARM_LENGTH_MAX = 4_000
+HOST = "tests.failpoints.host"
 _IN_MEMORY = Path("/dev/shm")
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """A directory for books, in memory where that can be: who is killed loses nothing written."""
     return tempfile.TemporaryDirectory(dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None)
-
-
-class Nursery:
-    """A process that forks hosts; see nursery.py."""
-
-    def __init__(self) -> None:
-        self._ended: dict[int, asyncio.Future[int]] = {}
-        self._born: asyncio.Queue[tuple[int, asyncio.Future[int]]] = asyncio.Queue()
-        self._bearing = asyncio.Lock()
-
-    async def __aenter__(self) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.failpoints.nursery",
-            cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}"},
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        self._reading = asyncio.ensure_future(self._read())
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await self._process.wait()
-        await self._reading
-
-    async def bear(self, plan: HostPlan) -> tuple[int, asyncio.Future[int]]:
-        """A new host: its pid, and its exit code once it has ended."""
-        assert self._process.stdin is not None
-        async with self._bearing:
-            self._process.stdin.write(json.dumps(asdict(plan)).encode() + b"\n")
-            return await self._born.get()
-
-    def send(self, pid: int, number: signal.Signals) -> None:
-        """Sends a signal to a host, if it lives."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"send": number, "to": pid}).encode() + b"\n")
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            said = json.loads(line)
-            if "born" in said:
-                ended = asyncio.get_running_loop().create_future()
-                self._ended[said["born"]] = ended
-                self._born.put_nowait((said["born"], ended))
-            else:
-                self._ended.pop(said["dead"]).set_result(said["code"])
 
 
 def _reserved() -> socket.socket:
@@ -112,7 +60,7 @@ class Host:
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
         self._closing = False
-        self._pid = 0
+        self._living: Child | None = None
         self._log = Path(plan.home) / f"{plan.role}.log"
         # How its lives have ended, since `forget`.
         self.codes: list[int] = []
@@ -126,7 +74,8 @@ class Host:
     @property
     def pid(self) -> int:
         """Of its last life."""
-        return self._pid
+        assert self._living is not None
+        return self._living.pid
 
     def forget(self) -> None:
         """What it has said and how it has died so far is of no interest any more."""
@@ -144,7 +93,7 @@ class Host:
         self._wanted.set()
         async with asyncio.timeout(START_TIMEOUT_S):
             await self._up.wait()
-        return self._pid
+        return self.pid
 
     def stay_down(self) -> None:
         """When it dies it stays dead, until `up`."""
@@ -156,8 +105,8 @@ class Host:
 
     def send(self, number: signal.Signals) -> None:
         """Sends it a signal."""
-        if self._up.is_set():
-            self._nursery.send(self._pid, number)
+        if self._living is not None:
+            self._living.send_signal(number)
 
     async def stop(self) -> None:
         """SIGSTOP; returns when it has stopped."""
@@ -181,15 +130,20 @@ class Host:
             await self._wanted.wait()
             if self._closing:
                 return
-            self._pid, ended = await self._nursery.bear(self._plan)
+            self._living = self._born()
             self._up.set()
-            code = await ended
+            code = await self._living.ended()
             self._up.clear()
             if not self._closing:
                 self.codes.append(code)
                 self._on_death(self.role)
             if code == CANNOT_START:
                 self._wanted.clear()
+
+    def _born(self) -> Child:
+        with self._log.open("ab") as log:
+            plan = json.dumps(asdict(self._plan))
+            return self._nursery.bear(HOST, [plan], log.fileno(), os.environ)
 
 
 class FailMesh:

@@ -20,9 +20,10 @@ from typing import Protocol, TypeAlias
 
 from tests.failpoints.checks import COMMITTED, against, at_any_moment, unended
 from tests.failpoints.host import COORDINATOR, ROLES
-from tests.failpoints.mesh import KILLED, FailMesh, Nursery
+from tests.failpoints.mesh import KILLED, FailMesh
 from tests.failpoints.scenarios import SCENARIOS, Play, Scenario
 from tests.support.books import CONVERGE_WITHIN_S, check_books
+from tests.support.children import Nursery
 from txn.lane import PARTICIPANT_UNAVAILABLE
 
 # The coordinator comes to its points for the first and for the second participant.

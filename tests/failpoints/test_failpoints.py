@@ -15,10 +15,11 @@ import pytest
 from tests.failpoints.__main__ import main, verdict
 from tests.failpoints.checks import Heard, against, at_any_moment
 from tests.failpoints.host import COORDINATOR
-from tests.failpoints.mesh import FailMesh, Nursery, scratch
+from tests.failpoints.mesh import HOST, FailMesh, scratch
 from tests.failpoints.outside import FAIL, FORCES, KILL, Calls, all_calls
 from tests.failpoints.scenarios import SCENARIOS, Play
 from tests.failpoints.sweep import Case, Job, Meshes, Passed, cases_of, played, wrong_after
+from tests.support.children import Nursery
 from tests.support.require import require
 from txn import crash_point as at
 from txn.crash_point import all_points
@@ -31,9 +32,8 @@ Plays = dict[str, list[Passed]]
 @pytest.fixture(scope="module")
 async def meshes() -> AsyncIterator[Meshes]:
     """Where processes come from."""
-    with scratch() as home:
-        async with Nursery() as nursery:
-            yield Meshes(Path(home), nursery, AT_ONCE)
+    with scratch() as home, closing(Nursery(HOST)) as nursery:
+        yield Meshes(Path(home), nursery, AT_ONCE)
 
 
 @pytest.fixture(scope="module")

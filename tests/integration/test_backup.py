@@ -18,8 +18,9 @@ import pytest
 from services.backup.__main__ import EXIT_FAILED
 from services.runtime import POSTGRES
 from tests.support.books import books_agree
+from tests.support.children import ROOT
 from tests.support.load import Load
-from tests.support.mesh import CALL_TIMEOUT_S, ROOT, Mesh, Shop
+from tests.support.mesh import CALL_TIMEOUT_S, Mesh, Shop
 from tests.support.postgres import PostgresServer
 from tests.support.require import lacking, require
 from txn.crash_point import AFTER_DECISION, BEFORE_DECISION

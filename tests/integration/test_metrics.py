@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.mesh import ROOT, SERVICES, Mesh, Shop
+from tests.support.children import ROOT
+from tests.support.mesh import SERVICES, Mesh, Shop
 from tests.support.waiting import eventually
 
 WITHIN_S = 30.0

@@ -14,8 +14,9 @@ from tallystick.txn.v1 import coordinator_service_pb2
 
 from services.coordinator.cli import DONE, FAILED, USAGE
 from tests.support.books import books_agree
+from tests.support.children import ROOT
 from tests.support.faults import stopped
-from tests.support.mesh import CALL_TIMEOUT_S, ROOT, Mesh, Shop
+from tests.support.mesh import CALL_TIMEOUT_S, Mesh, Shop
 from tests.support.waiting import eventually
 from txn.crash_point import AFTER_DECISION
 from txn.forcing import FORCED_BY_OPERATOR

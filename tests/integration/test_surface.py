@@ -21,7 +21,8 @@ from tallystick.wallet.v1 import wallet_service_pb2
 
 import balancer
 from balancer import ChannelConfig
-from tests.support.mesh import CALL_TIMEOUT_S, PASSWORD, ROOT, Mesh
+from tests.support.children import ROOT
+from tests.support.mesh import CALL_TIMEOUT_S, PASSWORD, Mesh
 from tests.support.require import require
 
 T = TypeVar("T", bound=Message)

@@ -11,8 +11,9 @@ import pytest
 from services.runtime import EXIT_CANNOT_START
 from tests.stores.test_recorded import RELEASES, restored
 from tests.support.books import books_agree
+from tests.support.children import ROOT
 from tests.support.load import Load
-from tests.support.mesh import CALL_TIMEOUT_S, ROOT, SERVICES, Mesh, Shop, new_mesh
+from tests.support.mesh import CALL_TIMEOUT_S, SERVICES, Mesh, Shop, new_mesh
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 

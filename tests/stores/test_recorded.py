@@ -27,7 +27,8 @@ from tests.stores.record import (
     too_much,
 )
 from tests.support.books import books_agree
-from tests.support.mesh import CALL_TIMEOUT_S, ROOT, SERVICES, Mesh, free_port
+from tests.support.children import ROOT
+from tests.support.mesh import CALL_TIMEOUT_S, SERVICES, Mesh, free_port
 from txn.store import sql_branches, sql_log
 from txn.store.migrate import Migration, apply
 from txn.store.sqlite import SqliteWriter

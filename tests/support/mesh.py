@@ -8,6 +8,8 @@ resolver and balancer.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import os
 import signal
 import socket
@@ -35,16 +37,24 @@ from services.connections import CHANNEL_CONFIG
 from services.failpoints import VARIABLE
 from services.runtime import POSTGRES
 from tests.support.books import rows_of
+from tests.support.children import ROOT, Child, Nursery
 from tests.support.etcd import EtcdProcess
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("order", "ledger", "wallet", "coordinator")
 START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 15.0
 CALL_TIMEOUT_S = 20.0
 PASSWORD = "correct horse"
+
+
+@functools.cache
+def _nursery() -> Nursery:
+    """Where all processes of services come from; it ends with those who test."""
+    nursery = Nursery(*(f"services.{service}.__main__" for service in SERVICES))
+    atexit.register(nursery.close)
+    return nursery
 
 
 def free_port() -> int:
@@ -81,7 +91,7 @@ class ServiceProcess:
         self._etcd = etcd
         self._home = home
         self._postgres = postgres
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
         self._log = home / f"{service}-{replica}.log"
         self._armed = False
 
@@ -104,23 +114,28 @@ class ServiceProcess:
     def launch(self, failpoint: str = "") -> None:
         """Starts it; does not wait."""
         self._armed = failpoint != ""
+        arguments = [
+            "--replica", str(self._replica), "--address", self.address,
+            "--etcd", self._etcd, "--home", str(self._home),
+            "--metrics", f"127.0.0.1:{self.metrics_port}",
+            *self.arguments,
+        ]  # fmt: skip
+        environment = {
+            **os.environ, **self.variables, VARIABLE: failpoint, POSTGRES: self._postgres,
+        }  # fmt: skip
+        module = f"services.{self.service}"
         with self._log.open("ab") as log:
+            if self.tree == ROOT:
+                self._process = _nursery().bear(module, arguments, log.fileno(), environment)
+                return
             self._process = subprocess.Popen(
-                [
-                    sys.executable, "-m", f"services.{self.service}",
-                    "--replica", str(self._replica), "--address", self.address,
-                    "--etcd", self._etcd, "--home", str(self._home),
-                    "--metrics", f"127.0.0.1:{self.metrics_port}",
-                    *self.arguments,
-                ],
+                [sys.executable, "-m", module, *arguments],
                 cwd=self.tree,
-                env={
-                    **os.environ, **self.variables, VARIABLE: failpoint, POSTGRES: self._postgres,
-                },
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-            )  # fmt: skip
+            )
 
     async def heal(self) -> None:
         """Whatever was done to it, it runs again and harms nobody."""
