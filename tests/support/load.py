@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Self
 
 import grpc
@@ -12,6 +13,9 @@ from tests.support.mesh import Shop
 
 RECOVER_WITHIN_S = 30.0
 RETRY_AFTER_S = 0.1
+# Between two payments of one payer. To check a password is a tenth of a second of CPU, which
+# without a pause would be all that the machine does.
+THINK_S = 0.2
 
 
 class Load:
@@ -42,6 +46,8 @@ class Load:
                 await asyncio.sleep(RETRY_AFTER_S)
             else:
                 self.paid += reply.state == wallet_service_pb2.PAYMENT_STATE_SUCCEEDED
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), THINK_S)
 
     async def until_paid(self, count: int, *, within_s: float = RECOVER_WITHIN_S) -> None:
         """Waits for `count` more payments."""
