@@ -30,8 +30,17 @@ from tests.support.mesh import (
     Shop,
 )
 from tests.support.waiting import eventually
+from txn.config import CoordinatorConfig
 from txn.model import epoch_of
 from txn.store.opening import EXIT_FENCED, EXIT_STORE_IN_DOUBT
+
+# How long who asks waits in a partition: for the abort after a prepare without an answer; and
+# while a commit is sent again.
+_USUAL = CoordinatorConfig("coordinator", frozenset({"ledger"}))
+_ASKED_FOR_S = {
+    "prepare": _USUAL.prepare_timeout_s + _USUAL.attempt_timeout_s,
+    "commit": 2.0 * _USUAL.attempt_timeout_s,
+}
 
 
 @pytest.mark.parametrize("phase", ["prepare", "commit"])
@@ -47,14 +56,15 @@ async def test_row_16_a_partition_between_coordinators_and_a_participant(
         try:
             shop = await Shop(pair).open()
             trade = await shop.trade()
+            asking = shop.execute(trade, timeout_s=_ASKED_FOR_S[phase])
             one_way = {"requests": way == "there", "replies": way == "back"}
             if phase == "prepare":
                 proxy.freeze(**one_way)
-                asked = asyncio.ensure_future(shop.execute(trade))
+                asked = asyncio.ensure_future(asking)
             else:
                 with stopped(pair.processes["order-0"]):
                     # Whose vote is the last one, so that the ledger's was heard by then.
-                    asked = asyncio.ensure_future(shop.execute(trade))
+                    asked = asyncio.ensure_future(asking)
                     await eventually(lambda: unfinished(pair), what="the ledger's vote")
                     proxy.freeze(requests=way == "there", replies=False)
                 if way == "back":
