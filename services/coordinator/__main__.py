@@ -60,6 +60,9 @@ async def setup(runtime: Runtime) -> tuple[str, ...]:
     log = await (_log_on_postgres if runtime.config.postgres else _log_on_sqlite)(runtime)
     transport = GrpcParticipantTransport(runtime.channel, service)
     runtime.on_stop(transport.close)
+    for participant in OPERATIONS:
+        # Looked up now, and not when it is first needed: the registry may be away then.
+        runtime.channel(participant)
     metrics = PrometheusCoordinatorMetrics(runtime.registry)
     crashes = crash_point()
     coordinator = Coordinator(

@@ -158,6 +158,23 @@ async def test_a_coordinator_of_another_log_is_refused_and_ends(pair: Mesh, tmp_
     assert stranger.address not in standing(pair)
 
 
+async def test_who_has_paid_nothing_yet_pays_while_the_registry_is_away(pair: Mesh) -> None:
+    """It has looked for its participants before it serves."""
+    young = pair.processes["coordinator-1"]
+    shop = await Shop(pair).open()
+    trade = await shop.trade()
+    await young.terminate()
+    await launched(pair, young)
+    pair.etcd.kill9()
+    try:
+        async with direct(young) as (stub,):
+            reply = await stub.Execute(shop.payment(trade), timeout=CALL_TIMEOUT_S)
+    finally:
+        pair.etcd.start()
+    assert reply.outcome == COMMITTED
+    await books_agree(pair)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 async def test_callers_fail_over_without_a_second_effect(
     pair: Mesh, number: signal.Signals
