@@ -196,8 +196,8 @@ async def test_a_store_that_is_older_than_the_others_is_a_contradiction(
     for participant in ("ledger", "order"):
         with as_it_was(new.home / "data" / f"{participant}.db", tmp_path / "earlier"):
             code, said, _ = await new.run("check")
-        lost = {"kind": "LOST", "txn_id": txn_id, "participant": participant}
-        assert (1, [{**lost, "branch_id": participant}]) == (code, said["findings"])
+        place = {"txn_id": txn_id, "participant": participant, "branch_id": participant}
+        assert (1, [{"kind": "LOST", **place, "forced": None}]) == (code, said["findings"])
     with as_it_was(new.home / "data" / "coordinator.db", tmp_path / "earlier"):
         code, kinds = await new.contradictions()
     # Those that the participants have not forgotten, and those that they have.

@@ -147,11 +147,11 @@ async def test_a_commit_that_is_not_written_finds_the_forced_abort() -> None:
         await comes_to(engine, S.DECIDING)
         assert "NONE ABORTED_ENDED" == await force(engine, Resolution.ABORT)
         log.gate.opened.set()
-        heard, seen = await caller, await engine.get(T1)
-        assert S.ABORTING is seen.state
-        assert Outcome.ABORTED is heard.outcome is seen.outcome
-        assert FORCED_BY_OPERATOR == heard.reason == seen.reason
+        seen = await comes_to(engine, S.ABORTING)
         silent.opened.set()
+        heard = await caller
+    assert Outcome.ABORTED is heard.outcome is seen.outcome
+    assert FORCED_BY_OPERATOR == heard.reason == seen.reason
     assert (set(), {"order", "ledger"}) == (transport.sent("commit"), transport.sent("abort"))
 
 
