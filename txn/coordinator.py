@@ -216,15 +216,15 @@ class Coordinator:
         self._spawn(self._epochs.run())
         return count
 
-    async def take_over(self, epoch: Epoch) -> int:
+    async def take_over(self, epoch: Epoch) -> int | None:
         """Ends the epoch of another coordinator, and goes on with what it has begun.
 
         That one decides nothing from then on, whatever it believes. Returns how many commits
-        and claims were taken up; 0 when it was over already. Raises StoreError: try again.
+        and claims were taken up; None when it was over already. Raises StoreError: try again.
         """
         count = await self._epochs.take_over(epoch, self._resume_all)
         if count is None:
-            return 0
+            return None
         _log.warning("took over from epoch %d: %d transactions go on here", epoch, count)
         self._metrics.took_over(count)
         return count

@@ -157,6 +157,8 @@ class Forcer:
 
     async def _end(self, transaction: Transaction, by: Signature) -> AuditRecord:
         stands = transaction.stands
+        if transaction.lost_to() is not None:
+            raise _refused(transaction, "what has an outcome is another one, which had its key")
         if stands is None or stands.ended or stands.outcome is Outcome.PENDING:
             raise _refused(transaction, "there is no outcome that could be ended")
         forced = await self._decisions.force(replace(stands, ended=True), by, over=stands.outcome)

@@ -247,6 +247,9 @@ class Lane:
             if event is not None:
                 happened.append((ask.transaction, event))
                 continue
+            if isinstance(ask.message, Resolve) and _is_pointless(ask):
+                # It came when all was over, and may have been forgotten: no alarm.
+                continue
             moment = (self._clock.monotonic(), failure_of(reply), ask.branch_id, ask.attempts)
             ask.transaction.failed(moment)
             wait_s = self._wait_s(ask, reply, waits)

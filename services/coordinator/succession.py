@@ -67,11 +67,11 @@ class Succession:
         over = 0
         for suspect in await self._silent(suspects):
             try:
-                await self._coordinator.take_over(suspect.epoch)
+                count = await self._coordinator.take_over(suspect.epoch)
             except TxnError as error:
                 _log.warning("not taken over from %s: %r", suspect.instance, error)
             else:
-                over += 1
+                over += count is not None
         return over
 
     async def _silent(self, suspects: Sequence[Standing]) -> list[Standing]:

@@ -45,6 +45,8 @@ RARE = (
     "drained",
     "force refused",
     "forced ABORTED_ENDED",
+    "forced ABORTED",
+    "forced COMMITTED",
     "stray commit",
     "defect in a resource",
     "dies in",

@@ -207,15 +207,14 @@ class CoordinatorHost(Host):
                 self.world.see("taken over")
 
     async def take_over(self, epoch: Epoch) -> None:
-        """Goes on with what another has begun, whether that one lives or not."""
+        """Goes on with what another has begun, although that one may live."""
         if self.engine is None:
             return
         try:
             await self.engine.take_over(epoch)
         except TxnError:
-            # The next look tries again.
             return
-        self.world.see("taken over")
+        self.world.see("usurped")
 
     async def _serves(self, name: str) -> bool:
         async def serve(host: Any) -> bool:

@@ -65,6 +65,9 @@ def _wanted(
 ) -> Resolution | None:
     """Of a single branch that may have been asked, what has become of it, if that is known."""
     transaction = driver._active[txn_id]
+    if transaction.lost_to() is not None:
+        # Whoever has its key is not meant.
+        return Resolution.ENDED
     state = transaction.progress.state
     if state not in (*_ASKED, TransactionState.CLAIMING):
         return Resolution.COMMIT if commit else Resolution.ABORT

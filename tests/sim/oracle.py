@@ -365,6 +365,8 @@ class Oracle:
     def forced(self, record: AuditRecord) -> None:
         """An operator was told that this is so."""
         row: Decision | None = self.log.get("decision", {}).get(record.txn_id)
+        if row is None:
+            self._broken("I3", f"{record} is told, and the log has no row of it")
         if record not in self.log.get("audit", {}).values():
             self._broken("I3", f"{record} is told before it is durable")
         if row is not None and not record.after.startswith(row.outcome.value):

@@ -21,6 +21,7 @@ from tests.sim.past import Remembering
 from tests.sim.plan import plan_of
 from tests.sim.shrink import shrink
 from tests.sim.world import FINAL_S, run
+from txn import lane
 from txn.errors import Fenced
 from txn.model import Decision, RequestKey, TxnId
 from txn.state import Outcome
@@ -81,6 +82,7 @@ SHOWN: dict[int, tuple[str, Callable[[], AbstractContextManager[object]]]] = {
     9: ("I6", lambda: mutants.planted("claim-aborted-unseen")),
     175: ("I5", lambda: mutants.planted("end-lost-with-its-group")),
     2037: ("I9", lambda: patch.object(MemoryDecisionLog, "_check_epoch", _over_if_it_is_there)),
+    41807: ("I2", lambda: patch.object(lane, "_is_pointless", lambda ask: False)),
     67024: ("I5", lambda: patch.object(world, "final_s", lambda _: FINAL_S)),
 }
 

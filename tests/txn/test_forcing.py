@@ -28,6 +28,7 @@ from txn.coordinator import Coordinator
 from txn.errors import (
     BranchCommitted,
     BranchDiffers,
+    BranchForgotten,
     ForceRefused,
     GroupLost,
     InvalidOperation,
@@ -38,7 +39,7 @@ from txn.errors import (
     Unreachable,
 )
 from txn.forcing import FORCED_BY_OPERATOR, Resolution
-from txn.model import Branch, Decision, TxnId, VoteReply
+from txn.model import Branch, BranchId, Decision, LoggedBranch, TxnId, VoteReply
 from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
 from txn.timeline import Happening
@@ -204,6 +205,30 @@ async def test_what_is_being_aborted_cannot_be_forced() -> None:
         assert Outcome.ABORTED is (await caller).outcome
 
 
+async def test_who_has_lost_its_key_ends_nothing() -> None:
+    """The outcome that stands is that of the one who has the key, and is driven elsewhere."""
+    transport, log = ScriptedTransport(), memory_log()
+    voting = transport.always["prepare", "ledger"] = Gate(VoteReply(Vote.COMMIT))
+    silent = transport.always["abort", "ledger"] = Gate()
+    async with serving(transport, log) as engine:
+        caller = asks(engine)
+        await eventually(voting.reached.is_set)
+        winner = Decision(
+            TxnId("t0.9"),
+            Outcome.COMMITTED,
+            engine._active[T1].request,
+            (LoggedBranch(BranchId("order"), "order", Vote.COMMIT),),
+            1,
+        )
+        assert [winner] == await log.decide_all([winner])
+        voting.opened.set()
+        await comes_to(engine, S.ABORTING)
+        assert "ABORTING" == await refused(engine, Resolution.ENDED)
+        silent.opened.set()
+        assert winner.txn_id == (await caller).txn_id
+    assert winner == await log.by_txn_id(winner.txn_id)
+
+
 async def test_an_unacknowledged_commit_is_ended() -> None:
     """Settled by hand: nobody is told any more, now or after a restart, and its caller hears it."""
     transport, log, clock = ScriptedTransport(), memory_log(), ManualClock()
@@ -311,6 +336,28 @@ async def test_who_knows_better_alarms(caplog: pytest.LogCaptureFixture) -> None
     assert "ABORTED ABORTED_ENDED" == await force(next_one, Resolution.ENDED)
     await next_one.close(WAIT_S)
     assert 0 == await start(coordinator(ScriptedTransport(), rig.log, first_txn=3))
+
+
+async def test_a_question_that_comes_when_all_is_over_is_no_alarm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was stated and acknowledged may be forgotten by then."""
+    rig = Alarming()
+    late = Gate(BranchForgotten("it may have been here"))
+    async with serving(rig.transport, rig.log, clock=rig.clock) as engine:
+        caller = asks(engine, ONE)
+        await rig.resolving(engine)
+        rig.transport.always["resolve", "ledger"] = late
+        await rig.clock.advance(5.0)
+        await eventually(late.reached.is_set)
+        assert "PENDING ABORTED" == await force(engine, Resolution.ABORT)
+        assert Outcome.ABORTED is (await caller).outcome
+        asked = rig.transport.count("resolve", "ledger")
+        late.opened.set()
+        await turns(20)
+        await rig.clock.advance(100.0)
+    assert "ALARM" not in caplog.text
+    assert asked == rig.transport.count("resolve", "ledger")
 
 
 async def test_an_answer_after_the_statement_is_too_late() -> None:
