@@ -121,6 +121,9 @@ async def open_participant(
     servicer = ParticipantServicer(participant)
     runtime.on_drain(servicer.drain)
     participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(servicer, runtime.server)
+    for coordinator in COORDINATORS:
+        # Looked up now, and not when it is first asked: the registry may be away then.
+        runtime.channel(coordinator)
     transport = GrpcCoordinatorTransport(runtime.channel)
     inquirer = Inquirer(
         participant,

@@ -101,6 +101,24 @@ async def test_row_2_coordinator_killed_after_one_vote(hurt_mesh: Mesh) -> None:
     await _nothing_came_of_it(shop, trade)
 
 
+async def test_who_has_asked_nothing_yet_asks_while_the_registry_is_away(
+    hurt_mesh: Mesh,
+) -> None:
+    """Participants have looked for the coordinator before they serve: what is held is freed."""
+    await hurt_mesh.restart("order-0")
+    await hurt_mesh.restart("ledger-0")
+    shop, trade, coordinator = await _die_paying(hurt_mesh, BEFORE_DECISION)
+    hurt_mesh.etcd.kill9()
+    try:
+        coordinator.launch()
+        await eventually(
+            lambda: unfinished(hurt_mesh) == [], RECOVER_WITHIN_S, what="nothing is held"
+        )
+    finally:
+        hurt_mesh.etcd.start()
+    await _nothing_came_of_it(shop, trade)
+
+
 async def test_row_3_coordinator_killed_with_all_votes_and_nothing_written(
     hurt_mesh: Mesh,
 ) -> None:
