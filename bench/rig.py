@@ -48,6 +48,7 @@ class Rig:
         """Launches one service, and returns when it serves."""
         process = ServiceProcess(service, 0, self.etcd.endpoint, self.home, self._postgres)
         process.variables = self._variables
+        process.forked = False
         self.processes[service] = process
         process.launch()
         await process.serving()

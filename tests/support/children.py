@@ -11,29 +11,36 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_CODE_MAX_BYTES = 16
+_READ_BYTES = 64
+_CLOSED_WITHIN_S = 20.0
 _KILLED_WITH_IT = -signal.SIGKILL
 
 
 class Child:
-    """One of them, with the names that subprocess.Popen has."""
+    """One of them, with the names that subprocess.Popen has; threads may wait for it, too."""
 
     def __init__(self, report: int) -> None:
         """Is told its number, and later its end, in the file `report`."""
         self._report = report
+        # Whoever waits looks into it: its number must not be that of another file before.
+        weakref.finalize(self, os.close, report)
+        self._unread = b""
         self.pid = int(self._line())
         self._code: int | None = None
+        self._hearing = threading.Lock()
         self._over = asyncio.Event()
-        self._watched = False
+        self._watchers = 0
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
         if self._code is None and select.select([self._report], [], [], 0)[0]:
-            self._heard()
+            self._hear()
         return self._code
 
     def wait(self, timeout: float | None = None) -> int:
@@ -41,26 +48,23 @@ class Child:
         if self._code is None:
             if not select.select([self._report], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
-            self._heard()
+            self._hear()
         assert self._code is not None
         return self._code
 
     async def ended(self) -> int:
         """The same, without a thread or a deadline; for one who waits."""
-        if self._code is None:
-            self._watched = True
-            asyncio.get_running_loop().add_reader(self._report, self.poll)
+        if self.poll() is None:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._report, self._notice)
+            self._watchers += 1
             try:
                 await self._over.wait()
             finally:
-                self._look_away()
+                self._watchers -= 1
+                if not self._watchers:
+                    loop.remove_reader(self._report)
         return self.wait()
-
-    def _look_away(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._report)
-        self._watched = False
-        if self._code is not None:
-            os.close(self._report)
 
     def send_signal(self, number: int) -> None:
         """To a process that is there, or was a moment ago."""
@@ -76,16 +80,21 @@ class Child:
         """Without warning."""
         self.send_signal(signal.SIGKILL)
 
-    def _heard(self) -> None:
-        # Empty when the nursery has ended.
-        self._code = int(self._line() or _KILLED_WITH_IT)
+    def _notice(self) -> None:
+        self._hear()
         self._over.set()
-        # Who looks into it has to stop before another file may have its number.
-        if not self._watched:
-            os.close(self._report)
+
+    def _hear(self) -> None:
+        with self._hearing:
+            if self._code is None:
+                # Empty when the nursery has ended.
+                self._code = int(self._line() or _KILLED_WITH_IT)
 
     def _line(self) -> bytes:
-        return os.read(self._report, _CODE_MAX_BYTES)
+        while b"\n" not in self._unread and (read := os.read(self._report, _READ_BYTES)):
+            self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
 
 class Nursery:
@@ -130,4 +139,8 @@ class Nursery:
     def close(self) -> None:
         """Ends it, and whomever it has borne."""
         self._wishes.close()
-        self._process.wait()
+        try:
+            self._process.wait(_CLOSED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -83,6 +83,8 @@ class ServiceProcess:
         self.metrics_port = free_port()
         # Whose code it runs: that of another release may be somewhere else.
         self.tree = ROOT
+        # By one that has imported everything; what is measured starts as users start it.
+        self.forked = True
         # Of its environment, beside ours.
         self.variables: dict[str, str] = {}
         # Of its command line, after ours: of two that say the same the later one counts.
@@ -125,7 +127,7 @@ class ServiceProcess:
         }  # fmt: skip
         module = f"services.{self.service}"
         with self._log.open("ab") as log:
-            if self.tree == ROOT:
+            if self.forked and self.tree == ROOT:
                 self._process = _nursery().bear(module, arguments, log.fileno(), environment)
                 return
             self._process = subprocess.Popen(

@@ -34,7 +34,9 @@ class Nursery:
 
     def __init__(self, wishes: socket.socket) -> None:
         self._wishes = wishes
-        self._deaths, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._deaths, self._woken = os.pipe()
+        os.set_blocking(self._deaths, False)
+        os.set_blocking(self._woken, False)
         self._reports: dict[int, int] = {}
 
     def work(self) -> Mapping[str, Any] | None:
@@ -50,8 +52,8 @@ class Nursery:
                 line, files, _, _ = socket.recv_fds(self._wishes, _READ_BYTES, _FILES)
                 if not line:
                     break
-                while not line.endswith(b"\n"):
-                    line += self._wishes.recv(_READ_BYTES)
+                while not line.endswith(b"\n") and (more := self._wishes.recv(_READ_BYTES)):
+                    line += more
                 wish = json.loads(line)
                 if self._bear(*files):
                     return dict(wish)

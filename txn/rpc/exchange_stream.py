@@ -32,7 +32,7 @@ class ExchangeStream(
         # Whether the replica has said that it knows one phase.
         self.one_phase = False
         self._turn = asyncio.Lock()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._written: asyncio.Future[None] | None = None
 
     @property
     def why(self) -> Unreachable:
@@ -79,25 +79,34 @@ class ExchangeStream(
     async def close(self) -> None:
         """See NumberedStream."""
         await super().close()
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        if self._written is not None:
+            await asyncio.gather(self._written, return_exceptions=True)
 
     async def _write(self, request: participant_service_pb2.ExchangeRequest) -> None:
-        """Goes on without who asked for it: with a write gRPC would cancel the call of all."""
-        writing = asyncio.ensure_future(self._write_in_turn(request))
-        self._writes.add(writing)
-        writing.add_done_callback(self._writes.discard)
-        await asyncio.shield(writing)
+        """One that was begun goes on without who asked for it, and no other.
 
-    async def _write_in_turn(self, request: participant_service_pb2.ExchangeRequest) -> None:
-        async with self._turn:
-            if request.batch_id in self._waiting:
-                await self._call.write(request)
+        With a write that is cancelled gRPC would cancel the call of all.
+        """
+        await self._turn.acquire()
+        if self._broken is not None:
+            self._turn.release()
+            raise self.why
+        self._written = asyncio.ensure_future(self._call.write(request))
+        self._written.add_done_callback(self._end_turn)
+        await asyncio.shield(self._written)
+
+    def _end_turn(self, written: asyncio.Future[None]) -> None:
+        self._written = None
+        self._turn.release()
+        if not written.cancelled():
+            # Nobody may wait for it any more.
+            written.exception()
 
     def _break(self, why: Unreachable) -> None:
         super()._break(why)
-        # One to a call that has ended does not always end by itself.
-        for writing in self._writes:
-            writing.cancel()
+        if self._written is not None:
+            # One to a call that has ended does not always end by itself.
+            self._written.cancel()
 
     def _deliver(self, response: participant_service_pb2.ExchangeResponse) -> None:
         self.one_phase = response.one_phase
