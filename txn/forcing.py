@@ -114,13 +114,10 @@ class Forcer:
         row = replace(meant, reason=FORCED_BY_OPERATOR, refused_branch_id="")
         record = _record(await self._decisions.force(row, by, over=None))
         # One that is being decided finds the row in its way by itself.
-        silent = [
-            branch_id
-            for branch_id, branch in transaction.progress.branches.items()
-            if branch.vote is None
-        ]
         if transaction.progress.state is TransactionState.PREPARING:
-            failed = protocol.PrepareFailed(silent[0], FORCED_BY_OPERATOR)
+            branches = transaction.progress.branches.items()
+            silent = next(branch_id for branch_id, branch in branches if branch.vote is None)
+            failed = protocol.PrepareFailed(silent, FORCED_BY_OPERATOR)
             self._deliver([(transaction, failed)])
         return record
 

@@ -96,10 +96,10 @@ def _first(book: Snapshot, query: str, *parameters: str) -> str:
 def _forced(log: Snapshot) -> dict[str, AuditRecord]:
     """The newest record of each transaction of which something was forced: those are few."""
     newest: dict[str, AuditRecord] = {}
+    if not sql_audit.known(log):
+        return newest
     after = 0
-    while sql_audit.known(log) and (
-        records := sql_audit.select(log, after=after, limit=PAGE_ROWS, txn_id=None)
-    ):
+    while records := sql_audit.select(log, after=after, limit=PAGE_ROWS, txn_id=None):
         newest.update({record.txn_id: record for record in records})
         after = records[-1].number
     return newest

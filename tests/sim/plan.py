@@ -7,6 +7,7 @@ by leaving things out of its plan. Each plan draws which kinds of faults there a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -241,7 +242,7 @@ def _with_blindness(plan: Plan) -> Plan:
             # Of whose next epoch it cannot know.
             at_s, down_s = blind.at_s + rng.random() * 0.2, rng.random() * 0.2
             faults.append(Fault("kill", at_s, rng.choice(others), down_s))
-    return replace(plan, faults=tuple(sorted(faults, key=lambda fault: fault.at_s)))
+    return replace(plan, faults=_in_order(faults))
 
 
 def _with_operators(plan: Plan) -> Plan:
@@ -251,8 +252,7 @@ def _with_operators(plan: Plan) -> Plan:
         Fault(OPERATOR, _early_s(rng, plan), rng.choice(plan.coordinators), 0.0, rng.randrange(40))
         for _ in range(rng.choice((0, 0, 0, 1, 4)))
     ]
-    faults = sorted([*plan.faults, *forces], key=lambda fault: fault.at_s)
-    return replace(plan, faults=tuple(faults))
+    return replace(plan, faults=_in_order([*plan.faults, *forces]))
 
 
 def _weather(rng: Random) -> Weather:
@@ -372,8 +372,11 @@ def _faults(rng: Random, plan: Plan) -> tuple[Fault, ...]:
     faults = [_fault(rng, rng.choice(kinds), plan) for _ in range(rng.randrange(1, 9))]
     # A clock that was moved shows when the program starts again.
     faults += [replace(each, kind="kill") for each in faults if each.kind == "clock"]
-    faults.sort(key=lambda fault: fault.at_s)
-    return tuple(faults)
+    return _in_order(faults)
+
+
+def _in_order(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
 def _fault(rng: Random, kind: str, plan: Plan) -> Fault:
