@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,7 +26,11 @@ from txn.audit import (
 from txn.errors import InvalidOperation
 from txn.model import Decision, RequestKey, TxnId
 from txn.state import Outcome, Vote
+from txn.store import sql_audit, sql_log
+from txn.store.migrate import Dialect
+from txn.store.postgres import PostgresWriter
 from txn.store.sql_log import SqlDecisionLog
+from txn.store.sqlite import SqliteWriter
 
 BY = Signature("ann", "its host is gone", 7)
 COMMIT = commit_row("t1", ("ledger", Vote.COMMIT))
@@ -184,3 +189,26 @@ async def test_what_does_not_stand_leaves_no_record(tmp_path: Path) -> None:
         ))  # fmt: skip
         assert Forced(COMMIT, None) == await log.force(ENDED, BY, over=Outcome.COMMITTED)
         assert [] == list(await log.list_audit(after=0, limit=9))
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+async def test_a_log_of_before_there_were_records_is_known_by_its_schema(
+    dialect: Dialect, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    """Whoever reads a backup of an earlier release asks no table that is not there."""
+    versions = sql_log.schema(dialect)
+    since = 1 + next(
+        at for at, each in enumerate(versions["coordinator"]) if "TABLE audit" in each.sql
+    )
+    for count, known in ((since - 1, False), (since, True)):
+        these = {"coordinator": versions["coordinator"][:count]}
+        if dialect == "sqlite":
+            writer: Any = SqliteWriter(tmp_path / f"{count}.db", these)
+        else:
+            writer = PostgresWriter(postgres_server.dsn, postgres_server.schema(), these)
+        try:
+            tx = writer.begin()
+            assert known is sql_audit.known(tx)
+            writer.rollback(tx)
+        finally:
+            writer.close()

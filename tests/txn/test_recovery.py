@@ -21,7 +21,7 @@ from tests.txn.helpers import (
 )
 from txn import recovery
 from txn.errors import Unreachable
-from txn.model import NO_EPOCH, Decision, TxnId
+from txn.model import NO_EPOCH, Decision, Epoch, TxnId
 from txn.recovery import recover
 from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryDecisionLog, MemoryStore
@@ -143,3 +143,15 @@ async def test_more_than_a_page_is_recovered(monkeypatch: pytest.MonkeyPatch) ->
     assert 5 == await recover(log, frozenset({NO_EPOCH}), seen.append)
     assert names == [decision.txn_id for decision in seen]
     assert [2, 2, 1, 0] == log.given
+
+
+async def test_what_another_epoch_has_begun_is_left_to_it() -> None:
+    """A coordinator that lives goes on with its own, whoever starts beside it."""
+    log = await log_with(
+        commit_row("t1.1", ("order", Vote.COMMIT), idempotency_key="k1"),
+        commit_row("t2.2", ("order", Vote.COMMIT), idempotency_key="k2"),
+        commit_row("t3.1", ("order", Vote.COMMIT), idempotency_key="k3"),
+    )
+    seen: list[Decision] = []
+    assert 1 == await recover(log, frozenset({Epoch(2)}), seen.append)
+    assert ["t2.2"] == [decision.txn_id for decision in seen]

@@ -21,15 +21,25 @@ from tests.txn.helpers import (
     branch,
     inquire,
 )
+from txn import recovery
 from txn.clock import Backoff
 from txn.config import CoordinatorConfig
 from txn.coordinator import Coordinator
-from txn.errors import Fenced, NotFound, StoreError, UnknownBranch, Unreachable
+from txn.errors import (
+    Fenced,
+    ForceRefused,
+    NotFound,
+    ShuttingDown,
+    StoreError,
+    UnknownBranch,
+    Unreachable,
+)
+from txn.forcing import Resolution
 from txn.ids import new_id_after
 from txn.model import Branch, Commit, Decision, Epoch, Prepare, TxnId
-from txn.state import Outcome, Vote
+from txn.state import Outcome, TransactionState, Vote
 from txn.testing import MemoryBackend, MemoryDecisionLog, MemoryStore
-from txn.transaction import Result
+from txn.transaction import Result, view_of_undecided
 
 
 class Several:
@@ -40,9 +50,8 @@ class Several:
         self.transports: dict[str, ScriptedTransport] = {}
         self.ended: list[str] = []
 
-    @asynccontextmanager
-    async def serving(self, name: str) -> AsyncIterator[Coordinator]:
-        """The one that is called so, from its start to its sudden end."""
+    def made(self, name: str) -> Coordinator:
+        """The one that is called so, before its start."""
 
         def end(error: BaseException) -> NoReturn:
             assert isinstance(error, Fenced)
@@ -50,7 +59,7 @@ class Several:
             raise asyncio.CancelledError
 
         transport = self.transports[name] = ScriptedTransport()
-        engine = Coordinator(
+        return Coordinator(
             config=CoordinatorConfig(
                 name="coordinator",
                 participants=frozenset({"order", "ledger", "audit"}),
@@ -63,6 +72,16 @@ class Several:
             rng=Random(name),
             new_txn_id=new_id_after,
         )
+
+    @asynccontextmanager
+    async def serving(self, name: str) -> AsyncIterator[Coordinator]:
+        """The one that is called so, from its start to its sudden end."""
+        async with self.started(self.made(name)) as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def started(self, engine: Coordinator) -> AsyncIterator[Coordinator]:
+        """One that was made, from its start to its sudden end."""
         await engine.start()
         try:
             yield engine
@@ -113,6 +132,19 @@ async def test_ids_say_whose_a_transaction_is() -> None:
         first, second = (await pay(one, key="k1")).txn_id, (await pay(other, key="k2")).txn_id
     assert [".1", ".2"] == [each.rpartition("-")[0][-2:] for each in (first, second)]
     assert first.rpartition("-")[2] == second.rpartition("-")[2]
+
+
+async def test_the_name_of_the_log_may_be_asked_before_anything_is_decided() -> None:
+    """It is that of all later transactions, whichever coordinator starts first."""
+    several = Several()
+    async with several.serving("a") as one:
+        log_id = await one.identify()
+    another = several.made("b")
+    assert log_id == await another.identify()
+    with pytest.raises(ShuttingDown):
+        await pay(another)
+    async with several.started(another):
+        assert (await pay(another)).txn_id.endswith(log_id)
 
 
 async def test_what_another_may_decide_is_pending() -> None:
@@ -290,6 +322,119 @@ async def test_who_is_fenced_raises_no_alarm(caplog: pytest.LogCaptureFixture) -
         await eventually(lambda: "a" in several.ended)
         paying.cancel()
     assert [] == [each for each in caplog.messages if "ALARM" in each]
+
+
+async def test_an_old_claim_that_is_taken_over_holds_back_more_than_ones_own() -> None:
+    """The horizon is below it, though younger claims were open here before."""
+    several = Several()
+    alone = (branch("audit"),)
+    async with several.serving("a") as one, several.serving("b") as other:
+        old, young, asked = Gate(), Gate(), Gate(Vote.COMMIT)
+        for name, gate in (("a", old), ("b", young)):
+            several.transports[name].one_phase = True
+            several.transports[name].on("perform", "audit", gate)
+        paying = [asyncio.ensure_future(pay(one, alone))]
+        await old.reached.wait()
+        paying.append(asyncio.ensure_future(pay(other, alone, key="young")))
+        await young.reached.wait()
+        await seen(other, 1)
+        several.transports["b"].on("resolve", "audit", asked)
+        assert 1 == await other.take_over(Epoch(1))
+        await asked.reached.wait()
+        batches = several.transports["b"].batches
+        batches.clear()
+        for key in ("k1", "k2"):
+            await pay(other, (*TWO, branch("audit")), key=key)
+        txn_id = (await other.get_by_key(CALLER, "k")).txn_id
+        horizons = [each.prepare_horizon for name, each in batches if name == "audit"]
+        assert len(horizons) >= len(("k1", "k2"))
+        assert all(each <= txn_id for each in horizons if each is not None)
+        for each in paying:
+            each.cancel()
+
+
+async def test_the_end_of_a_loser_hides_nothing_of_a_winner_that_was_taken_over() -> None:
+    """Its key stands for the one that goes on here, also when its own branches are aborted."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
+        vote, undone, told = Gate(Vote.COMMIT), Gate(), Gate()
+        several.transports["b"].on("prepare", "ledger", vote)
+        several.transports["b"].on("abort", "ledger", undone)
+        several.transports["b"].on("commit", "ledger", told)
+        losing = asyncio.ensure_future(pay(other))
+        await vote.reached.wait()
+        await left_undone(one, several)
+        winner = (await one.get_by_key(CALLER, "k")).txn_id
+        vote.opened.set()
+        await undone.reached.wait()
+        await seen(other, 1)
+        assert 1 == await other.take_over(Epoch(1))
+        undone.opened.set()
+        await told.reached.wait()
+        await eventually(lambda: list(other._active) == [winner])
+        view = await other.get_by_key(CALLER, "k")
+        assert (winner, TransactionState.COMMITTING) == (view.txn_id, view.state)
+        told.opened.set()
+        assert Outcome.COMMITTED is (await losing).outcome
+
+
+async def test_operators_are_told_whose_a_transaction_is() -> None:
+    """Also of a coordinator that began a moment ago: it is explained, and not forced here."""
+    several = Several()
+    async with several.serving("a") as one:
+        one._epochs._clock = _Stopped()
+        async with several.serving("b") as other:
+            gate, paying, txn_id = await held_up(other, several.transports["b"])
+            with pytest.raises(ForceRefused) as refused:
+                await one.resolve(txn_id, Resolution.ABORT, operator="ann", reason="it hangs")
+            assert "active elsewhere" == refused.value.stands
+            assert view_of_undecided(txn_id) == (await one.explain(txn_id)).view
+            gate.opened.set()
+            assert Outcome.COMMITTED is (await paying).outcome
+
+
+async def test_who_looks_sees_those_that_have_just_begun() -> None:
+    """And need not wait until it would look again by itself."""
+    several = Several()
+    async with several.serving("a") as one:
+        one._epochs._clock = _Stopped()
+        async with several.serving("b"):
+            assert () == one.others()
+            await one.look()
+            assert ["b"] == [each.instance for each in one.others()]
+
+
+async def test_what_was_read_before_a_failure_is_taken_up_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A takeover that begins again finds a part of it going on already."""
+    monkeypatch.setattr(recovery, "RECOVERY_PAGE", 1)
+    several = Several()
+    async with several.serving("a") as one, several.serving("b") as other:
+        several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
+        for key in ("k1", "k2"):
+            assert Outcome.PENDING is (await pay(one, key=key, wait_s=0.05)).outcome
+        await eventually(lambda: len(several.backend.durable.get("decision", {})) == 2)
+        await seen(other, 1)
+        transport = several.transports["b"]
+        held = Gate()
+        transport.on("commit", "ledger", held)
+        read, pages = other._decisions.list_decisions, 0
+
+        async def list_decisions(**asked: object) -> object:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                raise StoreError("busy")
+            return await read(**asked)  # type: ignore[arg-type]
+
+        other._decisions.list_decisions = list_decisions  # type: ignore[method-assign,assignment]
+        assert 2 == await other.take_over(Epoch(1))
+        held.opened.set()
+        for key in ("k1", "k2"):
+            assert (await pay(other, key=key)).applied
+        assert (2, 2) == (transport.count("commit", "ledger"), transport.count("commit", "order"))
 
 
 async def test_what_cannot_be_read_is_taken_over_all_the_same() -> None:

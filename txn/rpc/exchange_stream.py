@@ -76,12 +76,6 @@ class ExchangeStream(
             if not answer.done():
                 answer.cancel()
 
-    async def close(self) -> None:
-        """See NumberedStream."""
-        await super().close()
-        if self._written is not None:
-            await asyncio.gather(self._written, return_exceptions=True)
-
     async def _write(self, request: participant_service_pb2.ExchangeRequest) -> None:
         """One that was begun goes on without who asked for it, and no other.
 

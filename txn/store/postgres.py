@@ -235,8 +235,6 @@ class PostgresWriter:
     def run(self, tx: PostgresTx, work: Callable[[PostgresTx], T]) -> T:
         """Runs one piece of work in a savepoint; again, if others were in the way."""
         for _ in range(TRIES_MAX):
-            if tx.status is not TransactionStatus.INTRANS:
-                raise GroupLost("the group was rolled back")
             try:
                 tx.sqlstate = ""
                 tx.script("SAVEPOINT work")

@@ -636,6 +636,25 @@ async def test_who_is_cancelled_while_it_writes_disturbs_nobody() -> None:
         assert (YES, 1) == (await stays, one.streams)
 
 
+async def test_closing_ends_what_is_still_being_written() -> None:
+    """A replica that does not read holds up nobody who closes, and nothing is left running."""
+
+    async def deaf(context: Any) -> None:
+        await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    async with replica(deaf) as (mesh, one):
+        stream = ExchangeStream(mesh.stub.Exchange(timeout=TIMEOUT_S))
+        unread = pb.ExchangeRequest(coordinator="x" * LARGE_BYTES * MORE_THAN_ARE_SENT)
+        asking = asyncio.ensure_future(stream.ask(unread, TIMEOUT_S))
+        await eventually(lambda: one.streams == 1)
+        assert stream._written is not None
+        await asyncio.wait_for(stream.close(), TIMEOUT_S)
+        with pytest.raises(Unreachable, match="STREAM_CLOSED"):
+            await asking
+    await eventually(lambda: asyncio.all_tasks() <= before)
+
+
 async def test_a_batch_that_breaks_a_rule_ends_the_stream() -> None:
     """With the status that says which field; what came before it is answered."""
     async with replica() as (mesh, one):

@@ -45,3 +45,16 @@ async def test_nobody_to_answer_is_no_error(
     context: Any = OneMessage()
     assert await StreamTasks().serve(context, answer, 1, lambda _: True) is None
     assert logged == len(caplog.records)
+
+
+async def test_a_stream_that_begins_during_a_drain_is_not_read() -> None:
+    """It ends at once, and whoever has it goes elsewhere with what it has written."""
+    tasks, answered = StreamTasks(), []
+
+    async def answer(request: Request) -> None:
+        answered.append(request)
+
+    await tasks.drain(1.0)
+    context: Any = OneMessage()
+    assert await tasks.serve(context, answer, 1, lambda _: True) is None
+    assert [] == answered

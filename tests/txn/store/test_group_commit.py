@@ -304,6 +304,20 @@ def test_a_lost_group_fails_together(rig: Rig) -> None:
     assert (set(), 1) == (rig.rows, rig.backend.rolled_back)
 
 
+def test_a_group_whose_guard_fails_is_not_written(rig: Rig) -> None:
+    """Whether this process may write is not known then: all are told so, and may ask again."""
+
+    def failing(tx: Tables) -> None:
+        raise StoreError("busy")
+
+    rig.group.guard = failing
+    rig.put("a")
+    rig.put("b")
+    rig.drain()
+    assert [GroupLost, GroupLost] == [type(getattr(rig.told[name], "error", 0)) for name in "ab"]
+    assert (set(), 1, []) == (rig.rows, rig.backend.rolled_back, rig.failures)
+
+
 def test_a_failed_commit_tells_nobody(rig: Rig) -> None:
     """It is in doubt: neither success nor failure may be said, only on_commit_failure is called."""
     rig.backend.commit_error = error = OSError("EIO")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +20,10 @@ import pytest_asyncio
 
 from tests.support.postgres import PostgresServer, running
 from tests.support.waiting import eventually
-from tests.txn.helpers import DEADLINE_S
+from tests.txn.helpers import DEADLINE_S, commit_row, decide
 from tests.txn.support import open_postgres
 from txn.errors import AlreadyOwned, GroupLost, LogDamaged, StoreAway, StoreError
+from txn.state import Outcome, Vote
 from txn.store import postgres
 from txn.store.group_commit import Done, GroupCommit
 from txn.store.log_mark import LogMark
@@ -29,6 +31,7 @@ from txn.store.migrate import Migration, MigrationError
 from txn.store.postgres import PostgresStore, PostgresTx, PostgresWriter
 from txn.store.postgres_verify import verify
 from txn.store.sql import array
+from txn.store.sql_log import SqlDecisionLog
 
 ROOT = Path(__file__).parents[3]
 LINES = "CREATE TABLE line (name TEXT, number BIGINT PRIMARY KEY);"
@@ -237,6 +240,66 @@ def _cross(stranger: psycopg.Connection[Any]) -> None:
     stranger.execute("COMMIT")
 
 
+def test_work_after_the_group_has_ended_is_not_done(group: Group) -> None:
+    """Whoever ends the group's transaction in the middle takes no others' word with it."""
+    tx = group.writer.begin()
+    group.writer.rollback(tx)
+    with pytest.raises(GroupLost):
+        group.writer.run(tx, insert(1))
+    for ending in ("ROLLBACK", "COMMIT"):
+        told = group.run(lambda tx, ending=ending: tx.execute(ending), insert(2))  # type: ignore[misc]
+        assert [GroupLost, GroupLost] == [type(each) for each in told]
+    assert [[]] == group.run(numbers)
+
+
+def test_what_cannot_be_undone_alone_is_undone_with_its_group(group: Group) -> None:
+    """Work that lets go of its savepoint and then fails leaves nothing of the others either."""
+
+    def wrong(tx: PostgresTx) -> None:
+        insert(2)(tx)
+        tx.execute("RELEASE work")
+        raise ValueError
+
+    assert [GroupLost] * 3 == [type(each) for each in group.run(insert(1), wrong, insert(3))]
+    assert [[]] == group.run(numbers)
+
+
+def test_a_commit_that_the_server_turns_into_a_rollback_is_no_commit(group: Group) -> None:
+    """So PostgreSQL answers a COMMIT in a transaction in which something has failed."""
+    tx = group.writer.begin()
+    group.writer.run(tx, insert(1))
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        tx.execute("SELECT 1 / 0")
+    with pytest.raises(StoreError, match="ROLLBACK"):
+        group.writer.commit(tx)
+    group.writer.rollback(tx)
+    assert [[]] == group.run(numbers)
+
+
+def test_whose_turn_it_is_cannot_be_known_without_waiting(group: Group) -> None:
+    """So no group begins on the event loop: that would wait there."""
+    assert group.writer.begin_now() is None
+
+
+async def test_a_read_says_what_failed(store: PostgresStore) -> None:
+    """A server that is gone may be asked again; what a query gets wrong is the query's."""
+    await store.write(insert(1))
+    with pytest.raises(StoreError, match="does not answer"):
+        await store.read(_kill_backend)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await store.read(lambda tx: tx.execute("SELECT 1 / 0"))
+    assert [1] == await store.read(numbers)
+
+
+def test_a_server_that_only_reads_is_refused(postgres_server: PostgresServer, schema: str) -> None:
+    """A standby cannot have the schema: that is said at the start, and not of each payment."""
+    dsn = psycopg.conninfo.make_conninfo(
+        postgres_server.dsn, options="-c default_transaction_read_only=on"
+    )
+    with pytest.raises(StoreError, match=f"{schema} cannot be set up"):
+        PostgresWriter(dsn, schema, SCHEMA)
+
+
 def test_who_is_always_in_the_way_gets_the_group_in_the_end(
     group: Group, postgres_server: PostgresServer, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,19 +417,64 @@ def test_a_schema_of_a_newer_program_is_refused(
         PostgresWriter(postgres_server.dsn, schema, SCHEMA)
 
 
+@pytest.fixture
+def marks(tmp_path: Path) -> Iterator[tuple[LogMark, LogMark]]:
+    """The notes of two coordinators beside one log; the first has none."""
+    one, other = LogMark(tmp_path / "log", "0"), LogMark(tmp_path / "log", "1")
+    yield one, other
+    one.close()
+    other.close()
+
+
 async def test_a_log_that_has_lost_its_end_is_noticed(
-    postgres_server: PostgresServer, tmp_path: Path
+    postgres_server: PostgresServer, marks: tuple[LogMark, LogMark], tmp_path: Path
 ) -> None:
     """As after a failover to a server that had not heard of the last decision."""
     path = tmp_path / "log"
-    one, other = LogMark(path, "0"), LogMark(path, "1")
     async with open_postgres(postgres_server) as store:
         await verify(store, path)
-        other.write("t1-x")
+        marks[1].write("t1-x")
         with pytest.raises(LogDamaged, match=r"starts without .*/log\.1\.mark$"):
             await verify(store, path)
-    one.close()
-    other.close()
+
+
+@pytest.mark.parametrize(
+    ("noted", "closed", "accused"),
+    [
+        ("t2-x", False, ""),
+        ("t2-x", True, "was closed and stands as a claim"),
+        ("t3-x", True, ""),
+        ("t1-x", True, ""),
+        ("t4-y", False, "its name is not that of its rows"),
+        ("t5-x", False, "was written and is not there"),
+    ],
+    ids=["claim", "claim-open-again", "closed", "truncated", "another-log", "lost"],
+)
+async def test_a_log_is_accused_of_what_its_notes_prove(
+    noted: str,
+    closed: bool,
+    accused: str,
+    postgres_server: PostgresServer,
+    marks: tuple[LogMark, LogMark],
+    tmp_path: Path,
+) -> None:
+    """And of nothing else: what was truncated, or stands as it was noted, is no loss."""
+    path = tmp_path / "log"
+    async with open_postgres(postgres_server) as store:
+        log = SqlDecisionLog(store)
+        await log.identity("-x")
+        vote = ("order", Vote.COMMIT)
+        ended = replace(commit_row("t1-x", vote, idempotency_key="k1"), ended=True)
+        claim = replace(commit_row("t2-x", vote, idempotency_key="k2"), outcome=Outcome.PENDING)
+        others = [commit_row(name, vote, idempotency_key=name) for name in ("t3-x", "t4-y")]
+        await decide(log, ended, claim, *others)
+        await log.truncate(after="", limit=1, before_us=2)
+        marks[1].write(noted, closed=closed)
+        if not accused:
+            await verify(store, path)
+            return
+        with pytest.raises(LogDamaged, match=accused):
+            await verify(store, path)
 
 
 @pytest.mark.parametrize(

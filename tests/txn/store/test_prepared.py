@@ -209,6 +209,8 @@ async def test_crash_points_are_passed_around_each_force(rig: PreparedRig) -> No
         assert applied == await passing(Commit(key()))
         assert [at.PREPARE_ARRIVES, at.BEFORE_VOTE] == (await passing(take("t2", "refuse")))[:2]
         assert at.AFTER_VOTE not in passed
+        asked = [at.PREPARE_ARRIVES, at.BEFORE_VOTE, at.VOTE_LEAVES]
+        assert asked == await passing(take("t2", "read"))
         await seen.participant.exchange(Batch([], [key()], TxnId("t2")))
         await seen.participant.close()
         assert [at.FORGET_ARRIVES, at.BEFORE_FORGETTING, at.AFTER_FORGETTING] == passed[-3:]
