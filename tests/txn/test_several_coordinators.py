@@ -375,6 +375,8 @@ async def test_the_end_of_a_loser_hides_nothing_of_a_winner_that_was_taken_over(
         await eventually(lambda: list(other._active) == [winner])
         view = await other.get_by_key(CALLER, "k")
         assert (winner, TransactionState.COMMITTING) == (view.txn_id, view.state)
+        # As far as it is, and not only what the log says.
+        assert view == await other.get(winner)
         told.opened.set()
         assert Outcome.COMMITTED is (await losing).outcome
 
