@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from services.housekeeping import INTERVAL, RETENTION
 from services.launcher.settings import ETCD_PORT
+from services.wallet.passwords import MEMORY, MEMORY_MIN_KIB, MEMORY_USUAL_KIB
 from txn.forgetter import ForgetterConfig
 from txn.log_keeper import RETENTION_MIN_S, LogKeeperConfig
 
@@ -78,6 +79,12 @@ VARIABLES = {
         f"{ForgetterConfig().interval_s:g}",
         "seconds",
         "from one look for what may be forgotten to the next; read by all but the wallet",
+    ),
+    MEMORY: Variable(
+        f"{MEMORY_USUAL_KIB}",
+        "KiB",
+        "what a new password's hash, and each check of it, takes of memory; its time goes with it. "
+        f"Not below {MEMORY_MIN_KIB}; passwords of before keep theirs; read by the wallet",
     ),
     "TALLYSTICK_ONE_PHASE": Variable(
         "1", "0 or 1", "whether a single branch takes one phase; read by coordinators"

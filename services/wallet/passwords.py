@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,21 +11,43 @@ import argon2
 from argon2.exceptions import VerificationError
 
 from services.errors import Overloaded
+from services.numbers import whole_number
+from services.runtime import CannotStart
 
 # One check takes a core and 64 MiB for a tenth of a second: that is its purpose, and
 # why only so many may run and wait.
 CHECKS_AT_ONCE_MAX = 2
 CHECKS_WAITING_MAX = 64
 
+MEMORY = "TALLYSTICK_PASSWORD_MEMORY_KIB"
+# Of RFC 9106, 4, the second choice: for machines that have not got 2 GiB for each check.
+MEMORY_USUAL_KIB = 65_536
+# The least that OWASP's Password Storage Cheat Sheet has, there with 2 passes.
+MEMORY_MIN_KIB = 19_456
+MEMORY_MAX_KIB = 2_097_152
+_PASSES = 3
+
 T = TypeVar("T")
 
 
-class Passwords:
-    """Makes and checks hashes."""
+def password_memory_kib(variables: Mapping[str, str]) -> int:
+    """What the environment says. Raises CannotStart when it is out of bounds."""
+    text = variables.get(MEMORY)
+    memory_kib = whole_number(text, MEMORY_MAX_KIB) if text else MEMORY_USUAL_KIB
+    if memory_kib is None or memory_kib < MEMORY_MIN_KIB:
+        raise CannotStart(f"{MEMORY} is not a number from {MEMORY_MIN_KIB} to {MEMORY_MAX_KIB}")
+    return memory_kib
 
-    def __init__(self) -> None:
+
+class Passwords:
+    """Makes hashes of one cost, and checks those of any."""
+
+    def __init__(self, memory_kib: int = MEMORY_USUAL_KIB) -> None:
+        """A new hash, and each check of it, takes `memory_kib` KiB, and time in proportion."""
         # One lane: more would start 48 threads for each hash and be no harder to guess.
-        self._hasher = argon2.PasswordHasher(parallelism=1)
+        self._hasher = argon2.PasswordHasher(
+            time_cost=_PASSES, memory_cost=memory_kib, parallelism=1
+        )
         self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE_MAX, thread_name_prefix="password")
         self._waiting = 0
         # Checked when there is no such user, so that the answer takes as long as for one.

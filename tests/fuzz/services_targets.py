@@ -26,6 +26,7 @@ from services.launcher.processes import Identity
 from services.metrics_page import MetricsPage
 from services.money import MINOR_UNIT_PLACES, Money
 from services.runtime import METRICS_PORT_OFFSET, CannotStart, host_and_port, metrics_address
+from services.wallet import passwords
 from services.wire import money_from, money_out
 from tests.fuzz.target import Feed, Target, check_shown
 
@@ -140,6 +141,11 @@ def _intervals(data: bytes) -> None:
     assert housekeeping.forgetter_config(variables).interval_s > 0
 
 
+def _password_memory(data: bytes) -> None:
+    said = passwords.password_memory_kib({passwords.MEMORY: _text(data)})
+    assert passwords.MEMORY_MIN_KIB <= said <= passwords.MEMORY_MAX_KIB
+
+
 def _log(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(data)
@@ -239,5 +245,12 @@ TARGETS = (
         ("²".encode(), b"127.0.0.1", b":", b"65535", b"[", b"]", b"%", b"9" * 40),
     ),
     Target("intervals", _intervals, (CannotStart,), (b"1", b"1e3", b"inf", b"0"), (b"nan", b"_")),
+    Target(
+        "password-memory",
+        _password_memory,
+        (CannotStart,),
+        (b"65536", b"", b"19455", "٦٥٥٣٦".encode()),
+        (b"_", b"-", b"0", b"9" * 40),
+    ),
     Target("log-lines", _log, (), (b"a\nb\r\nc\n\xff", b"")),
 )

@@ -36,6 +36,7 @@ from discovery import EtcdClient, EtcdResolver
 from services.connections import CHANNEL_CONFIG
 from services.failpoints import VARIABLE
 from services.runtime import POSTGRES
+from services.wallet import passwords
 from tests.support.books import rows_of
 from tests.support.children import ROOT, Child, Nursery
 from tests.support.etcd import EtcdProcess
@@ -85,8 +86,8 @@ class ServiceProcess:
         self.tree = ROOT
         # By one that has imported everything; what is measured starts as users start it.
         self.forked = True
-        # Of its environment, beside ours.
-        self.variables: dict[str, str] = {}
+        # Of its environment, beside ours. To check a password should not be all that is done.
+        self.variables = {passwords.MEMORY: f"{passwords.MEMORY_MIN_KIB}"}
         # Of its command line, after ours: of two that say the same the later one counts.
         self.arguments: tuple[str, ...] = ()
         self._replica = replica

@@ -17,9 +17,15 @@ from tallystick.wallet.v1 import wallet_service_pb2_grpc
 
 from services.edge import Edge
 from services.errors import Overloaded
+from services.runtime import CannotStart
 from services.wallet import passwords as module
 from services.wallet import users
-from services.wallet.passwords import Passwords
+from services.wallet.passwords import (
+    MEMORY,
+    MEMORY_MIN_KIB,
+    Passwords,
+    password_memory_kib,
+)
 from services.wallet.service import WalletServicer
 from tests.services.rig import open_store
 from tests.support.postgres import PostgresServer
@@ -49,6 +55,36 @@ async def test_hash_and_check(passwords: Passwords) -> None:
     assert [True, False, False] == [
         await passwords.matches(kept, guess) for guess in ("correct horse", "Correct horse", "")
     ]
+
+
+@pytest.mark.parametrize(("text", "kib"), [("", 65_536), ("19456", 19_456), ("2097152", 2_097_152)])
+def test_how_hard_a_password_is_to_guess_may_be_said(text: str, kib: int) -> None:
+    """Within bounds; nobody has to say it."""
+    assert kib == password_memory_kib({MEMORY: text})
+    assert 65_536 == password_memory_kib({})
+
+
+@pytest.mark.parametrize("text", ["19455", "0", "-1", "2097153", "64 MiB", "6_5536", "٦٥٥٣٦"])
+def test_a_cost_out_of_bounds_is_refused_by_name(text: str) -> None:
+    """A wallet whose passwords are guessed in no time does not start, nor one without memory."""
+    with pytest.raises(CannotStart, match=f"{MEMORY} is not a number from 19456 to 2097152"):
+        password_memory_kib({MEMORY: text})
+
+
+async def test_passwords_of_another_cost_are_known_still() -> None:
+    """Each hash says what its own check takes, and new ones take what is set."""
+    usual, cheap = Passwords(), Passwords(MEMORY_MIN_KIB)
+    try:
+        kept = {each: await each.hash("correct horse") for each in (usual, cheap)}
+        assert ["m=65536,t=3,p=1", "m=19456,t=3,p=1"] == [
+            kept[each].split("$")[3] for each in (usual, cheap)
+        ]
+        for asked, made in ((usual, cheap), (cheap, usual)):
+            assert await asked.matches(kept[made], "correct horse")
+            assert not await asked.matches(kept[made], "battery staple")
+    finally:
+        usual.close()
+        cheap.close()
 
 
 @pytest.mark.parametrize("guess", ["x", "there is no such user"])
