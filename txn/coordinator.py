@@ -394,12 +394,13 @@ class Coordinator:
         ]
 
     async def get(self, txn_id: TxnId) -> View:
-        """One transaction. Raises NotFound."""
+        """One transaction. Raises NotFound, Fenced or StoreError."""
         if (active := self._active.get(txn_id)) is not None:
             return self._shown(active)
+        elsewhere = await self._stands_elsewhere(txn_id)
         if (decision := await self._decisions.by_txn_id(txn_id)) is not None:
             return view_of_decision(self._claimer.known(decision))
-        if self._epochs.stands_elsewhere(txn_id):
+        if elsewhere:
             return view_of_undecided(txn_id)
         raise NotFound(f"no transaction {txn_id}")
 
@@ -435,7 +436,11 @@ class Coordinator:
         return [shown[txn_id] for txn_id in sorted(shown)[:limit]]
 
     async def explain(self, txn_id: TxnId) -> Explanation:
-        """All that is known here of one transaction. Raises NotFound where that is nothing."""
+        """All that is known here of one transaction.
+
+        Raises NotFound where that is nothing, Fenced or StoreError.
+        """
+        elsewhere = await self._stands_elsewhere(txn_id)
         records = await self._decisions.list_audit(after=0, limit=RECORDS_SHOWN_MAX, txn_id=txn_id)
         row = await self._decisions.by_txn_id(txn_id)
         row = None if row is None else self._claimer.known(row)
@@ -444,7 +449,7 @@ class Coordinator:
         view = None if row is None else view_of_decision(row)
         if active is not None:
             view = self._shown(active)
-        elif row is None and self._epochs.stands_elsewhere(txn_id):
+        elif row is None and elsewhere:
             view = view_of_undecided(txn_id)
         if view is None and finished is None and not records:
             raise NotFound(f"nothing is known of {txn_id}")
@@ -462,15 +467,23 @@ class Coordinator:
         self._refuse_unless_serving()
         if not txn_id.endswith(self._log_id):
             raise OtherLog("the transaction belongs to another coordinator's log")
-        if self._epochs.is_news(txn_id):
-            await self._epochs.look()
-        if self._epochs.stands_elsewhere(txn_id):
+        if await self._stands_elsewhere(txn_id):
             raise ForceRefused("active elsewhere", "the coordinator of its epoch decides it")
         return await self._forcer.force(txn_id, resolution, operator, reason)
 
     async def list_audit(self, *, after: int, limit: int) -> Sequence[AuditRecord]:
         """What operators have forced, in the order of the records' numbers."""
         return await self._decisions.list_audit(after=after, limit=limit)
+
+    async def _stands_elsewhere(self, txn_id: TxnId) -> bool:
+        """Whether another coordinator may still decide it; to be asked before its row is read.
+
+        Asked afterwards, one that was decided and whose coordinator has ended since would be
+        taken for one that never was.
+        """
+        if self._epochs.is_news(txn_id):
+            await self._epochs.look()
+        return self._epochs.stands_elsewhere(txn_id)
 
     def _find_active(self, txn_id: TxnId) -> Transaction | None:
         return self._active.get(txn_id)

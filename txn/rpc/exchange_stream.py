@@ -76,6 +76,11 @@ class ExchangeStream(
             if not answer.done():
                 answer.cancel()
 
+    async def close(self) -> None:
+        """See NumberedStream. What was being written ends, too."""
+        await super().close()
+        await asyncio.gather(*filter(None, (self._written,)), return_exceptions=True)
+
     async def _write(self, request: participant_service_pb2.ExchangeRequest) -> None:
         """One that was begun goes on without who asked for it, and no other.
 

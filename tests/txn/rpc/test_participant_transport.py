@@ -636,23 +636,56 @@ async def test_who_is_cancelled_while_it_writes_disturbs_nobody() -> None:
         assert (YES, 1) == (await stays, one.streams)
 
 
+def _writing(stream: ExchangeStream) -> bool:
+    return stream._written is not None
+
+
 async def test_closing_ends_what_is_still_being_written() -> None:
     """A replica that does not read holds up nobody who closes, and nothing is left running."""
 
     async def deaf(context: Any) -> None:
         await asyncio.Event().wait()
 
-    before = asyncio.all_tasks()
     async with replica(deaf) as (mesh, one):
         stream = ExchangeStream(mesh.stub.Exchange(timeout=TIMEOUT_S))
         unread = pb.ExchangeRequest(coordinator="x" * LARGE_BYTES * MORE_THAN_ARE_SENT)
         asking = asyncio.ensure_future(stream.ask(unread, TIMEOUT_S))
         await eventually(lambda: one.streams == 1)
-        assert stream._written is not None
+        assert _writing(stream)
         await asyncio.wait_for(stream.close(), TIMEOUT_S)
+        assert not _writing(stream)
+        assert stream._reading.done()
         with pytest.raises(Unreachable, match="STREAM_CLOSED"):
             await asking
-    await eventually(lambda: asyncio.all_tasks() <= before)
+
+
+class Stuck:
+    """A call that ends without telling who writes to it."""
+
+    async def write(self, request: object) -> None:
+        """See grpc.aio.StreamStreamCall."""
+        await asyncio.Event().wait()
+
+    async def read(self) -> object:
+        """See grpc.aio.StreamStreamCall."""
+        return await asyncio.Event().wait()
+
+    def cancel(self) -> bool:
+        """See grpc.aio.Call."""
+        return True
+
+
+async def test_a_write_that_hears_nothing_of_the_end_is_ended() -> None:
+    """What the interceptors of others make of a call may not tell who waits to write."""
+    call: Any = Stuck()
+    stream = ExchangeStream(call)
+    asking = asyncio.ensure_future(stream.ask(pb.ExchangeRequest(), TIMEOUT_S))
+    await turns()
+    assert _writing(stream)
+    await asyncio.wait_for(stream.close(), TIMEOUT_S)
+    assert not _writing(stream)
+    with pytest.raises(Unreachable, match="STREAM_CLOSED"):
+        await asking
 
 
 async def test_a_batch_that_breaks_a_rule_ends_the_stream() -> None:

@@ -48,7 +48,7 @@ async def test_nobody_to_answer_is_no_error(
 
 
 async def test_a_stream_that_begins_during_a_drain_is_not_read() -> None:
-    """It ends at once, and whoever has it goes elsewhere with what it has written."""
+    """It ends at once, and nothing that was written to it is begun."""
     tasks, answered = StreamTasks(), []
 
     async def answer(request: Request) -> None:
