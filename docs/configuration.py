@@ -20,7 +20,12 @@ from typing import Any, NamedTuple
 
 from services.housekeeping import INTERVAL, RETENTION
 from services.launcher.settings import ETCD_PORT
-from services.wallet.passwords import MEMORY, MEMORY_MIN_KIB, MEMORY_USUAL_KIB
+from services.wallet.passwords import (
+    MEMORY_COST,
+    MEMORY_COST_DEFAULT_KIB,
+    MEMORY_COST_MAX_KIB,
+    MEMORY_COST_MIN_KIB,
+)
 from txn.forgetter import ForgetterConfig
 from txn.log_keeper import RETENTION_MIN_S, LogKeeperConfig
 
@@ -80,11 +85,11 @@ VARIABLES = {
         "seconds",
         "from one look for what may be forgotten to the next; read by all but the wallet",
     ),
-    MEMORY: Variable(
-        f"{MEMORY_USUAL_KIB}",
+    MEMORY_COST: Variable(
+        f"{MEMORY_COST_DEFAULT_KIB}",
         "KiB",
-        "what a new password's hash, and each check of it, takes of memory; its time goes with it. "
-        f"Not below {MEMORY_MIN_KIB}; passwords of before keep theirs; read by the wallet",
+        f"memory cost of a password's hash, {MEMORY_COST_MIN_KIB} to {MEMORY_COST_MAX_KIB}; the "
+        "time of a check goes with it; read by the wallet",
     ),
     "TALLYSTICK_ONE_PHASE": Variable(
         "1", "0 or 1", "whether a single branch takes one phase; read by coordinators"

@@ -9,13 +9,13 @@ from tallystick.wallet.v1 import wallet_service_pb2, wallet_service_pb2_grpc
 
 from services.runtime import Runtime, main
 from services.store import open_store, own_schema
-from services.wallet.passwords import Passwords, password_memory_kib
+from services.wallet.passwords import Passwords, memory_cost_kib
 from services.wallet.service import WalletServicer
 
 
 async def setup(runtime: Runtime) -> tuple[str, ...]:
     """WalletService over its store, and channels to those it calls."""
-    passwords = Passwords(password_memory_kib(os.environ))
+    passwords = Passwords(memory_cost_kib(os.environ))
 
     async def close_passwords() -> None:
         passwords.close()

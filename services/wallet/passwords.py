@@ -8,50 +8,59 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import argon2
-from argon2.exceptions import VerificationError
+from argon2.exceptions import HashingError, VerificationError, VerifyMismatchError
 
 from services.errors import Overloaded
 from services.numbers import whole_number
 from services.runtime import CannotStart
 
-# One check takes a core and 64 MiB for a tenth of a second: that is its purpose, and
-# why only so many may run and wait.
+# One check takes a core and, if nothing else is said, 64 MiB for a tenth of a second: that is its
+# purpose, and why only so many may run and wait.
 CHECKS_AT_ONCE_MAX = 2
 CHECKS_WAITING_MAX = 64
 
-MEMORY = "TALLYSTICK_PASSWORD_MEMORY_KIB"
-# Of RFC 9106, 4, the second choice: for machines that have not got 2 GiB for each check.
-MEMORY_USUAL_KIB = 65_536
-# The least that OWASP's Password Storage Cheat Sheet has, there with 2 passes.
-MEMORY_MIN_KIB = 19_456
-MEMORY_MAX_KIB = 2_097_152
-_PASSES = 3
+MEMORY_COST = "TALLYSTICK_PASSWORD_MEMORY_KIB"
+# Memory and passes of the second choice of RFC 9106, 4: the first one has 2 GiB for each check.
+MEMORY_COST_DEFAULT_KIB = 65_536
+_TIME_COST = 3
+# Of OWASP's minimum configuration in its Password Storage Cheat Sheet, which has 2 passes.
+MEMORY_COST_MIN_KIB = 19_456
+# Above it, the last of those that wait would hear nothing within the 10 s of a call.
+MEMORY_COST_MAX_KIB = 131_072
 
 T = TypeVar("T")
 
 
-def password_memory_kib(variables: Mapping[str, str]) -> int:
+def memory_cost_kib(variables: Mapping[str, str]) -> int:
     """What the environment says. Raises CannotStart when it is out of bounds."""
-    text = variables.get(MEMORY)
-    memory_kib = whole_number(text, MEMORY_MAX_KIB) if text else MEMORY_USUAL_KIB
-    if memory_kib is None or memory_kib < MEMORY_MIN_KIB:
-        raise CannotStart(f"{MEMORY} is not a number from {MEMORY_MIN_KIB} to {MEMORY_MAX_KIB}")
-    return memory_kib
+    text = variables.get(MEMORY_COST)
+    if not text:
+        return MEMORY_COST_DEFAULT_KIB
+    said = whole_number(text, MEMORY_COST_MAX_KIB)
+    if said is None or said < MEMORY_COST_MIN_KIB:
+        raise CannotStart(
+            f"{MEMORY_COST} is not a number from {MEMORY_COST_MIN_KIB} to {MEMORY_COST_MAX_KIB}"
+        )
+    return said
 
 
 class Passwords:
     """Makes hashes of one cost, and checks those of any."""
 
-    def __init__(self, memory_kib: int = MEMORY_USUAL_KIB) -> None:
-        """A new hash, and each check of it, takes `memory_kib` KiB, and time in proportion."""
+    def __init__(self, memory_kib: int = MEMORY_COST_DEFAULT_KIB) -> None:
+        """A new hash, and each check of it, takes `memory_kib` KiB. Raises CannotStart."""
         # One lane: more would start 48 threads for each hash and be no harder to guess.
         self._hasher = argon2.PasswordHasher(
-            time_cost=_PASSES, memory_cost=memory_kib, parallelism=1
+            time_cost=_TIME_COST, memory_cost=memory_kib, parallelism=1
         )
+        try:
+            # Checked when there is no such user, so that the answer takes as long as for one,
+            # at least for one whose hash is of the same cost.
+            self._nobody = self._hasher.hash("there is no such user")
+        except HashingError as error:
+            raise CannotStart(f"there are no {memory_kib} KiB for a password's hash") from error
         self._threads = ThreadPoolExecutor(CHECKS_AT_ONCE_MAX, thread_name_prefix="password")
         self._waiting = 0
-        # Checked when there is no such user, so that the answer takes as long as for one.
-        self._nobody = self._hasher.hash("there is no such user")
 
     async def hash(self, password: str) -> str:
         """The hash to keep. Raises Overloaded."""
@@ -63,6 +72,10 @@ class Passwords:
         verified = await self._run(lambda: self._verify(against, password))
         return verified and kept is not None
 
+    def outdated(self, kept: str) -> bool:
+        """Whether the hash is of another cost than those that are made now."""
+        return self._hasher.check_needs_rehash(kept)
+
     def close(self) -> None:
         """Lets the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -70,7 +83,7 @@ class Passwords:
     def _verify(self, kept: str, password: str) -> bool:
         try:
             return self._hasher.verify(kept, password)
-        except VerificationError:
+        except VerifyMismatchError:
             return False
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -79,5 +92,8 @@ class Passwords:
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except (HashingError, VerificationError) as error:
+            # There was no memory for it: that says nothing of the password.
+            raise Overloaded("PASSWORD_CHECKS", "a password cannot be checked now") from error
         finally:
             self._waiting -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NoReturn
 
 import grpc
@@ -15,10 +16,17 @@ from tallystick.wallet.v1 import wallet_service_pb2_grpc
 
 from services import wire
 from services.deadline import timeout_within
-from services.errors import AlreadyExists, FailedPrecondition, NotFound, Unauthenticated
+from services.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from services.wallet import users
 from services.wallet.passwords import Passwords
 from txn.clock import Clock
+from txn.errors import StoreError
 from txn.rpc import Context
 from txn.store.group_commit import Store
 from txn.store.sql import Sql
@@ -131,7 +139,17 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
             raise Unauthenticated(
                 "WRONG_CREDENTIALS", "user_id and payment_password do not belong together"
             )
+        if self._passwords.outdated(user.password_hash):
+            await self._renew(user, request.payment_password)
         return user
+
+    async def _renew(self, user: users.User, password: str) -> None:
+        """Makes a hash of today's cost; that can wait for another time, and the payment cannot."""
+        with contextlib.suppress(Overloaded, StoreError):
+            renewed = await self._passwords.hash(password)
+            await self._store.write(
+                lambda tx: users.renew(tx, user.user_id, user.password_hash, renewed)
+            )
 
     async def _trade(self, trade_no: str) -> order_service_pb2.Trade:
         request = order_service_pb2.GetTradeRequest(trade_no=trade_no)

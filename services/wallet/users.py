@@ -45,3 +45,11 @@ def find(tx: Sql, user_id: str) -> User | None:
         (user_id,),
     ).fetchone()
     return None if row is None else User(*row)
+
+
+def renew(tx: Sql, user_id: str, password_hash: str, renewed: str) -> None:
+    """Puts another hash of the same password in the place of the one that was checked."""
+    tx.execute(
+        'UPDATE "user" SET password_hash = ? WHERE user_id = ? AND password_hash = ?',
+        (renewed, user_id, password_hash),
+    )

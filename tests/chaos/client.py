@@ -34,7 +34,7 @@ from tests.chaos.paying import Payer, stop_file, until_true
 from tests.chaos.waiting import until
 
 ATTEMPT_TIMEOUT_S = (2.0, 8.0)
-# A password takes a tenth of a second of a core, and some wait for it.
+# A password takes a while of a core, and some wait for it.
 WALLET_TIMEOUT_S = (8.0, 20.0)
 AGAIN_FIRST_S, AGAIN_MAX_S = 0.05, 1.0
 # Of each process.

@@ -13,7 +13,7 @@ FUNDS_MINOR = 100_000
 BANK_LIMIT_MINOR = -(10**15)
 ACCOUNTS_BY_CURRENCY = {"EUR": 7, "USD": 5}
 SHARES = {Kind.PAYMENT: 60, Kind.TRANSFER: 20, Kind.SPLIT: 20}
-# Of those clients who may: a password costs a tenth of a second of a core, and after an
+# Of those clients who may: a password costs a while of a core, and after an
 # outage everybody's would be checked at once.
 WALLET_SHARE = 0.4
 LARGE_SHARE = 0.04

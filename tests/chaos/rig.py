@@ -18,11 +18,11 @@ from services.launcher.ports import HOST, Ports
 from services.launcher.processes import Identity
 from services.launcher.settings import Settings
 from services.launcher.status import ProcessStatus, State
-from services.wallet import passwords
 from tests.chaos.clocks import Clocks
 from tests.chaos.faults import COORDINATOR, ETCD, Cast, Victim
 from tests.chaos.network import Network
 from tests.chaos.runner import MUTANT
+from tests.support.passwords import CHEAP_PASSWORDS
 from txn.store.opening import EXIT_FENCED
 
 # Below the ports that the kernel gives to those who connect: a process that is killed
@@ -54,11 +54,7 @@ class LinkedSettings(Settings):
         line = Settings.service_command(
             self, service, replica, address, self.network.to_etcd(name, etcd)
         )
-        environment = {
-            INTERVAL: HOUSEKEEPING_INTERVAL_S,
-            passwords.MEMORY: f"{passwords.MEMORY_MIN_KIB}",
-            MUTANT: self.mutant,
-        }
+        environment = {INTERVAL: HOUSEKEEPING_INTERVAL_S, MUTANT: self.mutant, **CHEAP_PASSWORDS}
         if self.clocks is not None:
             environment |= self.clocks.environment(name)
         return [

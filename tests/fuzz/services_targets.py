@@ -142,8 +142,8 @@ def _intervals(data: bytes) -> None:
 
 
 def _password_memory(data: bytes) -> None:
-    said = passwords.password_memory_kib({passwords.MEMORY: _text(data)})
-    assert passwords.MEMORY_MIN_KIB <= said <= passwords.MEMORY_MAX_KIB
+    said = passwords.memory_cost_kib({passwords.MEMORY_COST: _text(data)})
+    assert passwords.MEMORY_COST_MIN_KIB <= said <= passwords.MEMORY_COST_MAX_KIB
 
 
 def _log(data: bytes) -> None:

@@ -36,10 +36,10 @@ from discovery import EtcdClient, EtcdResolver
 from services.connections import CHANNEL_CONFIG
 from services.failpoints import VARIABLE
 from services.runtime import POSTGRES
-from services.wallet import passwords
 from tests.support.books import rows_of
 from tests.support.children import ROOT, Child, Nursery
 from tests.support.etcd import EtcdProcess
+from tests.support.passwords import CHEAP_PASSWORDS
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
@@ -87,7 +87,7 @@ class ServiceProcess:
         # By one that has imported everything; what is measured starts as users start it.
         self.forked = True
         # Of its environment, beside ours. To check a password should not be all that is done.
-        self.variables = {passwords.MEMORY: f"{passwords.MEMORY_MIN_KIB}"}
+        self.variables = dict(CHEAP_PASSWORDS)
         # Of its command line, after ours: of two that say the same the later one counts.
         self.arguments: tuple[str, ...] = ()
         self._replica = replica

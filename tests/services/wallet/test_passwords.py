@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -21,15 +24,15 @@ from services.runtime import CannotStart
 from services.wallet import passwords as module
 from services.wallet import users
 from services.wallet.passwords import (
-    MEMORY,
-    MEMORY_MIN_KIB,
+    MEMORY_COST,
+    MEMORY_COST_MIN_KIB,
     Passwords,
-    password_memory_kib,
+    memory_cost_kib,
 )
 from services.wallet.service import WalletServicer
 from tests.services.rig import open_store
 from tests.support.postgres import PostgresServer
-from tests.txn.helpers import FastClock
+from tests.txn.helpers import DEADLINE_S, FastClock
 from tests.txn.rpc.rig import Answers, details, failed, served
 from txn.store.group_commit import Store
 from txn.store.sql import Sql
@@ -57,34 +60,87 @@ async def test_hash_and_check(passwords: Passwords) -> None:
     ]
 
 
-@pytest.mark.parametrize(("text", "kib"), [("", 65_536), ("19456", 19_456), ("2097152", 2_097_152)])
+@pytest.mark.parametrize(("text", "kib"), [("", 65_536), ("19456", 19_456), ("131072", 131_072)])
 def test_how_hard_a_password_is_to_guess_may_be_said(text: str, kib: int) -> None:
     """Within bounds; nobody has to say it."""
-    assert kib == password_memory_kib({MEMORY: text})
-    assert 65_536 == password_memory_kib({})
+    assert kib == memory_cost_kib({MEMORY_COST: text})
+    assert 65_536 == memory_cost_kib({})
 
 
-@pytest.mark.parametrize("text", ["19455", "0", "-1", "2097153", "64 MiB", "6_5536", "٦٥٥٣٦"])
+@pytest.mark.parametrize("text", ["19455", "0", "-1", "131073", "64 MiB", "6_5536", "٦٥٥٣٦"])
 def test_a_cost_out_of_bounds_is_refused_by_name(text: str) -> None:
-    """A wallet whose passwords are guessed in no time does not start, nor one without memory."""
-    with pytest.raises(CannotStart, match=f"{MEMORY} is not a number from 19456 to 2097152"):
-        password_memory_kib({MEMORY: text})
+    """Neither are passwords guessed in no time, nor does everybody wait until nobody listens."""
+    with pytest.raises(CannotStart, match=f"{MEMORY_COST} is not a number from 19456 to 131072"):
+        memory_cost_kib({MEMORY_COST: text})
 
 
-async def test_passwords_of_another_cost_are_known_still() -> None:
+@pytest.fixture
+def cheap() -> Iterator[Passwords]:
+    """Those of a wallet that was told to spend less."""
+    passwords = Passwords(MEMORY_COST_MIN_KIB)
+    yield passwords
+    passwords.close()
+
+
+async def test_passwords_of_another_cost_are_known_still(
+    passwords: Passwords, cheap: Passwords
+) -> None:
     """Each hash says what its own check takes, and new ones take what is set."""
-    usual, cheap = Passwords(), Passwords(MEMORY_MIN_KIB)
+    usual = await passwords.hash("correct horse")
+    less = await cheap.hash("correct horse")
+    assert ["m=65536,t=3,p=1", "m=19456,t=3,p=1"] == [each.split("$")[3] for each in (usual, less)]
+    for asked, kept in ((passwords, less), (cheap, usual)):
+        assert await asked.matches(kept, "correct horse")
+        assert not await asked.matches(kept, "battery staple")
+        assert asked.outdated(kept)
+    assert not passwords.outdated(usual)
+
+
+_WITHOUT_MEMORY = """
+import asyncio, resource
+from services.errors import Overloaded
+from services.runtime import CannotStart
+from services.wallet.passwords import Passwords
+
+async def main():
+    passwords = Passwords(19_456)
+    dear = Passwords(131_072)
+    kept = await dear.hash("correct horse")
+    (size, *_) = open("/proc/self/statm").read().split()
+    limit = int(size) * resource.getpagesize() + 65_536 * 1_024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    print(await passwords.matches(await passwords.hash("x"), "x"))
+    for asked in (dear.matches(kept, "correct horse"), dear.hash("x")):
+        try:
+            print(await asked)
+        except Overloaded as error:
+            print(error.reason)
     try:
-        kept = {each: await each.hash("correct horse") for each in (usual, cheap)}
-        assert ["m=65536,t=3,p=1", "m=19456,t=3,p=1"] == [
-            kept[each].split("$")[3] for each in (usual, cheap)
-        ]
-        for asked, made in ((usual, cheap), (cheap, usual)):
-            assert await asked.matches(kept[made], "correct horse")
-            assert not await asked.matches(kept[made], "battery staple")
-    finally:
-        usual.close()
-        cheap.close()
+        Passwords(131_072)
+    except CannotStart as error:
+        print(error)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much memory there is is set as on Linux")
+def test_a_password_that_could_not_be_checked_is_not_called_wrong() -> None:
+    """Where there is no memory for it its caller may try again, and no wallet starts."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_MEMORY],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE_S,
+    )
+    assert [
+        "True",
+        "PASSWORD_CHECKS",
+        "PASSWORD_CHECKS",
+        "there are no 131072 KiB for a password's hash",
+    ] == done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("guess", ["x", "there is no such user"])
@@ -124,12 +180,16 @@ class Rig:
         }
         return (await self.stub.CreateUser(pb.CreateUserRequest(**fields))).user
 
-    async def pay(self, user_id: str, password: str) -> grpc.aio.AioRpcError:
-        """How a payment fails."""
+    async def confirm(self, user_id: str, password: str) -> pb.ConfirmPaymentResponse:
+        """A payment."""
         request = pb.ConfirmPaymentRequest(
             idempotency_key="p", user_id=user_id, trade_no="n1", payment_password=password
         )
-        return await failed(self.stub.ConfirmPayment(request))
+        return await self.stub.ConfirmPayment(request)
+
+    async def pay(self, user_id: str, password: str) -> grpc.aio.AioRpcError:
+        """How a payment fails."""
+        return await failed(self.confirm(user_id, password))
 
 
 @pytest_asyncio.fixture
@@ -187,6 +247,28 @@ async def test_the_password_is_kept_nowhere(rig: Rig) -> None:
     assert user is not None
     assert user.password_hash.startswith("$argon2id$")
     assert user.password_hash not in repr(user)
+
+
+async def test_a_hash_of_another_cost_is_renewed_when_its_password_is_right(
+    rig: Rig, cheap: Passwords
+) -> None:
+    """So a cost that is raised reaches those who are there already; a guess changes nothing."""
+    await rig.create()
+    kept = await cheap.hash("correct horse")
+    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
+
+    async def stands() -> str:
+        user = await rig.store.read(lambda tx: users.find(tx, "ann"))
+        assert user is not None
+        return user.password_hash
+
+    await rig.pay("ann", "wrong horse")
+    assert kept == await stands()
+    await rig.confirm("ann", "correct horse")
+    renewed = await stands()
+    assert "m=65536,t=3,p=1" == renewed.split("$")[3]
+    await rig.confirm("ann", "correct horse")
+    assert renewed == await stands()
 
 
 @pytest.mark.parametrize(
