@@ -163,8 +163,9 @@ class BranchForgotten(Alarm):
 class TransactionAborted(TxnError):
     """No branch takes effect. Final, also for its idempotency key: a new attempt takes a new one.
 
-    `reason` is that of the vote that refused, in UPPER_SNAKE_CASE, or
-    PARTICIPANT_UNAVAILABLE; `refused_branch_id` is empty when no branch refused.
+    `reason` is that of the vote that refused, in UPPER_SNAKE_CASE, or PARTICIPANT_UNAVAILABLE;
+    or INTERRUPTED, where the coordinator of a single branch ended before its participant heard
+    of it. `refused_branch_id` is empty when no branch refused.
     """
 
     def __init__(self, reason: str, refused_branch_id: str, txn_id: str) -> None:

@@ -13,7 +13,8 @@ from tallystick.wallet.v1 import wallet_service_pb2
 from services.runtime import EXIT_CANNOT_START
 from tests.support.books import books_agree
 from tests.support.children import ROOT
-from tests.support.mesh import SERVICES, Mesh, ServiceProcess, Shop, free_port
+from tests.support.mesh import SERVICES, Mesh, ServiceProcess, Shop
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 

@@ -28,7 +28,8 @@ from tests.stores.record import (
 )
 from tests.support.books import books_agree
 from tests.support.children import ROOT
-from tests.support.mesh import CALL_TIMEOUT_S, SERVICES, Mesh, free_port
+from tests.support.mesh import CALL_TIMEOUT_S, SERVICES, Mesh
+from tests.support.ports import free_port
 from txn.store import sql_branches, sql_log
 from txn.store.migrate import Migration, apply
 from txn.store.sqlite import SqliteWriter

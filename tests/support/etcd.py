@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Final, Self
 from tests.support.certificates import ServerTls
 from tests.support.etcd_binary import find_etcd
 from tests.support.etcd_gateway import EtcdGateway
+from tests.support.ports import free_port
 
 START_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -87,7 +87,7 @@ class EtcdProcess(EtcdGateway):
 
     def choose_ports(self) -> None:
         """Takes other ports, for a member that is not running."""
-        self._client_port, self._peer_port = _free_ports(2)
+        self._client_port, self._peer_port = free_port(), free_port()
         self.cluster = self.peer
 
     def start(self) -> Self:
@@ -221,15 +221,3 @@ def _tls_flags(tls: ServerTls | None) -> list[str]:
     if tls.client_ca is not None:
         flags += ["--client-cert-auth", f"--trusted-ca-file={tls.client_ca}"]
     return flags
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -40,6 +40,7 @@ from tests.support.books import rows_of
 from tests.support.children import ROOT, Child, Nursery
 from tests.support.etcd import EtcdProcess
 from tests.support.passwords import CHEAP_PASSWORDS
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 
@@ -56,14 +57,6 @@ def _nursery() -> Nursery:
     nursery = Nursery(*(f"services.{service}.__main__" for service in SERVICES))
     atexit.register(nursery.close)
     return nursery
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _is_listening(address: str) -> bool:

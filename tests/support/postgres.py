@@ -6,7 +6,6 @@ import atexit
 import itertools
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import pytest
 
 from services.launcher import postgres
 from services.launcher.errors import PostgresUnavailable
+from tests.support.ports import free_port
 from tests.support.require import lacking
 
 START_TIMEOUT_S: Final = 90.0
@@ -54,7 +54,7 @@ class PostgresServer:
         self._data = postgres.data_directory(self._home, self._programs.version)
         passwords = self._home / "passwords"
         postgres.initialise(self._programs, self._data, passwords)
-        self._port = _free_port()
+        self._port = free_port()
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         # On a busy machine a server may take long to answer.
@@ -107,13 +107,6 @@ class PostgresServer:
         self.stop()
         shutil.rmtree(self._home, ignore_errors=True)
         atexit.unregister(self.close)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

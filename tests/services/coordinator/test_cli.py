@@ -16,7 +16,7 @@ from tallystick.txn.v1 import coordinator_service_pb2_grpc
 
 from services.coordinator import cli
 from services.coordinator.cli import DONE, FAILED, UNREACHABLE, USAGE
-from tests.support.mesh import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import eventually
 from tests.txn.helpers import (
     TWO,

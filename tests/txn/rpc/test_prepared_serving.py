@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -19,6 +18,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.wrappers_pb2 import StringValue
 
+from tests.support.ports import free_port
 from tests.support.postgres import PostgresServer
 from tests.support.waiting import eventually
 from tests.txn.rpc.prepared_process import LOCAL_OPTIONS, Accounts
@@ -126,19 +126,12 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'generated'}"}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def _booking(server: PostgresServer, home: Path) -> AsyncIterator[Booking]:
     async with AsyncExitStack() as stack:
         servers = {name: grpc.aio.server() for name in ("seats", "booking")}
         ports = {name: each.add_insecure_port("127.0.0.1:0") for name, each in servers.items()}
-        ports["accounts"] = _free_port()
+        ports["accounts"] = free_port()
         to = {
             name: await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=LOCAL_OPTIONS)
