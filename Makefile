@@ -39,7 +39,7 @@ demo: ## set up, bring the mesh up and pay over it, step by step
 
 test: ## set up and run every test
 	@$(SETUP) --dev
-	@$(VENV_PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 up: ## bring the mesh up on this machine
 	@$(SETUP) $(SETUP_STORE)

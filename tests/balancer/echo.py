@@ -15,6 +15,8 @@ import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from tests.support.ports import free_port
+
 SERVICE = "tallystick.test.Echo"
 UNARY_UNARY = f"/{SERVICE}/UnaryUnary"
 UNARY_STREAM = f"/{SERVICE}/UnaryStream"
@@ -37,11 +39,11 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class EchoServer:
-    """One server on an ephemeral port; `start` after `stop` reuses the port."""
+    """One server on a port of its own, also from start to start."""
 
     def __init__(self, name: bytes = b"server") -> None:
         self.name = name
-        self.port = 0
+        self.port = free_port()
         self.calls = 0
         self.hanging = 0
         self.metadata: list[tuple[str, Any]] = []
@@ -59,15 +61,15 @@ class EchoServer:
         return f"127.0.0.1:{self.port}"
 
     async def start(self, credentials: grpc.ServerCredentials | None = None) -> EchoServer:
-        """Listens: on a new port the first time, on the same one after."""
+        """Listens. Raises RuntimeError where somebody else does."""
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((self._handler(),))
         if self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if credentials is None:
-            self.port = self._server.add_insecure_port(self.address)
+            self._server.add_insecure_port(self.address)
         else:
-            self.port = self._server.add_secure_port(self.address, credentials)
+            self._server.add_secure_port(self.address, credentials)
         await self._server.start()
         return self
 

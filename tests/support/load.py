@@ -14,7 +14,7 @@ from tests.support.mesh import Shop
 RECOVER_WITHIN_S = 30.0
 RETRY_AFTER_S = 0.1
 # Between two payments of one payer: without a pause paying would be all that the machine does.
-THINK_S = 0.2
+THINK_S = 0.4
 
 
 class Load:

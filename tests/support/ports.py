@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+from collections.abc import Iterator
 
 from services.launcher.ports import is_free
 
 # Below those from which Linux takes one for whoever connects: between the giving of a port and
-# its use nobody else comes to it by chance.
+# its use nobody comes to it by chance.
 _FIRST, _LAST = 10_000, 32_000
+# Those who test side by side have no port in common.
+_SHARES = 16
 
 
-def _all() -> list[int]:
-    ports = list(range(_FIRST, _LAST))
-    # Several that test at once do not go the same way.
-    random.SystemRandom().shuffle(ports)
-    return ports
+def _own_ports() -> Iterator[int]:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    chance = random.SystemRandom()
+    share = int(worker) % _SHARES if worker else chance.randrange(_SHARES)
+    count = (_LAST - _FIRST) // _SHARES
+    # Two runs at the same time begin in different places.
+    first = chance.randrange(count)
+    for number in itertools.count(first):
+        yield _FIRST + share * count + number % count
 
 
-_turns = itertools.cycle(_all())
+_ports = _own_ports()
 
 
 def free_port() -> int:
     """A port that nobody listens on, and that is not given again before all others were."""
-    return next(filter(is_free, _turns))
+    return next(filter(is_free, _ports))

@@ -11,16 +11,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from tests.balancer.echo import DEFAULT_STREAM_LENGTH, FAIL, HANG, SERVICE
+from tests.support.ports import free_port
 
 THREADS = 12
 
 
 class EchoServer:
-    """One server on an ephemeral port; `start` after `stop` reuses the port."""
+    """One server on a port of its own, also from start to start."""
 
     def __init__(self, name: bytes = b"server") -> None:
         self.name = name
-        self.port = 0
+        self.port = free_port()
         self.calls = 0
         self.hanging = 0
         self.metadata: list[tuple[str, Any]] = []
@@ -39,15 +40,15 @@ class EchoServer:
         return f"127.0.0.1:{self.port}"
 
     def start(self, credentials: grpc.ServerCredentials | None = None) -> EchoServer:
-        """Listens: on a new port the first time, on the same one after."""
+        """Listens. Raises RuntimeError where somebody else does."""
         server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((self._handler(),))
         if self.health is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         if credentials is None:
-            self.port = server.add_insecure_port(self.address)
+            server.add_insecure_port(self.address)
         else:
-            self.port = server.add_secure_port(self.address, credentials)
+            server.add_secure_port(self.address, credentials)
         server.start()
         self._server = server
         return self
