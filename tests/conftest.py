@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,34 +19,61 @@ settings.register_profile("explore", _TIMELESS, max_examples=1000)
 settings.load_profile("repeatable")
 
 
-# Those whose tests wait most, and longest first. They are begun first, so that the others run
-# meanwhile: of a file that is begun last all others would wait for the end.
-_LONG = (
-    "tests/integration/test_takeovers",
-    "tests/integration/test_coordinator_partitions",
-    "tests/integration/test_backup",
-    "tests/discovery/test_cluster",
-    "tests/integration/test_postgres_rows",
-    "tests/integration/test_any_process",
-    "tests/chaos/test_under_fire",
-    "tests/integration",
-    "tests/txn/store/test_p",
-    "tests/chaos",
-    "tests/launcher",
-    "tests/stores",
-    "tests/failpoints",
-    "tests/sim",
-    "tests/discovery",
-)
+# Where tests wait, for etcd, for timeouts, for processes, more than they work.
+_WAITING = ("integration", "discovery", "chaos", "launcher", "stores", "failpoints")
+# How long the files take that take long, in seconds on two cores: about, and side by side.
+_SECONDS = {
+    "integration/test_coordinator_partitions.py": 85,
+    "discovery/test_cluster.py": 84,
+    "sim/test_sim.py": 67,
+    "integration/test_takeovers.py": 52,
+    "integration/test_backup.py": 37,
+    "integration/test_postgres_rows.py": 32,
+    "integration/test_participant_rows.py": 30,
+    "txn/store/test_prepared.py": 29,
+    "discovery/test_etcd_versions.py": 29,
+    "integration/test_coordinators.py": 27,
+    "integration/test_coordinator_rows.py": 27,
+    "balancer/sync/test_parity.py": 26,
+    "chaos/test_under_fire.py": 25,
+    "integration/test_operators.py": 22,
+    "discovery/test_auth.py": 22,
+    "failpoints/test_failpoints.py": 22,
+    "discovery/test_registrar.py": 22,
+    "fuzz/test_decision_log_machine.py": 20,
+    "integration/test_any_process.py": 20,
+    "bench/test_txn.py": 19,
+    "services/wallet/test_passwords.py": 17,
+}
+_SECONDS_WAITING, _SECONDS_WORKING = 7, 2
 
 
-def _turn(nodeid: str) -> int:
-    return next((place for place, each in enumerate(_LONG) if nodeid.startswith(each)), len(_LONG))
+def _in_turn(files: Sequence[str], others: int) -> Iterator[tuple[float, str]]:
+    """Each file, the longest first, with the share of all their time at which it begins."""
+    seconds = {file: _SECONDS.get(file, others) for file in files}
+    before, whole = 0, sum(seconds.values())
+    for file in sorted(files, key=lambda file: -seconds[file]):
+        yield before / whole, file
+        before += seconds[file]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first; otherwise the order stays."""
-    items.sort(key=lambda item: _turn(item.nodeid))
+    """What waits and what works go side by side all the time; and the longest files first.
+
+    Otherwise the machine would have nothing to do at first and too much later; and of a file
+    that is begun last all others would wait for the end. Within a file the order stays.
+    """
+    here = Path(__file__).parent
+    file_of = {item: item.path.relative_to(here).as_posix() for item in items}
+    files = list(dict.fromkeys(file_of.values()))
+    waiting = [file for file in files if file.startswith(_WAITING)]
+    working = [file for file in files if not file.startswith(_WAITING)]
+    merged = sorted(
+        [*_in_turn(waiting, _SECONDS_WAITING), *_in_turn(working, _SECONDS_WORKING)],
+        key=lambda each: each[0],
+    )
+    turns = {file: turn for turn, (_, file) in enumerate(merged)}
+    items.sort(key=lambda item: turns[file_of[item]])
 
 
 @pytest.fixture(autouse=True)

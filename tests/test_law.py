@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import conftest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -137,6 +139,11 @@ def _tests() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
             match node:
                 case ast.FunctionDef() | ast.AsyncFunctionDef() if node.name.startswith("test_"):
                     yield str(path.relative_to(ROOT)), node
+
+
+def test_files_of_which_it_is_said_how_long_they_take_are_there() -> None:
+    """A name that is wrong would put a long file to the end, where all others wait for it."""
+    assert [] == [file for file in conftest._SECONDS if not (ROOT / "tests" / file).is_file()]
 
 
 def test_every_test_says_what_it_tests() -> None:
