@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     that is begun last all others would wait for the end. Within a file the order stays.
     """
     here = Path(__file__).parent
-    file_of = {item: item.path.relative_to(here).as_posix() for item in items}
+    file_of = {item: item.path.as_posix().removeprefix(f"{here.as_posix()}/") for item in items}
     files = list(dict.fromkeys(file_of.values()))
     waiting = [file for file in files if file.startswith(_WAITING)]
     working = [file for file in files if not file.startswith(_WAITING)]

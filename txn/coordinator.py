@@ -394,7 +394,7 @@ class Coordinator:
         ]
 
     async def get(self, txn_id: TxnId) -> View:
-        """One transaction. Raises NotFound, Fenced or StoreError."""
+        """One transaction. Raises NotFound or StoreError."""
         if (active := self._active.get(txn_id)) is not None:
             return self._shown(active)
         elsewhere = await self._stands_elsewhere(txn_id)
@@ -438,7 +438,7 @@ class Coordinator:
     async def explain(self, txn_id: TxnId) -> Explanation:
         """All that is known here of one transaction.
 
-        Raises NotFound where that is nothing, Fenced or StoreError.
+        Raises NotFound where that is nothing, or StoreError.
         """
         elsewhere = await self._stands_elsewhere(txn_id)
         records = await self._decisions.list_audit(after=0, limit=RECORDS_SHOWN_MAX, txn_id=txn_id)
@@ -481,8 +481,10 @@ class Coordinator:
         Asked afterwards, one that was decided and whose coordinator has ended since would be
         taken for one that never was.
         """
+        if not txn_id.endswith(self._log_id):
+            return False
         if self._epochs.is_news(txn_id):
-            await self._epochs.look()
+            await self._epochs.see()
         return self._epochs.stands_elsewhere(txn_id)
 
     def _find_active(self, txn_id: TxnId) -> Transaction | None:

@@ -66,6 +66,13 @@ class EpochKeeper:
                 # What was known before holds; only nothing is forgotten meanwhile.
                 _log.warning("the epochs could not be looked at: %r", error)
 
+    async def see(self) -> None:
+        """Reads who stands, and tells nobody anything. Raises StoreError."""
+        seen = await self._decisions.epochs()
+        # Others may have looked meanwhile.
+        if seen.newest > self._seen.newest:
+            self._seen = seen
+
     async def look(self) -> None:
         """Reads who stands, and announces this one's horizon. Raises Fenced, or StoreError."""
         async with self._one_at_a_time:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import argon2
 from argon2.exceptions import HashingError, VerificationError, VerifyMismatchError
+from argon2.low_level import error_to_str
 
 from services.errors import Overloaded
 from services.numbers import whole_number
@@ -25,10 +27,14 @@ MEMORY_COST_DEFAULT_KIB = 65_536
 _TIME_COST = 3
 # Of OWASP's minimum configuration in its Password Storage Cheat Sheet, which has 2 passes.
 MEMORY_COST_MIN_KIB = 19_456
-# Above it, the last of those that wait would hear nothing within the 10 s of a call.
+# A third of a second: with as many as may wait before it the last check is over within half of
+# the longest deadline of a call (services.edge.DEADLINE_MAX_S).
 MEMORY_COST_MAX_KIB = 131_072
+_NO_MEMORY = error_to_str(-22)  # ARGON2_MEMORY_ALLOCATION_ERROR of argon2.h
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 def memory_cost_kib(variables: Mapping[str, str]) -> int:
@@ -49,6 +55,7 @@ class Passwords:
 
     def __init__(self, memory_kib: int = MEMORY_COST_DEFAULT_KIB) -> None:
         """A new hash, and each check of it, takes `memory_kib` KiB. Raises CannotStart."""
+        self._memory_kib = memory_kib
         # One lane: more would start 48 threads for each hash and be no harder to guess.
         self._hasher = argon2.PasswordHasher(
             time_cost=_TIME_COST, memory_cost=memory_kib, parallelism=1
@@ -73,8 +80,12 @@ class Passwords:
         return verified and kept is not None
 
     def outdated(self, kept: str) -> bool:
-        """Whether the hash is of another cost than those that are made now."""
-        return self._hasher.check_needs_rehash(kept)
+        """Whether the hash is easier to guess than those that are made now.
+
+        Not also whether it is harder: where wallets are told different things, while they are
+        started again one by one, they would take turns.
+        """
+        return argon2.extract_parameters(kept).memory_cost < self._memory_kib
 
     def close(self) -> None:
         """Lets the threads go."""
@@ -93,7 +104,10 @@ class Passwords:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except (HashingError, VerificationError) as error:
-            # There was no memory for it: that says nothing of the password.
+            if str(error) != _NO_MEMORY:
+                raise
+            # That says nothing of the password.
+            _log.warning("there is no memory to check a password")
             raise Overloaded("PASSWORD_CHECKS", "a password cannot be checked now") from error
         finally:
             self._waiting -= 1

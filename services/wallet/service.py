@@ -26,7 +26,7 @@ from services.errors import (
 from services.wallet import users
 from services.wallet.passwords import Passwords
 from txn.clock import Clock
-from txn.errors import StoreError
+from txn.errors import TxnError
 from txn.rpc import Context
 from txn.store.group_commit import Store
 from txn.store.sql import Sql
@@ -144,8 +144,8 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
         return user
 
     async def _renew(self, user: users.User, password: str) -> None:
-        """Makes a hash of today's cost; that can wait for another time, and the payment cannot."""
-        with contextlib.suppress(Overloaded, StoreError):
+        """Makes a hash of today's cost. Costs the payment that much once, and never fails it."""
+        with contextlib.suppress(Overloaded, TxnError):
             renewed = await self._passwords.hash(password)
             await self._store.write(
                 lambda tx: users.renew(tx, user.user_id, user.password_hash, renewed)

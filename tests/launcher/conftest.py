@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from services.launcher import mesh, ports, status
+from services.launcher import mesh, status
 from services.launcher.catalogue import Service
 from services.launcher.home import Home
 from services.launcher.settings import Settings
 from services.launcher.status import MeshStatus
+from tests.support import ports
 
 WAIT_DEADLINE_S = 30.0
 STAND_IN = (
@@ -21,13 +21,8 @@ STAND_IN = (
 
 
 def free_block() -> int:
-    """The first of 12 ports in a row that were free a moment ago."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((ports.HOST, 0))
-            base: int = probe.getsockname()[1]
-        if base + 12 < ports.LAST_PORT and all(ports.is_free(base + n) for n in range(12)):
-            return base
+    """The first of as many ports in a row as a mesh of these tests has."""
+    return ports.free_block(12)
 
 
 def stand_ins(home: Path, *services: Service, etcd: tuple[str, ...] = ("127.0.0.1:1",)) -> Settings:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from services.launcher.ports import is_free
 
-# Below those from which Linux takes one for whoever connects: between the giving of a port and
-# its use nobody comes to it by chance.
-_FIRST, _LAST = 10_000, 32_000
-# Those who test side by side have no port in common.
+# Below those that banks under fire take (tests/chaos/rig.py), and those from which Linux takes
+# one for whoever connects, unless it is told otherwise: between the giving of a port and its use
+# nobody comes to it by chance.
+_FIRST, _LAST = 10_000, 20_000
+# Up to so many workers of one run have no port in common.
 _SHARES = 16
 
 
@@ -33,3 +34,11 @@ _ports = _own_ports()
 def free_port() -> int:
     """A port that nobody listens on, and that is not given again before all others were."""
     return next(filter(is_free, _ports))
+
+
+def free_block(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on now."""
+    while True:
+        block = [free_port() for _ in range(count)]
+        if block[-1] - block[0] == count - 1:
+            return block[0]

@@ -411,6 +411,33 @@ async def test_what_a_coordinator_began_that_began_a_moment_ago_is_undecided(
             assert Outcome.COMMITTED is (await paying).outcome
 
 
+async def test_who_shows_what_there_is_tells_nobody_anything() -> None:
+    """Before its start neither: until all is recovered no horizon may be told."""
+    several = Several()
+    async with several.serving("a") as one:
+        gate, paying, txn_id = await held_up(one, several.transports["a"])
+        another = several.made("b")
+        await another.identify()
+        assert view_of_undecided(txn_id) == await another.get(txn_id)
+        assert view_of_undecided(txn_id) == (await another.explain(txn_id)).view
+        assert (None, None) == (another._epochs.horizon, another._epochs._announced)
+        gate.opened.set()
+        await paying
+        assert Outcome.COMMITTED is (await another.get(txn_id)).outcome
+
+
+@pytest.mark.parametrize("asked", [Coordinator.get, Coordinator.explain])
+async def test_a_transaction_of_another_log_is_not_here(
+    asked: Callable[[Coordinator, TxnId], Awaitable[object]],
+) -> None:
+    """Though an epoch of the same number stands here, too."""
+    several = Several()
+    async with several.serving("a") as one, several.serving("b"):
+        await seen(one, 2)
+        with pytest.raises(NotFound):
+            await asked(one, TxnId(f"{'0' * 32}.2-{'0' * 16}"))
+
+
 async def test_what_was_decided_by_one_that_has_ended_since_is_not_denied() -> None:
     """Its epoch is looked up before its row is: the other way round it would be neither."""
     several = Several()

@@ -49,7 +49,10 @@ class OperatorDesk:
         self._channel_for = channel_for
 
     async def explain(self, txn_id: TxnId) -> Explanation:
-        """What the coordinator knows, and what its participants remember. Raises NotFound."""
+        """What the coordinator knows, and what its participants remember.
+
+        Raises NotFound or StoreError.
+        """
         known = await self._coordinator.explain(txn_id)
         if known.view is None or self._channel_for is None:
             return known

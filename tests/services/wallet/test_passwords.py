@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from argon2.exceptions import VerificationError
 from tallystick.ledger.v1 import ledger_service_pb2
 from tallystick.wallet.v1 import wallet_service_pb2 as pb
 from tallystick.wallet.v1 import wallet_service_pb2_grpc
@@ -34,6 +35,7 @@ from tests.services.rig import open_store
 from tests.support.postgres import PostgresServer
 from tests.txn.helpers import DEADLINE_S, FastClock
 from tests.txn.rpc.rig import Answers, details, failed, served
+from txn.store import group_commit
 from txn.store.group_commit import Store
 from txn.store.sql import Sql
 
@@ -92,8 +94,18 @@ async def test_passwords_of_another_cost_are_known_still(
     for asked, kept in ((passwords, less), (cheap, usual)):
         assert await asked.matches(kept, "correct horse")
         assert not await asked.matches(kept, "battery staple")
-        assert asked.outdated(kept)
+    assert passwords.outdated(less)
     assert not passwords.outdated(usual)
+    # Wallets that are told different things would take turns.
+    assert not cheap.outdated(usual)
+
+
+@pytest.mark.parametrize("kept", ["$argon2id$v=19$m=1,t=3,p=1$", "$argon2id$v=19$m=65536,t=0,p=1$"])
+async def test_a_damaged_hash_is_no_wrong_password(passwords: Passwords, kept: str) -> None:
+    """Nor is anybody overloaded: its caller would try again for ever."""
+    good = await passwords.hash("correct horse")
+    with pytest.raises(VerificationError):
+        await passwords.matches(kept + "$".join(good.split("$")[4:]), "correct horse")
 
 
 _WITHOUT_MEMORY = """
@@ -269,6 +281,20 @@ async def test_a_hash_of_another_cost_is_renewed_when_its_password_is_right(
     assert "m=65536,t=3,p=1" == renewed.split("$")[3]
     await rig.confirm("ann", "correct horse")
     assert renewed == await stands()
+
+
+async def test_a_hash_that_cannot_be_renewed_fails_no_payment(
+    rig: Rig, cheap: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There will be others: the queue of the store is full, or passwords are waiting."""
+    await rig.create()
+    kept = await cheap.hash("correct horse")
+    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
+    monkeypatch.setattr(group_commit, "QUEUE_SIZE_MAX", 0)
+    await rig.confirm("ann", "correct horse")
+    user = await rig.store.read(lambda tx: users.find(tx, "ann"))
+    assert user is not None
+    assert kept == user.password_hash
 
 
 @pytest.mark.parametrize(

@@ -660,11 +660,14 @@ async def test_closing_ends_what_is_still_being_written() -> None:
 
 
 class Stuck:
-    """A call that ends without telling who writes to it."""
+    """A call that ends without telling who writes to it, and whose writes do not end at once."""
 
     async def write(self, request: object) -> None:
         """See grpc.aio.StreamStreamCall."""
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turns()
 
     async def read(self) -> object:
         """See grpc.aio.StreamStreamCall."""
