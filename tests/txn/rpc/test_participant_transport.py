@@ -664,10 +664,11 @@ class Stuck:
 
     async def write(self, request: object) -> None:
         """See grpc.aio.StreamStreamCall."""
-        try:
+        with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        finally:
-            await turns()
+        for _ in range(20):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
 
     async def read(self) -> object:
         """See grpc.aio.StreamStreamCall."""
