@@ -218,6 +218,10 @@ class FailMesh:
         """Notes points anew, and kills nobody."""
         forget_passed(self.home)
 
+    def has_lost_somebody(self) -> bool:
+        """Whether one of its hosts has died in this play."""
+        return any(host.codes for host in self.hosts.values())
+
     def passed(self) -> list[tuple[str, str]]:
         """Who came to which point, in order."""
         return passed_in(self.home)

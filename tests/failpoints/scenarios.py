@@ -17,7 +17,15 @@ from tallystick.order.v1.order_service_pb2 import PayTradeOperation
 from tallystick.txn.v1 import coordinator_service_pb2 as pb
 
 from tests.failpoints.checks import ABORTED, ALONE, COMMITTED, Heard, remembered
-from tests.failpoints.host import COORDINATOR, MERCHANT, PAYER, POOR, PRICE_MINOR, Settings
+from tests.failpoints.host import (
+    COORDINATOR,
+    MERCHANT,
+    PARTICIPANTS,
+    PAYER,
+    POOR,
+    PRICE_MINOR,
+    Settings,
+)
 from tests.failpoints.mesh import FailMesh
 from tests.support.books import CONVERGE_WITHIN_S, unfinished
 from tests.support.mesh import euros, packed
@@ -31,6 +39,9 @@ ALONE_MINOR = 10_000
 USUAL = Settings()
 # Of who is in doubt for longer than usual, because the machine is slow.
 INQUIRIES = frozenset({at.INQUIRY_LEAVES, at.INQUIRY_ARRIVES, at.ANSWER_LEAVES, at.ANSWER_ARRIVES})
+# Word of what may be forgotten goes when the coordinator has looked whether there are others.
+WORD = frozenset({at.FORGET_LEAVES, at.FORGET_ARRIVES})
+FORGETTING = WORD | {at.BEFORE_FORGETTING, at.AFTER_FORGETTING}
 
 
 @dataclass
@@ -141,16 +152,29 @@ class Scenario:
     outcomes: tuple[pb.Outcome.ValueType, ...]
     settings: Settings = USUAL
     # Points to which somebody may come, as it falls out; they are another scenario's cases.
-    by_chance: frozenset[str] = frozenset()
+    by_chance: frozenset[str] = FORGETTING
     # Whether keys are known to the end, so that asking again is no new request.
     keys_are_kept: bool = True
 
 
 async def _commit(play: Play) -> None:
-    """The second payment brings the first one's end, and word that it may be forgotten."""
+    """The second payment brings the first one's end."""
     play.begin()
     await play.pay()
     await play.pay()
+
+
+async def _word(play: Play) -> None:
+    """Payments bring word of earlier ones that may be forgotten, until all have forgotten some."""
+    play.begin()
+    async with asyncio.timeout(CONVERGE_WITHIN_S):
+        while not (play.mesh.has_lost_somebody() or _all_forget(play)):
+            await play.pay()
+
+
+def _all_forget(play: Play) -> bool:
+    passed = play.mesh.passed()
+    return all((participant, at.AFTER_FORGETTING) in passed for participant in PARTICIPANTS)
 
 
 async def _refused_by_ledger(play: Play) -> None:
@@ -247,6 +271,9 @@ SCENARIOS = {
     each.name: each
     for each in (
         Scenario("commit", _commit, (COMMITTED, ABORTED)),
+        Scenario(
+            "word", _word, (COMMITTED, ABORTED), by_chance=frozenset(at.all_points()) - FORGETTING
+        ),
         Scenario("refused-by-ledger", _refused_by_ledger, (ABORTED,)),
         Scenario("refused-by-order", _refused_by_order, (ABORTED,)),
         Scenario(
@@ -257,7 +284,7 @@ SCENARIOS = {
             Settings(prepare_timeout_s=0.6, attempt_timeout_s=0.25),
         ),
         Scenario("in-doubt", _in_doubt, (COMMITTED, ABORTED)),
-        Scenario("recovery", _recovery, (COMMITTED,), by_chance=INQUIRIES),
+        Scenario("recovery", _recovery, (COMMITTED,), by_chance=INQUIRIES | FORGETTING),
         Scenario("one-phase", _one_phase, (COMMITTED, ABORTED)),
         Scenario("one-phase-refused", _one_phase_refused, (ABORTED,)),
         Scenario("claim-open", _claim_open, (ABORTED,)),
@@ -267,7 +294,7 @@ SCENARIOS = {
             _housekeeping,
             (COMMITTED,),
             Settings(housekeeping_s=0.2, retention_s=0.4),
-            by_chance=INQUIRIES,
+            by_chance=INQUIRIES | WORD,
             keys_are_kept=False,
         ),
     )
