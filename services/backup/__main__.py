@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services import VERSION
+from services import VERSION, books_place
 from services.backup import reconciling, working
 from services.backup.books import Books
 from services.backup.comparing import Comparison
-from services.backup.errors import BackupError
+from services.backup.errors import BackupError, NothingToBackUp
 from services.backup.manifest import Manifest, verified
 from services.backup.report import lines, public
 from services.backup.sqlite import SqliteBooks
@@ -63,6 +63,11 @@ def _books(options: argparse.Namespace) -> Books:
         from services.backup.postgres import PostgresBooks
 
         return PostgresBooks(dsn)
+    store = books_place.noted(options.home)
+    if store != books_place.SQLITE:
+        raise NothingToBackUp(
+            f"the books of {options.home} are on {store}: TALLYSTICK_POSTGRES has to name it"
+        )
     return SqliteBooks(options.home)
 
 

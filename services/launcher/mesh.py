@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from services import books_place
 from services.launcher import plan as plans
 from services.launcher import processes, status
 from services.launcher.catalogue import parse_replicas, shown
@@ -98,6 +99,7 @@ def _start(settings: Settings, wanted: dict[str, int], tell: Tell) -> None:
     plan = plans.make(settings, wanted, tell)
     tell(f"starting {shown(wanted)}")
     with explained(home.path):
+        books_place.note(home.path, plan.store)
         write_atomically(home.plan, plans.encode(plan))
         home.status.unlink(missing_ok=True)
         with home.log("supervisor").open("ab") as output:

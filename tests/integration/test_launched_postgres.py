@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tallystick.order.v1 import order_service_pb2
 
+from services import books_place
 from services.launcher import mesh, postgres, status
 from services.launcher.catalogue import CATALOGUE
 from services.launcher.errors import PostgresUnavailable
@@ -64,6 +65,7 @@ async def test_the_server_of_a_mesh_is_kept_running_and_keeps_the_books(settings
     shop = await Shop(clients).open()
     await shop.pay_until_final(await shop.trade(AMOUNT_MINOR), within_s=BACK_WITHIN_S)
 
+    assert books_place.noted(settings.home.path) == POSTGRES
     assert server.identity is not None
     os.kill(server.identity.pid, signal.SIGKILL)
 

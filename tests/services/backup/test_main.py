@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services import books_place
 from services.backup.__main__ import EXIT_CONTRADICTION, EXIT_FAILED, main
 from tests.services.backup.changing import execute
 
@@ -51,3 +52,18 @@ def test_what_cannot_be_done_is_told_in_one_line(
     assert first.startswith("backup: there are no books in")
     assert second.startswith("backup: ")
     assert "is no finished backup" in second
+
+
+def test_books_that_are_elsewhere_are_not_taken_for_those_that_are_here(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files in the home may be of before its mesh was started on PostgreSQL."""
+    monkeypatch.delenv("TALLYSTICK_POSTGRES", raising=False)
+    books_place.note(home, "postgres")
+    for command in (["take", str(home / "b")], ["check"]):
+        assert main([*command, "--home", str(home)]) == EXIT_FAILED
+        assert capsys.readouterr().err == (
+            f"backup: the books of {home} are on postgres: TALLYSTICK_POSTGRES has to name it\n"
+        )
+    books_place.note(home, books_place.SQLITE)
+    assert main(["check", "--home", str(home)]) == 0
