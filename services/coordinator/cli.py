@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_run(options))
     except grpc.aio.AioRpcError as error:
-        return _failed(error)
+        return _failed(error, forcing=options.command == "resolve")
     except ValueError as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return USAGE
@@ -202,11 +202,12 @@ async def _agreed(stub: Stub, options: argparse.Namespace) -> bool:
     return False
 
 
-def _failed(error: grpc.aio.AioRpcError) -> int:
+def _failed(error: grpc.aio.AioRpcError, *, forcing: bool) -> int:
     code, reason = error.code(), reason_of(error)
     says = f"{reason or code.name}: {error.details() or ''}"
     sys.stderr.write(f"{printable(says)}\n")
     if code in _UNANSWERED:
-        sys.stderr.write("no answer: what was asked for may be done all the same, see explain\n")
+        if forcing:
+            sys.stderr.write("no answer: it may be decided all the same, see explain\n")
         return UNREACHABLE
     return FAILED

@@ -150,8 +150,8 @@ def _give_up_if_hopeless(settings: Settings, current: MeshStatus, *, late: bool)
             why = "does not start" if process.failures else f"is {process.state}"
             raise StartFailed(
                 _with_log(
-                    f"{process.name} {why}; the supervisor keeps trying"
-                    " (`make ps`, `make logs`, `make down`)",
+                    f"{process.name} {why}; the supervisor keeps trying (`make ps`, `make logs`)."
+                    " Other settings count after `make down`",
                     settings.home.log(process.name),
                 )
             )

@@ -215,9 +215,22 @@ async def test_a_page_has_a_limit(operator: Operator) -> None:
         assert (USAGE, "--limit must be 1 to 1000\n") == (said.code, said.err)
 
 
-async def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is known, and that is said: also of what was to be forced."""
+@pytest.mark.parametrize(
+    ("command", "open_still"),
+    [
+        (["list"], False),
+        (["explain", "t1.1"], False),
+        (["resolve", "t1.1", "--outcome", "abort", "--reason", "why", "--yes"], True),
+    ],
+    ids=["list", "explain", "resolve"],
+)
+async def test_nobody_answers(
+    command: list[str], open_still: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether something was forced is not known then, and that is said; the others do nothing."""
     address = f"127.0.0.1:{free_port()}"
-    code = await asyncio.to_thread(cli.main, ["list", "--address", address, "--timeout", "5"])
-    assert UNREACHABLE == code
-    assert "no answer: what was asked for may be done all the same" in capsys.readouterr().err
+    typed = [*command, "--address", address, "--timeout", "5"]
+    assert UNREACHABLE == await asyncio.to_thread(cli.main, typed)
+    said = capsys.readouterr().err
+    assert said.startswith("UNAVAILABLE")
+    assert open_still is ("no answer: it may be decided all the same" in said)
