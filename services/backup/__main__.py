@@ -25,6 +25,7 @@ from services.backup.sqlite import SqliteBooks
 
 EXIT_CONTRADICTION = 1
 EXIT_FAILED = 2
+_DATABASE = "TALLYSTICK_POSTGRES"
 
 
 def take(options: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def restore(options: argparse.Namespace) -> int:
     """Puts a backup where there are no books yet, and looks through them."""
-    manifest, found = working.restore(_books(options), options.directory)
+    manifest, found = working.restore(_place(options), options.directory)
     return _tell(options, f"restored: {options.directory}", manifest, found)
 
 
@@ -59,15 +60,24 @@ def reconcile(options: argparse.Namespace) -> int:
 
 
 def _books(options: argparse.Namespace) -> Books:
-    if dsn := os.environ.get("TALLYSTICK_POSTGRES"):
+    """Those that are there. Raises NothingToBackUp where they are somewhere else."""
+    try:
+        store = books_place.noted(options.home)
+    except (OSError, ValueError) as error:
+        raise NothingToBackUp(f"which books are those of this home? {error}") from error
+    if store != books_place.SQLITE and not os.environ.get(_DATABASE):
+        raise NothingToBackUp(
+            f"the books of {options.home} are on {store}: {_DATABASE} has to name it,"
+            f" or its mesh be started on {books_place.SQLITE} again"
+        )
+    return _place(options)
+
+
+def _place(options: argparse.Namespace) -> Books:
+    if dsn := os.environ.get(_DATABASE):
         from services.backup.postgres import PostgresBooks
 
         return PostgresBooks(dsn)
-    store = books_place.noted(options.home)
-    if store != books_place.SQLITE:
-        raise NothingToBackUp(
-            f"the books of {options.home} are on {store}: TALLYSTICK_POSTGRES has to name it"
-        )
     return SqliteBooks(options.home)
 
 

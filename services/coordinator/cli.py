@@ -45,6 +45,8 @@ _RESOLUTIONS = {
     "abort": pb.RESOLUTION_ABORT,
     "ended": pb.RESOLUTION_ENDED,
 }
+# With which a coordinator turns everybody away, before it does anything.
+_NOTHING_DONE = "SHUTTING_DOWN"
 _UNANSWERED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_run(options))
     except grpc.aio.AioRpcError as error:
-        return _failed(error, forcing=options.command == "resolve")
+        return _failed(error)
     except ValueError as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return USAGE
@@ -175,15 +177,18 @@ async def _explain(stub: Stub, options: argparse.Namespace) -> Shown:
 async def _resolve(stub: Stub, options: argparse.Namespace) -> Shown | None:
     if not options.yes and not await _agreed(stub, options):
         return None
-    response = await stub.ResolveTransaction(
-        pb.ResolveTransactionRequest(
-            txn_id=options.txn_id,
-            resolution=_RESOLUTIONS[options.outcome],
-            operator=options.operator,
-            reason=options.reason,
-        ),
-        timeout=options.timeout,
+    request = pb.ResolveTransactionRequest(
+        txn_id=options.txn_id,
+        resolution=_RESOLUTIONS[options.outcome],
+        operator=options.operator,
+        reason=options.reason,
     )
+    try:
+        response = await stub.ResolveTransaction(request, timeout=options.timeout)
+    except grpc.aio.AioRpcError as error:
+        if error.code() in _UNANSWERED and reason_of(error) != _NOTHING_DONE:
+            sys.stderr.write("no answer: it may be done all the same, see explain\n")
+        raise
     return audit_lines([response.record]), response
 
 
@@ -202,12 +207,10 @@ async def _agreed(stub: Stub, options: argparse.Namespace) -> bool:
     return False
 
 
-def _failed(error: grpc.aio.AioRpcError, *, forcing: bool) -> int:
+def _failed(error: grpc.aio.AioRpcError) -> int:
     code, reason = error.code(), reason_of(error)
     says = f"{reason or code.name}: {error.details() or ''}"
     sys.stderr.write(f"{printable(says)}\n")
     if code in _UNANSWERED:
-        if forcing:
-            sys.stderr.write("no answer: it may be decided all the same, see explain\n")
         return UNREACHABLE
     return FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -85,7 +86,14 @@ class Passwords:
         Not also whether it is harder: where wallets are told different things, while they are
         started again one by one, they would take turns.
         """
-        return argon2.extract_parameters(kept).memory_cost < self._memory_kib
+        costs = argon2.extract_parameters(kept)
+        kept_cost, cost = (costs.memory_cost, costs.time_cost), (self._memory_kib, _TIME_COST)
+        return kept_cost != cost and all(map(operator.le, kept_cost, cost))
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is served, or waits."""
+        return self._waiting > 0
 
     def close(self) -> None:
         """Lets the threads go."""

@@ -139,12 +139,12 @@ class WalletServicer(wallet_service_pb2_grpc.WalletServiceServicer):
             raise Unauthenticated(
                 "WRONG_CREDENTIALS", "user_id and payment_password do not belong together"
             )
-        if self._passwords.outdated(user.password_hash):
+        if self._passwords.outdated(user.password_hash) and not self._passwords.busy:
             await self._renew(user, request.payment_password)
         return user
 
     async def _renew(self, user: users.User, password: str) -> None:
-        """Makes a hash of today's cost. Costs the payment that much once, and never fails it."""
+        """Makes a hash of today's cost. This payment takes that much longer, and does not fail."""
         with contextlib.suppress(Overloaded, TxnError):
             renewed = await self._passwords.hash(password)
             await self._store.write(

@@ -170,6 +170,11 @@ async def _word(play: Play) -> None:
     async with asyncio.timeout(CONVERGE_WITHIN_S):
         while not (play.mesh.has_lost_somebody() or _all_forget(play)):
             await play.pay()
+        if play.mesh.has_lost_somebody():
+            # Whoever has come back forgets as before.
+            play.mesh.watch()
+            while not _all_forget(play):
+                await play.pay()
 
 
 def _all_forget(play: Play) -> bool:

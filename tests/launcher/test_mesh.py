@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from services import books_place
 from services.launcher import cli, mesh, ports, processes, status
 from services.launcher.catalogue import Service
 from services.launcher.errors import HomeError, MeshDiffers, StartFailed
@@ -153,6 +154,15 @@ def test_busy_port_is_skipped_with_a_line(settings: Settings) -> None:
     port = int(addresses(found)["order-0"].split(":")[1])
     assert port >= default + ports.BLOCK_PORTS
     assert f"port {default} is busy: order-0 gets {port}" in told
+
+
+def test_up_notes_where_the_books_are(tmp_path: Path) -> None:
+    """Also when they were somewhere else before: of what is there besides nobody takes a backup."""
+    books_place.note(tmp_path, books_place.POSTGRES)
+    known = stand_ins(tmp_path)
+    mesh.up(known, None, quietly)
+    mesh.down(known, quietly)
+    assert books_place.noted(tmp_path) == books_place.SQLITE
 
 
 def test_up_names_what_does_not_start_and_shows_its_log(tmp_path: Path) -> None:

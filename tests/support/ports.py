@@ -15,6 +15,7 @@ from services.launcher.ports import is_free
 _FIRST, _LAST = 10_000, 20_000
 # Up to so many workers of one run have no port in common.
 _SHARES = 16
+_BLOCK_TRIES = 100
 
 
 def _own_ports() -> Iterator[int]:
@@ -37,8 +38,9 @@ def free_port() -> int:
 
 
 def free_block(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on now."""
-    while True:
+    """The first of so many ports in a row that nobody listens on now. Raises RuntimeError."""
+    for _ in range(_BLOCK_TRIES):
         block = [free_port() for _ in range(count)]
         if block[-1] - block[0] == count - 1:
             return block[0]
+    raise RuntimeError(f"there are no {count} free ports in a row")

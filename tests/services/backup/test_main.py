@@ -55,15 +55,26 @@ def test_what_cannot_be_done_is_told_in_one_line(
 
 
 def test_books_that_are_elsewhere_are_not_taken_for_those_that_are_here(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Files in the home may be of before its mesh was started on PostgreSQL."""
-    monkeypatch.delenv("TALLYSTICK_POSTGRES", raising=False)
-    books_place.note(home, "postgres")
-    for command in (["take", str(home / "b")], ["check"]):
+    books_place.note(home, books_place.POSTGRES)
+    for command in (["take", str(home / "b")], ["check"], ["reconcile"]):
         assert main([*command, "--home", str(home)]) == EXIT_FAILED
-        assert capsys.readouterr().err == (
-            f"backup: the books of {home} are on postgres: TALLYSTICK_POSTGRES has to name it\n"
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(
+            f"backup: the books of {home} are on postgres: TALLYSTICK_POSTGRES has to name it"
         )
     books_place.note(home, books_place.SQLITE)
     assert main(["check", "--home", str(home)]) == 0
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff", b"mysql"])
+def test_a_note_that_cannot_be_read_says_nothing_of_the_books(
+    home: Path, note: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It might have said that they are elsewhere."""
+    (home / "store").write_bytes(note)
+    assert main(["check", "--home", str(home)]) == EXIT_FAILED
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("backup: which books are those of this home?")

@@ -98,6 +98,8 @@ async def test_passwords_of_another_cost_are_known_still(
     assert not passwords.outdated(usual)
     # Wallets that are told different things would take turns.
     assert not cheap.outdated(usual)
+    assert cheap.outdated(less.replace("t=3", "t=2"))
+    assert not cheap.outdated(usual.replace("t=3", "t=2"))
 
 
 @pytest.mark.parametrize("kept", ["$argon2id$v=19$m=1,t=3,p=1$", "$argon2id$v=19$m=65536,t=0,p=1$"])
@@ -283,10 +285,24 @@ async def test_a_hash_of_another_cost_is_renewed_when_its_password_is_right(
     assert renewed == await stands()
 
 
+async def test_a_hash_is_not_renewed_while_others_wait(
+    rig: Rig, passwords: Passwords, cheap: Passwords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come first, and there will be other payments."""
+    await rig.create()
+    kept = await cheap.hash("correct horse")
+    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
+    monkeypatch.setattr(passwords, "_waiting", 1)
+    await rig.confirm("ann", "correct horse")
+    user = await rig.store.read(lambda tx: users.find(tx, "ann"))
+    assert user is not None
+    assert kept == user.password_hash
+
+
 async def test_a_hash_that_cannot_be_renewed_fails_no_payment(
     rig: Rig, cheap: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There will be others: the queue of the store is full, or passwords are waiting."""
+    """There will be others: the queue of the store is full."""
     await rig.create()
     kept = await cheap.hash("correct horse")
     await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
