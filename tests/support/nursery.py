@@ -63,9 +63,10 @@ class Nursery:
 
     def _bear(self, log: int, report: int) -> bool:
         """Whether this is the child."""
+        nursery = os.getpid()
         pid = os.fork()
         if not pid:
-            self._leave()
+            self._leave(nursery)
             nothing = os.open(os.devnull, os.O_RDONLY)
             for mine, standard in ((nothing, 0), (log, 1), (log, 2)):
                 os.dup2(mine, standard)
@@ -77,12 +78,15 @@ class Nursery:
         os.write(report, b"%d\n" % pid)
         return False
 
-    def _leave(self) -> None:
+    def _leave(self, nursery: int) -> None:
         """A child has nothing of the nursery, but ends with it."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != nursery:
+                # It ended before: nobody would be told any more.
+                os._exit(0)
         self._wishes.close()
         for each in (self._deaths, self._woken, *self._reports.values()):
             os.close(each)

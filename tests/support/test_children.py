@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -76,3 +77,7 @@ def test_with_the_nursery_its_children_end(tmp_path: Path, how: str) -> None:
         os.kill(nursery.pid, signal.SIGKILL)
     nursery.close()
     assert child.wait(WITHIN_S) == -signal.SIGKILL
+    deadline = time.monotonic() + WITHIN_S
+    while Path(f"/proc/{child.pid}").exists():
+        assert time.monotonic() < deadline, f"{child.pid} lives on"
+        time.sleep(0.001)
