@@ -1,4 +1,5 @@
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from discovery import (
     decode_value,
     encode_value,
 )
+from discovery.backoff import FIRST_BACKOFF_S
 from discovery.etcd_types import KeyValue
 from tests.discovery.helpers import WAIT_S, happens
 from tests.discovery.proxy import TcpProxy
@@ -382,17 +384,26 @@ class _CountingClient(EtcdClient):
         return await super().get(key)
 
 
+class _Patient(random.Random):
+    """Draws the longest wait there is."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """See random.Random.uniform."""
+        return max(a, b)
+
+
 async def test_a_look_that_fails_is_not_repeated_without_end(etcd: EtcdProcess) -> None:
     """While etcd is away each look waits longer for the next."""
     client = _CountingClient([etcd.endpoint, etcd.endpoint])
-    registrar = Registrar(client, 60.0, check_every_s=0.01)
+    registrar = Registrar(client, 60.0, check_every_s=0.01, rng=_Patient())
     await happens((await registrar.register(_SERVICE, _ENDPOINT)).registered)
     etcd.kill9()
 
-    before = client.looks
-    await asyncio.sleep(1.0)
+    before, began_s = client.looks, time.monotonic()
+    await eventually(lambda: client.looks >= before + 5, 15)
 
-    assert client.looks - before < 50
+    # Of four waits each is twice the one before.
+    assert time.monotonic() - began_s >= FIRST_BACKOFF_S * (1 + 2 + 4 + 8)
     await registrar.close()
     await client.close()
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.children import Child, Nursery
+from tests.support.waiting import eventually
 
 WITHIN_S = 20.0
 # It says which arguments and which environment it has, and goes on as it is told.
@@ -69,7 +69,7 @@ async def test_whoever_waits_hears_of_a_kill(nursery: Nursery, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("how", ["closed", "killed"])
-def test_with_the_nursery_its_children_end(tmp_path: Path, how: str) -> None:
+async def test_with_the_nursery_its_children_end(tmp_path: Path, how: str) -> None:
     """However it ends."""
     nursery = Nursery()
     child = born(nursery, tmp_path / "log", "stay")
@@ -77,7 +77,5 @@ def test_with_the_nursery_its_children_end(tmp_path: Path, how: str) -> None:
         os.kill(nursery.pid, signal.SIGKILL)
     nursery.close()
     assert child.wait(WITHIN_S) == -signal.SIGKILL
-    deadline = time.monotonic() + WITHIN_S
-    while Path(f"/proc/{child.pid}").exists():
-        assert time.monotonic() < deadline, f"{child.pid} lives on"
-        time.sleep(0.001)
+    left = Path(f"/proc/{child.pid}")
+    await eventually(lambda: not left.exists(), WITHIN_S, what="the end of the child")

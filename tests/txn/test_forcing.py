@@ -278,6 +278,13 @@ class Alarming:
             await self.clock.advance(1.0)
         await comes_to(engine, S.RESOLVING)
 
+    async def asked_through(self, engine: Coordinator, gate: Gate) -> None:
+        """Then the question is heard, and its answer waits for the gate."""
+        await self.resolving(engine)
+        self.transport.always["resolve", "ledger"] = gate
+        await self.clock.advance(5.0)
+        await eventually(gate.reached.is_set)
+
 
 @pytest.mark.parametrize(
     ("to", "outcome", "told"),
@@ -346,10 +353,7 @@ async def test_a_question_that_comes_when_all_is_over_is_no_alarm(
     late = Gate(BranchForgotten("it may have been here"))
     async with serving(rig.transport, rig.log, clock=rig.clock) as engine:
         caller = asks(engine, ONE)
-        await rig.resolving(engine)
-        rig.transport.always["resolve", "ledger"] = late
-        await rig.clock.advance(5.0)
-        await eventually(late.reached.is_set)
+        await rig.asked_through(engine, late)
         assert "PENDING ABORTED" == await force(engine, Resolution.ABORT)
         assert Outcome.ABORTED is (await caller).outcome
         asked = rig.transport.count("resolve", "ledger")
@@ -366,10 +370,7 @@ async def test_an_answer_after_the_statement_is_too_late() -> None:
     gate = Gate(VoteReply(Vote.COMMIT))
     async with serving(rig.transport, rig.log, clock=rig.clock) as engine:
         caller = asks(engine, ONE)
-        await rig.resolving(engine)
-        rig.transport.always["resolve", "ledger"] = gate
-        await rig.clock.advance(5.0)
-        await eventually(gate.reached.is_set)
+        await rig.asked_through(engine, gate)
         forced = asyncio.ensure_future(force(engine, Resolution.ABORT))
         await turns(1)
         gate.opened.set()

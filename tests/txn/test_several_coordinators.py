@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -118,6 +119,21 @@ async def held_up(
     paying = asyncio.ensure_future(pay(engine))
     await gate.reached.wait()
     return gate, paying, (await engine.get_by_key(CALLER, "k")).txn_id
+
+
+def pages_fail(engine: Coordinator, *numbers: int) -> set[int]:
+    """Has these readings of a page of the log fail, from now on; those that still will."""
+    log, to_come, left = engine._decisions, itertools.count(1), set(numbers)
+    read = log.list_decisions
+
+    async def list_decisions(**asked: object) -> object:
+        if (number := next(to_come)) in left:
+            left.remove(number)
+            raise StoreError("busy")
+        return await read(**asked)  # type: ignore[arg-type]
+
+    log.list_decisions = list_decisions  # type: ignore[method-assign,assignment]
+    return left
 
 
 async def seen(engine: Coordinator, epoch: int) -> None:
@@ -486,17 +502,9 @@ async def test_what_was_read_before_a_failure_is_taken_up_once(
         transport = several.transports["b"]
         held = Gate()
         transport.on("commit", "ledger", held)
-        read, pages = other._decisions.list_decisions, 0
-
-        async def list_decisions(**asked: object) -> object:
-            nonlocal pages
-            pages += 1
-            if pages == 2:
-                raise StoreError("busy")
-            return await read(**asked)  # type: ignore[arg-type]
-
-        other._decisions.list_decisions = list_decisions  # type: ignore[method-assign,assignment]
+        failures = pages_fail(other, 2)
         assert 2 == await other.take_over(Epoch(1))
+        assert not failures
         held.opened.set()
         for key in ("k1", "k2"):
             assert (await pay(other, key=key)).applied
@@ -510,17 +518,9 @@ async def test_what_cannot_be_read_is_taken_over_all_the_same() -> None:
         several.transports["a"].always["commit", "ledger"] = Unreachable("GONE")
         await left_undone(one, several)
         await seen(other, 1)
-        log = other._decisions
-        read, failures = log.list_decisions, [StoreError("busy"), StoreError("busy")]
-
-        async def list_decisions(**asked: object) -> object:
-            if failures:
-                raise failures.pop()
-            return await read(**asked)  # type: ignore[arg-type]
-
-        log.list_decisions = list_decisions  # type: ignore[method-assign,assignment]
+        failures = pages_fail(other, 1, 2)
         assert 1 == await other.take_over(Epoch(1))
-        assert [] == failures
+        assert not failures
         await eventually(lambda: several.transports["b"].count("commit", "ledger"))
 
 

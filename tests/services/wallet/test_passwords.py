@@ -194,6 +194,20 @@ class Rig:
         }
         return (await self.stub.CreateUser(pb.CreateUserRequest(**fields))).user
 
+    async def create_with(self, passwords: Passwords) -> str:
+        """A user whose password was kept by others than those of this wallet; the hash."""
+        await self.create()
+        kept = await passwords.hash("correct horse")
+        query = 'UPDATE "user" SET password_hash = ?'
+        await self.store.write(lambda tx: tx.execute(query, (kept,)))
+        return kept
+
+    async def user(self) -> users.User:
+        """As it is kept."""
+        user = await self.store.read(lambda tx: users.find(tx, "ann"))
+        assert user is not None
+        return user
+
     async def confirm(self, user_id: str, password: str) -> pb.ConfirmPaymentResponse:
         """A payment."""
         request = pb.ConfirmPaymentRequest(
@@ -257,8 +271,7 @@ async def test_the_password_is_kept_nowhere(rig: Rig) -> None:
     await rig.create()
     rows = await rig.store.read(lambda tx: tx.execute("SELECT * FROM user").fetchall())
     assert "correct horse" not in repr(rows)
-    user = await rig.store.read(lambda tx: users.find(tx, "ann"))
-    assert user is not None
+    user = await rig.user()
     assert user.password_hash.startswith("$argon2id$")
     assert user.password_hash not in repr(user)
 
@@ -267,50 +280,34 @@ async def test_a_hash_of_another_cost_is_renewed_when_its_password_is_right(
     rig: Rig, cheap: Passwords
 ) -> None:
     """So a cost that is raised reaches those who are there already; a guess changes nothing."""
-    await rig.create()
-    kept = await cheap.hash("correct horse")
-    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
-
-    async def stands() -> str:
-        user = await rig.store.read(lambda tx: users.find(tx, "ann"))
-        assert user is not None
-        return user.password_hash
-
+    kept = await rig.create_with(cheap)
     await rig.pay("ann", "wrong horse")
-    assert kept == await stands()
+    assert kept == (await rig.user()).password_hash
     await rig.confirm("ann", "correct horse")
-    renewed = await stands()
+    renewed = (await rig.user()).password_hash
     assert "m=65536,t=3,p=1" == renewed.split("$")[3]
     await rig.confirm("ann", "correct horse")
-    assert renewed == await stands()
+    assert renewed == (await rig.user()).password_hash
 
 
 async def test_a_hash_is_not_renewed_while_others_wait(
     rig: Rig, passwords: Passwords, cheap: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come first, and there will be other payments."""
-    await rig.create()
-    kept = await cheap.hash("correct horse")
-    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
+    kept = await rig.create_with(cheap)
     monkeypatch.setattr(passwords, "_waiting", 1)
     await rig.confirm("ann", "correct horse")
-    user = await rig.store.read(lambda tx: users.find(tx, "ann"))
-    assert user is not None
-    assert kept == user.password_hash
+    assert kept == (await rig.user()).password_hash
 
 
 async def test_a_hash_that_cannot_be_renewed_fails_no_payment(
     rig: Rig, cheap: Passwords, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There will be others: the queue of the store is full."""
-    await rig.create()
-    kept = await cheap.hash("correct horse")
-    await rig.store.write(lambda tx: tx.execute('UPDATE "user" SET password_hash = ?', (kept,)))
+    kept = await rig.create_with(cheap)
     monkeypatch.setattr(group_commit, "QUEUE_SIZE_MAX", 0)
     await rig.confirm("ann", "correct horse")
-    user = await rig.store.read(lambda tx: users.find(tx, "ann"))
-    assert user is not None
-    assert kept == user.password_hash
+    assert kept == (await rig.user()).password_hash
 
 
 @pytest.mark.parametrize(
